@@ -1,0 +1,126 @@
+//! A service: virtual addresses and names in front of workloads.
+
+use std::fmt;
+
+use arcstr::ArcStr;
+use ipnet::IpNet;
+
+use super::address::{Network, NetworkAddress};
+
+/// A service's key, printed `namespace/hostname`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// Kubernetes namespace.
+    pub namespace: ArcStr,
+    /// Fully qualified, as `details.bookinfo.svc.cluster.local`.
+    pub hostname: ArcStr,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.hostname)
+    }
+}
+
+/// A service port and where it leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port {
+    /// The port clients connect to.
+    pub service_port: u16,
+    /// The workload's port; none means named: each endpoint tells its own.
+    pub target_port: Option<u16>,
+}
+
+/// A proxy to send traffic through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waypoint {
+    /// Where it is.
+    pub destination: WaypointDestination,
+    /// Its HBONE port, usually 15008.
+    pub hbone_port: u16,
+}
+
+/// How a waypoint is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaypointDestination {
+    /// By service.
+    Service(ServiceKey),
+    /// By address.
+    Address(NetworkAddress),
+}
+
+/// Where a workload runs; parts may be empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Locality {
+    /// Region.
+    pub region: ArcStr,
+    /// Zone.
+    pub zone: ArcStr,
+    /// Subzone.
+    pub subzone: ArcStr,
+}
+
+/// What an endpoint should share with the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Region.
+    Region,
+    /// Zone.
+    Zone,
+    /// Subzone.
+    Subzone,
+    /// Node.
+    Node,
+    /// Cluster.
+    Cluster,
+    /// Network.
+    Network,
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BalancingMode {
+    /// Any endpoint, preferences ignored.
+    #[default]
+    Any,
+    /// Only endpoints that match every preference.
+    Strict,
+    /// Those that match most preferences in order.
+    Failover,
+    /// No choice: the original destination is kept.
+    Passthrough,
+}
+
+/// Load balancing of a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadBalancing {
+    /// Preferences, most important first.
+    pub preferences: Vec<Scope>,
+    /// How they count.
+    pub mode: BalancingMode,
+    /// Endpoints that are not ready are used too.
+    pub allow_unhealthy: bool,
+}
+
+/// One service of the mesh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Kubernetes name.
+    pub name: ArcStr,
+    /// Namespace and hostname.
+    pub key: ServiceKey,
+    /// Virtual addresses; none for a headless service.
+    pub vips: Vec<NetworkAddress>,
+    /// Virtual address ranges.
+    pub cidr_vips: Vec<(Network, IpNet)>,
+    /// Ports.
+    pub ports: Vec<Port>,
+    /// Identities besides the endpoints' own that may answer for it (SPIFFE URIs).
+    pub subject_alt_names: Vec<ArcStr>,
+    /// A proxy in front of it.
+    pub waypoint: Option<Waypoint>,
+    /// How endpoints are chosen.
+    pub load_balancing: LoadBalancing,
+    /// The service that stands for its hostname when namespaces disagree.
+    pub canonical: bool,
+}

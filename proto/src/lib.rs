@@ -1,0 +1,28 @@
+//! Messages and services a mesh node exchanges with its control plane.
+//!
+//! The `.proto` files are this project's own, wire-compatible with Istio's and Envoy's.
+
+/// Delta aggregated discovery (`envoy.service.discovery.v3`).
+pub mod ads {
+    tonic::include_proto!("envoy.service.discovery.v3");
+}
+
+/// The certificate service (`istio.v1.auth`).
+pub mod ca {
+    tonic::include_proto!("istio.v1.auth");
+}
+
+/// Workloads and services (`istio.workload`).
+pub mod workload {
+    tonic::include_proto!("istio.workload");
+}
+
+/// Authorization policies (`istio.security`).
+pub mod security {
+    tonic::include_proto!("istio.security");
+}
+
+/// Type URL of [`workload::Address`] resources.
+pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
+/// Type URL of [`security::Authorization`] resources.
+pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";

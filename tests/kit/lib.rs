@@ -1,0 +1,1 @@
+//! The pocket cluster: an API server, nodes and pods, without Kubernetes.

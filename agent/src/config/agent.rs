@@ -1,0 +1,268 @@
+//! Configuration of `sotto agent`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{CommonArgs, ConfigErrors, LogFormat, Mistakes};
+
+/// Flags of `sotto agent`.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Flags common to all.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Name of this node in Kubernetes.
+    #[arg(long, env = "NODE_NAME", default_value = "", hide_default_value = true)]
+    pub node_name: String,
+    /// Name of the agent's own pod.
+    #[arg(long, env = "POD_NAME", default_value = "sotto")]
+    pub pod_name: String,
+    /// Namespace of the agent's own pod.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
+    pub pod_namespace: String,
+    /// Address of the agent's own pod.
+    #[arg(long, env = "INSTANCE_IP", default_value = "127.0.0.1")]
+    pub instance_ip: String,
+    /// Discovery server, as https://sotto-control-plane.istio-system.svc:15012.
+    #[arg(long, env = "XDS_ADDRESS", default_value = "https://istiod.istio-system.svc:15012")]
+    pub xds_address: String,
+    /// Certificate authority; the discovery server by default.
+    #[arg(long, env = "CA_ADDRESS")]
+    pub ca_address: Option<String>,
+    /// Name to expect in the control plane's certificate; the host of its address by default.
+    #[arg(long, env = "CONTROL_PLANE_NAME")]
+    pub control_plane_name: Option<String>,
+    /// Root certificates of the control plane (PEM), read again whenever they are used.
+    #[arg(long, env = "ROOT_CERT", default_value = "/var/run/secrets/istio/root-cert.pem")]
+    pub root_cert: PathBuf,
+    /// Token of the agent's service account, audience istio-ca, read again whenever it is used.
+    #[arg(long, env = "TOKEN", default_value = "/var/run/secrets/tokens/istio-token")]
+    pub token: PathBuf,
+    /// Lifetime asked for certificates.
+    #[arg(long, env = "SECRET_TTL", default_value = "24h")]
+    pub certificate_ttl: String,
+    /// Network of this cluster; empty in a single-network mesh.
+    #[arg(long, env = "NETWORK", default_value = "")]
+    pub network: String,
+    /// Root of the cgroup v2 hierarchy, or this node's subtree of it; found by itself if not given.
+    #[arg(long, env = "CGROUP_ROOT")]
+    pub cgroup_root: Option<PathBuf>,
+    /// A cgroup of the agent's own; made and entered if not given.
+    #[arg(long, env = "AGENT_CGROUP")]
+    pub agent_cgroup: Option<PathBuf>,
+    /// The kubelet's cgroup, whose probes are exempt; found by itself if not given.
+    #[arg(long, env = "KUBELET_CGROUP")]
+    pub kubelet_cgroup: Option<PathBuf>,
+    /// Directory of the eBPF pins.
+    #[arg(long, env = "PIN_DIR", default_value = super::DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// Unix socket of the CNI plugin.
+    #[arg(long, env = "CNI_SOCKET", default_value = "/run/sotto/cni.sock")]
+    pub cni_socket: PathBuf,
+    /// The host's /proc, where the network namespaces of running pods are found.
+    #[arg(long, env = "HOST_PROC", default_value = "/proc")]
+    pub proc: PathBuf,
+    /// What becomes of connections to destinations outside the mesh.
+    #[arg(long, env = "UNKNOWN_DESTINATIONS", value_enum, default_value = "direct")]
+    pub unknown_destinations: UnknownDestinations,
+    /// Let pods' connections go direct, in the clear, while the agent is down.
+    #[arg(long, env = "FAIL_OPEN")]
+    pub fail_open: bool,
+    /// Data threads; one for each core the cgroup allows by default.
+    #[arg(long, env = "THREADS", default_value = "")]
+    pub threads: String,
+    /// Address of /config_dump and /logging.
+    #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
+    pub admin_address: String,
+    /// How long open connections may go on after SIGTERM.
+    #[arg(long, env = "DRAIN_DEADLINE", default_value = "25s")]
+    pub drain_deadline: String,
+}
+
+/// What becomes of connections to destinations outside the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnknownDestinations {
+    /// They never leave the kernel's own path.
+    Direct,
+    /// They pass through the agent, and are counted and logged.
+    Proxy,
+}
+
+/// Configuration of the agent, every value sound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is the flag of the same name")]
+pub struct AgentConfig {
+    pub node_name: String,
+    pub pod_name: String,
+    pub pod_namespace: String,
+    pub instance_ip: IpAddr,
+    pub xds_address: String,
+    pub ca_address: String,
+    pub control_plane_name: Option<String>,
+    pub root_cert: PathBuf,
+    pub token: PathBuf,
+    pub certificate_ttl: Duration,
+    pub cluster_id: String,
+    pub trust_domain: String,
+    pub network: String,
+    pub root_namespace: String,
+    pub kubeconfig: Option<PathBuf>,
+    pub cgroup_root: Option<PathBuf>,
+    pub agent_cgroup: Option<PathBuf>,
+    pub kubelet_cgroup: Option<PathBuf>,
+    pub pin_dir: PathBuf,
+    pub cni_socket: PathBuf,
+    pub proc: PathBuf,
+    pub unknown_destinations: UnknownDestinations,
+    pub fail_open: bool,
+    pub threads: NonZeroUsize,
+    pub admin_address: SocketAddr,
+    pub metrics_address: SocketAddr,
+    pub ready_address: SocketAddr,
+    pub drain_deadline: Duration,
+    pub log_format: LogFormat,
+    pub log_level: String,
+}
+
+impl AgentConfig {
+    /// Checks every flag.
+    ///
+    /// # Errors
+    /// Every mistake, told at once.
+    pub fn new(args: AgentArgs) -> Result<Self, ConfigErrors> {
+        let mut mistakes = Mistakes::default();
+        mistakes.readable("--root-cert", &args.root_cert);
+        mistakes.readable("--token", &args.token);
+        if let Some(path) = &args.common.kubeconfig {
+            mistakes.readable("--kubeconfig", path);
+        }
+        let config = Self::assemble(args, &mut mistakes);
+        mistakes.into_result(config)
+    }
+
+    fn assemble(args: AgentArgs, mistakes: &mut Mistakes) -> Option<Self> {
+        let AgentArgs { common, .. } = &args;
+        // Bound first and unwrapped last, so that every one of them is checked.
+        let node_name = mistakes.required("--node-name", "NODE_NAME", &args.node_name);
+        let instance_ip = mistakes.parse("--instance-ip", &args.instance_ip);
+        let xds_address = https(mistakes, "--xds-address", &args.xds_address);
+        let ca = args.ca_address.as_ref().unwrap_or(&args.xds_address);
+        let ca_address = if args.ca_address.is_some() {
+            https(mistakes, "--ca-address", ca)
+        } else {
+            Some(ca.clone())
+        };
+        let certificate_ttl = mistakes.duration("--certificate-ttl", &args.certificate_ttl);
+        let trust_domain =
+            mistakes.required("--trust-domain", "TRUST_DOMAIN", &common.trust_domain);
+        let threads = threads(mistakes, &args.threads);
+        let admin_address = mistakes.socket("--admin-address", &args.admin_address);
+        let metrics_address = mistakes.socket("--metrics-address", &common.metrics_address);
+        let ready_address = mistakes.socket("--ready-address", &common.ready_address);
+        let drain_deadline = mistakes.duration("--drain-deadline", &args.drain_deadline);
+        Some(Self {
+            node_name: node_name?,
+            instance_ip: instance_ip?,
+            xds_address: xds_address?,
+            ca_address: ca_address?,
+            certificate_ttl: certificate_ttl?,
+            trust_domain: trust_domain?,
+            threads: threads?,
+            admin_address: admin_address?,
+            metrics_address: metrics_address?,
+            ready_address: ready_address?,
+            drain_deadline: drain_deadline?,
+            cluster_id: args.common.cluster_id,
+            root_namespace: args.common.root_namespace,
+            kubeconfig: args.common.kubeconfig,
+            log_format: args.common.log_format,
+            log_level: args.common.log_level,
+            pod_name: args.pod_name,
+            pod_namespace: args.pod_namespace,
+            control_plane_name: args.control_plane_name,
+            root_cert: args.root_cert,
+            token: args.token,
+            network: args.network,
+            cgroup_root: args.cgroup_root,
+            agent_cgroup: args.agent_cgroup,
+            kubelet_cgroup: args.kubelet_cgroup,
+            pin_dir: args.pin_dir,
+            cni_socket: args.cni_socket,
+            proc: args.proc,
+            unknown_destinations: args.unknown_destinations,
+            fail_open: args.fail_open,
+        })
+    }
+}
+
+/// An address with the scheme https; tokens never travel in the clear.
+fn https(mistakes: &mut Mistakes, flag: &str, text: &str) -> Option<String> {
+    let sound = text.parse::<http::Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("https") && uri.host().is_some() && uri.port().is_some()
+    });
+    if !sound {
+        mistakes.note(flag, &format!("{text:?} is not https://host:port"));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// As many as asked, or as the cores this process may use.
+fn threads(mistakes: &mut Mistakes, text: &str) -> Option<NonZeroUsize> {
+    if text.is_empty() {
+        return Some(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    }
+    mistakes.parse("--threads", text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::{Cli, Command};
+
+    fn check(flags: &[&str]) -> Result<AgentConfig, ConfigErrors> {
+        let argv = ["sotto", "agent"].iter().chain(flags);
+        match Cli::try_parse_from(argv).unwrap().command {
+            Command::Agent(args) => AgentConfig::new(*args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let flags = [
+            "--root-cert=/nowhere/root.pem",
+            "--token=/nowhere/token",
+            "--xds-address=http://plain:15012",
+            "--instance-ip=here",
+            "--threads=0",
+            "--admin-address=15000",
+            "--drain-deadline=soon",
+        ];
+        let mistakes = check(&flags).unwrap_err().0;
+        let told = |flag: &str| mistakes.iter().any(|m| m.starts_with(flag));
+        for flag in flags.map(|f| f.split('=').next().unwrap()) {
+            assert!(told(flag), "{flag} is missing from {mistakes:?}");
+        }
+        assert!(told("--node-name"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn the_ca_is_the_discovery_server_unless_told_otherwise() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display();
+        let base =
+            [format!("--root-cert={path}"), format!("--token={path}"), "--node-name=n".into()];
+        let mut flags: Vec<&str> = base.iter().map(String::as_str).collect();
+        flags.push("--xds-address=https://cp:15012");
+        assert_eq!(check(&flags).unwrap().ca_address, "https://cp:15012");
+        flags.push("--ca-address=https://ca:15012");
+        assert_eq!(check(&flags).unwrap().ca_address, "https://ca:15012");
+    }
+}

@@ -1,2 +1,53 @@
-//! The project's own tasks.
-fn main() {}
+//! The project's own tasks: `cargo xtask --help`.
+//!
+//! One file a task. Each takes what it needs from a fresh machine on itself, shows the output of
+//! what it runs, and fails with what to do.
+
+mod bench;
+mod ci;
+mod demo;
+mod exec;
+mod image;
+mod needs;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Tasks of this project. All run from any folder of the work tree.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Runs the pocket cluster and shows the mesh at work (needs root).
+    Demo(demo::Args),
+    /// Runs a command in a pod of a demo started with `--keep`.
+    Exec(exec::Args),
+    /// Runs the tests, of all levels or of some (needs root).
+    Test(test::Args),
+    /// Compares plain TCP with the mesh, in one run (needs root).
+    Bench(bench::Args),
+    /// Runs all that must hold before a change lands, with the time of each step.
+    Ci(ci::Args),
+    /// Builds the container image.
+    Image(image::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Demo(args) => demo::run(&args),
+        Task::Exec(args) => exec::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
+        Task::Ci(args) => ci::run(&args),
+        Task::Image(args) => image::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Tools that a task needs and a fresh machine lacks: found, else installed from Debian or crates.io.
+
+use anyhow::{Result, bail};
+use xshell::{Shell, cmd};
+
+use crate::shell::has;
+
+/// What the tests call: the tool, and the Debian package that has it.
+const TEST_TOOLS: [(&str, &str); 4] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("curl", "curl"),
+    // Debian's kubectl is older than most clusters, and enough to render and to apply.
+    ("kubectl", "kubernetes-client"),
+];
+
+/// Installs what `cargo xtask test` runs on, as far as it is absent.
+pub(crate) fn for_tests(sh: &Shell) -> Result<()> {
+    debian(sh, &TEST_TOOLS)?;
+    if !has("cargo-nextest") {
+        cmd!(sh, "cargo install --locked cargo-nextest").run()?;
+    }
+    Ok(())
+}
+
+fn debian(sh: &Shell, tools: &[(&str, &str)]) -> Result<()> {
+    let absent: Vec<&str> =
+        tools.iter().filter(|(tool, _)| !has(tool)).map(|(_, package)| *package).collect();
+    if absent.is_empty() {
+        return Ok(());
+    }
+    if !has("apt-get") {
+        bail!("install these first (they are Debian's names): {}", absent.join(" "));
+    }
+    // Package lists of a fresh image are absent or old, and then `install` finds nothing.
+    cmd!(sh, "apt-get update -qq").run()?;
+    cmd!(sh, "apt-get install -y -qq --no-install-recommends {absent...}")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .run()?;
+    Ok(())
+}

@@ -1,1 +1,15 @@
-//! (in the making)
+//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, shutdown.
+//!
+//! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
+
+pub mod bpf;
+pub mod cgroup;
+pub mod netlink;
+pub mod netns;
+pub mod privileges;
+pub mod shutdown;
+pub mod socket;
+pub mod sysctl;
+
+pub use netns::Netns;
+pub use shutdown::Shutdown;

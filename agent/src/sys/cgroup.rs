@@ -1,0 +1,93 @@
+//! The version 2 cgroup hierarchy: where it is mounted, where we are in it, and a cgroup's id.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A cgroup: its directory, and the id that BPF programs see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Directory in the cgroup2 file system.
+    pub path: PathBuf,
+    /// What `bpf_get_current_cgroup_id` returns for its members: the directory's inode.
+    pub id: u64,
+}
+
+impl Cgroup {
+    /// The cgroup of a directory.
+    ///
+    /// # Errors
+    /// The directory does not exist.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), id: std::fs::metadata(path)?.ino() })
+    }
+}
+
+/// The mount point of the cgroup2 file system (`/sys/fs/cgroup`, or `../unified` on hybrid hosts).
+///
+/// # Errors
+/// None is mounted.
+pub fn root() -> io::Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    mounts
+        .lines()
+        .find_map(cgroup2_mount)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 file system is mounted"))
+}
+
+/// The calling process's own cgroup.
+///
+/// # Errors
+/// No cgroup2 hierarchy, or it does not show this process (another cgroup namespace's mount).
+pub fn own() -> io::Result<Cgroup> {
+    let membership = std::fs::read_to_string("/proc/self/cgroup")?;
+    let path = membership
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not in a cgroup2 hierarchy"))?;
+    Cgroup::open(&root()?.join(path))
+}
+
+/// Makes sure that this process sits in a cgroup that only agents use, as its members are never captured.
+///
+/// With `wanted`, joins it (made if missing). Without, stays in its own, unless that is the root of the
+/// hierarchy, which every process may share: then it joins `<root>/sotto`.
+///
+/// # Errors
+/// The cgroup cannot be made or joined.
+pub fn settle(wanted: Option<&Path>) -> io::Result<Cgroup> {
+    let target = match wanted {
+        Some(path) => path.to_owned(),
+        None => {
+            let (own, root) = (own()?, root()?);
+            if own.path.components().ne(root.components()) {
+                return Ok(own);
+            }
+            root.join("sotto")
+        }
+    };
+    std::fs::create_dir_all(&target)?;
+    std::fs::write(target.join("cgroup.procs"), std::process::id().to_string())?;
+    Cgroup::open(&target)
+}
+
+/// The mount point, if a line of mountinfo(5) is that of a cgroup2 file system.
+fn cgroup2_mount(line: &str) -> Option<PathBuf> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let is_cgroup2 = filesystem.split(' ').next() == Some("cgroup2");
+    let point = mount.split(' ').nth(4)?;
+    is_cgroup2.then(|| PathBuf::from(point))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_mount_of_a_hybrid_host() {
+        let v1 = "40 39 0:33 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu";
+        let v2 = "49 39 0:42 / /sys/fs/cgroup/unified rw,relatime shared:18 - cgroup2 cgroup2 rw";
+        assert_eq!(cgroup2_mount(v1), None);
+        assert_eq!(cgroup2_mount(v2), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+    }
+}

@@ -1,0 +1,209 @@
+//! The four rtnetlink requests that a capture needs, in the calling thread's network namespace.
+//!
+//! Synchronous on purpose: it runs inside [`super::Netns::enter`]. Requests are idempotent: adding what is
+//! there and deleting what is not are both fine.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
+    setsockopt, socket, sockopt::ReceiveTimeout,
+};
+use nix::sys::time::TimeVal;
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// `ip rule add fwmark <mark> lookup <table> pref <priority>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MarkRule {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// The mark that selects the table.
+    pub mark: u32,
+    /// The routing table.
+    pub table: u32,
+    /// Lower is asked first.
+    pub priority: u32,
+}
+
+/// `ip route add local default dev lo src <source> table <table>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoopRoute {
+    /// The source of flows that take it, and with it the family.
+    pub source: IpAddr,
+    /// The routing table.
+    pub table: u32,
+}
+
+/// A netlink socket in one network namespace.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+}
+
+/// `lo` is the first interface of every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
+/// The kernel answers at once; this only bounds a kernel gone wrong.
+const TIMEOUT_SECONDS: i64 = 5;
+
+impl Netlink {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn open() -> io::Result<Self> {
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkRoute,
+        )?;
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::new(TIMEOUT_SECONDS, 0))?;
+        Ok(Self { socket })
+    }
+
+    /// Adds the rule; if it is there already, nothing changes.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn add_rule(&self, rule: MarkRule) -> io::Result<()> {
+        let create = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+        ignore(self.request(libc::RTM_NEWRULE, create, &rule.encode()), libc::EEXIST)
+    }
+
+    /// Deletes the rule; if it is not there, nothing changes.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn delete_rule(&self, rule: MarkRule) -> io::Result<()> {
+        ignore(self.request(libc::RTM_DELRULE, 0, &rule.encode()), libc::ENOENT)
+    }
+
+    /// Adds the route, or replaces one with another source.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_route(&self, route: LoopRoute) -> io::Result<()> {
+        let replace = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+        self.request(libc::RTM_NEWROUTE, replace, &route.encode())
+    }
+
+    /// Deletes the route; if it is not there, nothing changes.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn delete_route(&self, route: LoopRoute) -> io::Result<()> {
+        ignore(self.request(libc::RTM_DELROUTE, 0, &route.encode()), libc::ESRCH)
+    }
+
+    /// One request, one acknowledgement.
+    fn request(&self, kind: u16, flags: i32, body: &[u8]) -> io::Result<()> {
+        let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags)
+            .map_err(io::Error::other)?;
+        let length = u32::try_from(HEADER_BYTES + body.len()).map_err(io::Error::other)?;
+        let mut message = Vec::with_capacity(HEADER_BYTES + body.len());
+        message.extend(length.to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
+        message.extend([0; 8]); // sequence and port: one request at a time needs neither
+        message.extend(body);
+        let kernel = NetlinkAddr::new(0, 0);
+        sendto(self.socket.as_raw_fd(), &message, &kernel, MsgFlags::empty())?;
+        let mut answer = [0; 4096];
+        let length = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        acknowledgement(answer.get(..length).unwrap_or_default())
+    }
+}
+
+/// `sizeof(struct nlmsghdr)`.
+const HEADER_BYTES: usize = 16;
+
+/// The result inside an NLMSG_ERROR message: 0, or a negated errno.
+fn acknowledgement(message: &[u8]) -> io::Result<()> {
+    let code = message
+        .get(HEADER_BYTES..HEADER_BYTES + 4)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(i32::from_ne_bytes)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
+}
+
+fn ignore(result: io::Result<()>, errno: i32) -> io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(errno) => Ok(()),
+        other => other,
+    }
+}
+
+impl Family {
+    /// `AF_INET` or `AF_INET6`, as the one byte of rtnetlink's headers.
+    fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+}
+
+impl MarkRule {
+    /// `struct fib_rule_hdr` and its attributes.
+    fn encode(self) -> Vec<u8> {
+        let mut body = vec![self.family.number(), 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL];
+        body.extend([0; 4]);
+        attribute(&mut body, FRA_PRIORITY, &self.priority.to_ne_bytes());
+        attribute(&mut body, FRA_FWMARK, &self.mark.to_ne_bytes());
+        attribute(&mut body, FRA_TABLE, &self.table.to_ne_bytes());
+        body
+    }
+}
+
+impl LoopRoute {
+    /// `struct rtmsg` and its attributes: destination `0/0`, type `local`, scope `host`.
+    fn encode(self) -> Vec<u8> {
+        let (family, source) = match self.source {
+            IpAddr::V4(ip) => (Family::V4, ip.octets().to_vec()),
+            IpAddr::V6(ip) => (Family::V6, ip.octets().to_vec()),
+        };
+        let scope = match family {
+            Family::V4 => RT_SCOPE_HOST,
+            Family::V6 => RT_SCOPE_UNIVERSE,
+        };
+        let mut body = vec![family.number(), 0, 0, 0, 0, RTPROT_STATIC, scope, RTN_LOCAL];
+        body.extend([0; 4]);
+        attribute(&mut body, RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
+        attribute(&mut body, RTA_PREFSRC, &source);
+        attribute(&mut body, RTA_TABLE, &self.table.to_ne_bytes());
+        body
+    }
+}
+
+/// Appends one attribute. Every payload here is a multiple of four bytes, so no padding is needed.
+fn attribute(body: &mut Vec<u8>, kind: u16, payload: &[u8]) {
+    let length = u16::try_from(4 + payload.len()).unwrap_or(u16::MAX);
+    body.extend(length.to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(payload);
+}
+
+// linux/fib_rules.h
+const FR_ACT_TO_TBL: u8 = 1;
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_TABLE: u16 = 15;
+// linux/rtnetlink.h
+const RTPROT_STATIC: u8 = 4;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RT_SCOPE_HOST: u8 = 254;
+const RTN_LOCAL: u8 = 2;
+const RTA_OIF: u16 = 4;
+const RTA_PREFSRC: u16 = 7;
+const RTA_TABLE: u16 = 15;

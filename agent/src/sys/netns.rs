@@ -1,0 +1,117 @@
+//! Network namespaces. [`Netns::enter`] is the one place where this program calls `setns`.
+//!
+//! A namespace is entered by one thread, for one synchronous closure; a drop guard brings the thread
+//! back even if the closure panics. As the closure is not a future it cannot span an await.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::sched::{CloneFlags, setns};
+
+/// A network namespace, kept alive for as long as a clone of this exists.
+#[derive(Debug, Clone)]
+pub struct Netns {
+    file: Arc<File>,
+    inode: u64,
+}
+
+thread_local! {
+    /// Where this thread is now. Filled at its first [`Netns::enter`], changed only there.
+    static HERE: RefCell<Option<Netns>> = const { RefCell::new(None) };
+}
+
+impl Netns {
+    /// Opens a namespace by a path such as `/run/netns/x` or `/proc/1/ns/net`.
+    ///
+    /// # Errors
+    /// The path cannot be opened, or is not a network namespace.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if super::bpf::namespace_type(file.as_fd())? != libc::CLONE_NEWNET {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a network namespace"));
+        }
+        let inode = file.metadata()?.ino();
+        Ok(Self { file: Arc::new(file), inode })
+    }
+
+    /// The namespace of a process.
+    ///
+    /// # Errors
+    /// The process is gone, or may not be inspected.
+    pub fn of_pid(pid: u32) -> io::Result<Self> {
+        Self::open(Path::new(&format!("/proc/{pid}/ns/net")))
+    }
+
+    /// The calling thread's namespace.
+    ///
+    /// # Errors
+    /// `/proc` is not there.
+    pub fn current() -> io::Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// The inode that `stat` and `lsns` show; unique among the namespaces alive.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// The kernel's cookie for the namespace: never used twice between two boots.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel is older than 5.14.
+    pub fn cookie(&self) -> io::Result<u64> {
+        self.enter(super::socket::netns_cookie)?
+    }
+
+    /// Runs `f` on this thread, inside the namespace.
+    ///
+    /// Calls may nest. `f` sees only the network changed: files and processes are as before.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered (`f` has not run then).
+    ///
+    /// # Panics
+    /// Aborts the process if the thread cannot return: it would serve one pod with another's network.
+    pub fn enter<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
+        let home = match HERE.with_borrow(Clone::clone) {
+            Some(here) => here,
+            None => Self::current()?,
+        };
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        HERE.set(Some(self.clone()));
+        let _back = Back(home);
+        Ok(f())
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl PartialEq for Netns {
+    fn eq(&self, other: &Self) -> bool {
+        self.inode == other.inode
+    }
+}
+
+impl Eq for Netns {}
+
+/// Brings the thread back where it was.
+struct Back(Netns);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        if let Err(error) = setns(self.0.file.as_fd(), CloneFlags::CLONE_NEWNET) {
+            tracing::error!(%error, "failed to return to the thread's own network namespace");
+            std::process::abort();
+        }
+        HERE.set(Some(self.0.clone()));
+    }
+}

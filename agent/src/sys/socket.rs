@@ -1,0 +1,138 @@
+//! TCP sockets as the data path needs them: listeners inside a pod, dials from inside a pod.
+//!
+//! All of them have `TCP_NODELAY` and keepalive on; sockets accepted from a listener inherit both.
+
+mod dial;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::TcpStream;
+
+pub use dial::{dial_app, dial_from};
+
+/// Connections waiting to be accepted.
+pub const BACKLOG: i32 = 4096;
+
+/// How a listener is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// `SO_MARK`, inherited by accepted sockets.
+    pub mark: Option<u32>,
+    /// `IP_TRANSPARENT`: accepted sockets may have foreign local addresses.
+    pub transparent: bool,
+    /// `SO_REUSEPORT`, to share the address among threads.
+    pub reuse_port: bool,
+    /// Connections waiting to be accepted.
+    pub backlog: i32,
+    /// Both ends are in one network namespace, so pacing and slow start have nothing to spare.
+    pub loopback_leg: bool,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self {
+            mark: None,
+            transparent: false,
+            reuse_port: false,
+            backlog: BACKLOG,
+            loopback_leg: false,
+        }
+    }
+}
+
+/// Listens on `address` in the calling thread's network namespace. Non-blocking.
+///
+/// # Errors
+/// The address is taken or of a family that this kernel lacks, or an option is not permitted.
+pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
+    let socket = tcp(address)?;
+    if options.loopback_leg {
+        prefer_unpaced(&socket);
+    }
+    if let Some(mark) = options.mark {
+        socket.set_mark(mark)?;
+    }
+    if options.transparent {
+        set_transparent(&socket, address)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(options.reuse_port)?;
+    socket.bind(&address.into())?;
+    socket.listen(options.backlog)?;
+    Ok(socket.into())
+}
+
+/// From now on closing `stream` sends a reset, so that a peer never mistakes our end for an orderly one.
+///
+/// # Errors
+/// The socket is no longer valid.
+pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+/// Undoes [`reset_on_close`], before an orderly end.
+///
+/// # Errors
+/// The socket is no longer valid.
+pub fn clear_reset(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(None)
+}
+
+/// The cookie of the calling thread's network namespace.
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    nix::sys::socket::getsockopt(&socket.as_fd(), NetnsCookie).map_err(io::Error::from)
+}
+
+#[expect(unsafe_code, reason = "the expansion of nix's socket option macro")]
+mod cookie {
+    nix::getsockopt_impl!(
+        NetnsCookie,
+        libc::SOL_SOCKET,
+        libc::SO_NETNS_COOKIE,
+        u64,
+        nix::sys::socket::sockopt::GetStruct<u64>
+    );
+
+    /// `SO_NETNS_COOKIE`, since Linux 5.14.
+    #[derive(Debug, Clone, Copy)]
+    pub(super) struct NetnsCookie;
+}
+use cookie::NetnsCookie;
+
+/// A non-blocking TCP socket of `address`'s family, in the calling thread's network namespace.
+fn tcp(address: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(Duration::from_secs(180))
+            .with_interval(Duration::from_secs(60))
+            .with_retries(5),
+    )?;
+    Ok(socket)
+}
+
+fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv4() {
+        socket.set_ip_transparent_v4(true)
+    } else {
+        socket.set_ip_transparent_v6(true)
+    }
+}
+
+/// Asks for congestion control that does not pace: with bbr as the node's default, pacing on loopback costs a
+/// third of the throughput. A kernel with neither keeps its default, which is only slower.
+fn prefer_unpaced(socket: &Socket) {
+    let unpaced = [b"cubic".as_slice(), b"reno"];
+    if !unpaced.iter().any(|name| socket.set_tcp_congestion(name).is_ok()) {
+        tracing::debug!("neither cubic nor reno can be chosen on loopback legs");
+    }
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{needs, shell, test};
+use crate::{needs, shell, test, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -17,9 +17,10 @@ pub(crate) struct Args {
 /// A step: its name, and what it does.
 type Step = (&'static str, fn(&Shell) -> Result<Outcome>);
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("tools", tools),
     ("fmt", fmt),
+    ("tidy", tidy),
     ("clippy", clippy),
     ("test", tests),
     ("doc", doc),
@@ -71,6 +72,11 @@ fn tools(sh: &Shell) -> Result<Outcome> {
 
 fn fmt(sh: &Shell) -> Result<Outcome> {
     cmd!(sh, "cargo fmt --all --check").run()?;
+    Ok(Outcome::Done)
+}
+
+fn tidy(_sh: &Shell) -> Result<Outcome> {
+    tidy::run(&tidy::Args {})?;
     Ok(Outcome::Done)
 }
 

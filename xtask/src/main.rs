@@ -11,6 +11,7 @@ mod image;
 mod needs;
 mod shell;
 mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Task {
     Bench(bench::Args),
     /// Runs all that must hold before a change lands, with the time of each step.
     Ci(ci::Args),
+    /// Checks what no compiler checks: imports, sizes, words, the code map.
+    Tidy(tidy::Args),
     /// Builds the container image.
     Image(image::Args),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Ci(args) => ci::run(&args),
+        Task::Tidy(args) => tidy::run(&args),
         Task::Image(args) => image::run(&args),
     };
     match done {

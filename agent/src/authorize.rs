@@ -1,1 +1,108 @@
-//! (in the making)
+//! May they talk: a pure function of the policies, the destination and the request.
+//!
+//! A [`Permit`] is the only thing that lets a tunnel be accepted or plaintext be relayed, and only
+//! this module makes one. Policies come from three scopes: the destination's namespace, the whole
+//! mesh, and those that select the workload. DENY wins over ALLOW; when there is any ALLOW policy,
+//! what none of them allows is denied; a policy that is referenced but not known allows nothing.
+
+mod decide;
+mod matches;
+pub mod watch;
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::mesh::{PolicyKey, SpiffeId};
+
+pub use decide::{DryRun, decide, dry_run};
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+/// The policy that denies what has no identity. Its content is known, so it is enforced even
+/// while it is only referenced: <https://istio.io/latest/docs/reference/config/security/peer_authentication/>.
+pub const STATIC_STRICT: &str = "istio_converted_static_strict";
+
+/// One connection that asks to be let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The address it came from, as the TCP connection shows it.
+    pub source_ip: IpAddr,
+    /// The identity it proved; none for plaintext.
+    pub source: Option<SpiffeId>,
+    /// The pod's address and the app's port.
+    pub destination: SocketAddr,
+}
+
+/// What the policies say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Decision {
+    /// Let it in.
+    Allow(Permit),
+    /// Keep it out.
+    Deny(Denial),
+    /// The workload references policies that have not arrived; nothing known denies it.
+    Unknown(Vec<PolicyKey>),
+}
+
+/// The right to serve one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    policy: Option<PolicyKey>,
+}
+
+impl Permit {
+    /// The ALLOW policy that let it in; none where no ALLOW policy applies.
+    pub fn policy(&self) -> Option<&PolicyKey> {
+        self.policy.as_ref()
+    }
+}
+
+/// Why a connection is kept out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
+    /// A DENY policy matches.
+    Explicit(PolicyKey),
+    /// There are ALLOW policies, and none matches.
+    NotAllowed,
+    /// A policy that selects the workload has not arrived.
+    UnknownPolicy(PolicyKey),
+    /// The control plane has not told of the workload.
+    UnknownWorkload,
+    /// The control plane has not told of any policy yet.
+    NotSynced,
+}
+
+impl Denial {
+    /// The policy that is to blame.
+    pub fn policy(&self) -> Option<&PolicyKey> {
+        match self {
+            Self::Explicit(policy) | Self::UnknownPolicy(policy) => Some(policy),
+            Self::NotAllowed | Self::UnknownWorkload | Self::NotSynced => None,
+        }
+    }
+
+    /// The HTTP status that answers a CONNECT: 401 where policy says no, 503 where we do not know.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Explicit(_) | Self::NotAllowed | Self::UnknownPolicy(_) => 401,
+            Self::UnknownWorkload | Self::NotSynced => 503,
+        }
+    }
+}
+
+impl std::fmt::Display for Denial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Explicit(policy) => write!(f, "explicitly denied by: {policy}"),
+            Self::NotAllowed => f.write_str("allow policies exist, but none allowed"),
+            Self::UnknownPolicy(policy) => {
+                write!(f, "policy {policy} is referenced but unknown")
+            }
+            Self::UnknownWorkload => f.write_str("workload unknown"),
+            Self::NotSynced => f.write_str("policies have not been received yet"),
+        }
+    }
+}

@@ -3,17 +3,28 @@
 //! Pure: no IO, no clock. One task writes (the [`store`]), every thread reads snapshots.
 
 pub mod address;
+mod cidr;
+mod claims;
+pub mod destinations;
 pub mod local;
+pub mod policies;
 pub mod policy;
 pub mod service;
+pub mod snapshot;
 pub mod spiffe;
 pub mod store;
 pub mod workload;
 
 pub use address::{Network, NetworkAddress};
+pub use destinations::DestinationsDelta;
 pub use local::{LocalPod, PodUid};
+pub use policies::PolicySet;
 pub use policy::{Authorization, PolicyKey};
 pub use service::{Service, ServiceKey};
+pub use snapshot::{Mesh, ResourceKind};
 pub use spiffe::SpiffeId;
-pub use store::{Mesh, MeshEvent, MeshReader, Store};
+pub use store::{MeshEvent, MeshReader, Store};
 pub use workload::{Workload, WorkloadUid};
+
+#[cfg(test)]
+mod model_tests;

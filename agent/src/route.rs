@@ -1,1 +1,121 @@
-//! (in the making)
+//! Where a connection really goes: a pure function of what was captured and what we know.
+//!
+//! Outbound, a destination address becomes a tunnel to a workload or a waypoint, a direct
+//! connection, or a refusal. Inbound, the authority a peer asked for becomes an address of the
+//! local pod, or a refusal. Nothing here ever turns a tunnel into plaintext: what cannot be
+//! reached the way the mesh says is refused.
+
+pub mod authority;
+mod balance;
+mod inbound;
+mod outbound;
+mod waypoint;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arcstr::ArcStr;
+
+use crate::mesh::{Network, Service, ServiceKey, Workload, WorkloadUid};
+
+pub use authority::{Authority, AuthorityError};
+pub use inbound::{InboundError, InboundTarget, inbound};
+pub use outbound::outbound;
+
+#[cfg(test)]
+mod tests;
+
+/// The port tunnels arrive at.
+pub const HBONE_PORT: u16 = 15008;
+
+/// Ports that are the node's own in a mesh: to reach them as a final target would be a loop.
+pub const ILLEGAL_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+
+/// Whether a port can never be the final target of a tunnel or of captured plaintext.
+pub fn is_illegal_port(port: u16) -> bool {
+    ILLEGAL_PORTS.contains(&port)
+}
+
+/// What to do with a captured outbound connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Route {
+    /// Through mutual TLS.
+    Tunnel(TunnelRoute),
+    /// As it is.
+    Direct(DirectRoute),
+    /// Not at all: close the connection with a reset.
+    Refuse(RouteError),
+}
+
+/// A tunnel to a workload or to a waypoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TunnelRoute {
+    /// The far end of the tunnel: the destination, or its waypoint.
+    pub workload: Arc<Workload>,
+    /// The service the app addressed.
+    pub service: Option<Arc<Service>>,
+    /// Where to connect.
+    pub gateway: SocketAddr,
+    /// What to ask the far end for.
+    pub authority: String,
+    /// SPIFFE URIs, one of which the far end must prove; never empty.
+    pub expected: Vec<ArcStr>,
+    /// What the authority says, as an address.
+    pub target: SocketAddr,
+}
+
+/// A plain connection.
+///
+/// When the target is the pod's own address, the pod reached itself through a service: its own
+/// kernel passes that straight to the app.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DirectRoute {
+    /// Where to connect.
+    pub target: SocketAddr,
+    /// The destination, if the mesh knows it.
+    pub workload: Option<Arc<Workload>>,
+    /// The service the app addressed.
+    pub service: Option<Arc<Service>>,
+}
+
+/// Why a connection goes nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The service has no endpoint that can be used.
+    #[error("no healthy upstream: {0}")]
+    NoHealthyUpstream(SocketAddr),
+    /// The service has no such port.
+    #[error("no healthy upstream: {destination}: {service} has no port {}", destination.port())]
+    UnknownPort {
+        /// What the app addressed.
+        destination: SocketAddr,
+        /// The service behind it.
+        service: ServiceKey,
+    },
+    /// The connection would end at the node's own ports.
+    #[error("{0} ends at a port of the mesh's own")]
+    IllegalPort(SocketAddr),
+    /// The waypoint in front of the destination cannot be found or used.
+    #[error("no usable waypoint in front of {0}")]
+    NoWaypoint(SocketAddr),
+    /// The destination is on another network, which takes a tunnel in a tunnel.
+    #[error(
+        "workload {workload} is on network {network:?}, and tunnels across networks are not supported"
+    )]
+    OtherNetwork {
+        /// The destination.
+        workload: WorkloadUid,
+        /// Its network.
+        network: Network,
+    },
+    /// The destination has a hostname instead of addresses.
+    #[error(
+        "workload {workload} has the hostname {hostname:?} and no address, and resolving it is not supported"
+    )]
+    NoAddress {
+        /// The destination.
+        workload: WorkloadUid,
+        /// What would have to be resolved.
+        hostname: ArcStr,
+    },
+}

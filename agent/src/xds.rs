@@ -1,1 +1,1 @@
-//! (in the making)
+//! How we learn it: delta ADS for workloads, services and policies.

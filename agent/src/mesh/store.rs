@@ -1,10 +1,18 @@
 //! The single writer of what we know, and the snapshots everyone reads.
-use super::{Authorization, PolicyKey, Service, ServiceKey, Workload, WorkloadUid};
+//!
+//! A batch of events becomes one published snapshot; a reader never waits for the writer. The
+//! task that owns the [`Store`] is the only one that changes anything.
+
 use std::sync::Arc;
 
-/// An immutable snapshot.
-#[derive(Debug, Clone, Default)]
-pub struct Mesh {}
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::policy::{Authorization, PolicyKey};
+use super::service::{Service, ServiceKey};
+use super::snapshot::{Mesh, ResourceKind};
+use super::workload::{Workload, WorkloadUid};
+
 /// One change.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MeshEvent {
@@ -21,9 +29,76 @@ pub enum MeshEvent {
     /// A policy went.
     RemovePolicy(PolicyKey),
 }
-/// Reads snapshots.
+
+/// Reads snapshots; cheap to clone, never blocks.
 #[derive(Debug, Clone)]
-pub struct MeshReader {}
+pub struct MeshReader {
+    current: Arc<ArcSwap<Mesh>>,
+    versions: watch::Receiver<u64>,
+}
+
+impl MeshReader {
+    /// The newest snapshot.
+    pub fn load(&self) -> Arc<Mesh> {
+        self.current.load_full()
+    }
+
+    /// The version of the newest snapshot; changes after the snapshot can be loaded.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.versions.clone()
+    }
+}
+
 /// The writer.
 #[derive(Debug)]
-pub struct Store {}
+pub struct Store {
+    mesh: Mesh,
+    current: Arc<ArcSwap<Mesh>>,
+    versions: watch::Sender<u64>,
+}
+
+impl Store {
+    /// An empty mesh and its reader.
+    pub fn new() -> (Self, MeshReader) {
+        let current = Arc::new(ArcSwap::from_pointee(Mesh::default()));
+        let (sender, versions) = watch::channel(0);
+        let store = Self { mesh: Mesh::default(), current: current.clone(), versions: sender };
+        (store, MeshReader { current, versions })
+    }
+
+    /// Applies a batch and publishes it once; a batch that changes nothing publishes nothing.
+    pub fn apply(&mut self, events: impl IntoIterator<Item = MeshEvent>) {
+        let mut changed = false;
+        for event in events {
+            changed |= self.apply_one(event);
+        }
+        if changed {
+            self.publish();
+        }
+    }
+
+    /// Notes that the first state of a kind is here.
+    pub fn set_synced(&mut self, kind: ResourceKind) {
+        if self.mesh.set_synced(kind) {
+            self.publish();
+        }
+    }
+
+    fn apply_one(&mut self, event: MeshEvent) -> bool {
+        let mesh = &mut self.mesh;
+        match event {
+            MeshEvent::Workload(workload) => mesh.insert_workload(workload),
+            MeshEvent::Service(service) => mesh.insert_service(service),
+            MeshEvent::Policy(policy) => mesh.insert_policy(policy),
+            MeshEvent::RemoveWorkload(uid) => mesh.remove_workload(&uid),
+            MeshEvent::RemoveService(key) => mesh.remove_service(&key),
+            MeshEvent::RemovePolicy(key) => mesh.remove_policy(&key),
+        }
+    }
+
+    fn publish(&mut self) {
+        self.mesh.published();
+        self.current.store(Arc::new(self.mesh.clone()));
+        self.versions.send_replace(self.mesh.version());
+    }
+}

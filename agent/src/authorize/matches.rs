@@ -1,0 +1,134 @@
+//! Whether a policy matches a request.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::mesh::SpiffeId;
+use crate::mesh::policy::{Authorization, Group, Match, Rule, ServiceAccountMatch, StringMatch};
+
+use super::Request;
+
+/// What a request looks like to a match; spelt out once for all policies.
+pub(super) struct Subject<'a> {
+    source_ip: IpAddr,
+    destination_ip: IpAddr,
+    destination_port: u16,
+    identity: Option<&'a SpiffeId>,
+    /// The identity without `spiffe://`.
+    principal: Option<String>,
+}
+
+impl<'a> Subject<'a> {
+    pub(super) fn new(request: &'a Request) -> Self {
+        Self {
+            source_ip: request.source_ip.to_canonical(),
+            destination_ip: request.destination.ip().to_canonical(),
+            destination_port: request.destination.port(),
+            identity: request.source.as_ref(),
+            principal: request.source.as_ref().map(principal),
+        }
+    }
+
+    /// Whether the policy matches: any group does.
+    pub(super) fn matched_by(&self, policy: &Authorization) -> bool {
+        policy.groups.iter().any(|group| self.in_group(group))
+    }
+
+    /// Every rule holds; a group without rules matches everything.
+    fn in_group(&self, group: &Group) -> bool {
+        group.rules.iter().all(|rule| self.in_rule(rule))
+    }
+
+    /// Any match holds; a rule without matches says nothing.
+    fn in_rule(&self, rule: &Rule) -> bool {
+        rule.matches.is_empty() || rule.matches.iter().any(|condition| self.meets(condition))
+    }
+
+    /// Every field holds; a match without any field matches nothing.
+    fn meets(&self, condition: &Match) -> bool {
+        // The cheap ones first.
+        !is_empty(condition)
+            && self.port_meets(condition)
+            && self.addresses_meet(condition)
+            && self.identity_meets(condition)
+    }
+
+    fn port_meets(&self, condition: &Match) -> bool {
+        let same = |port: &u16| *port == self.destination_port;
+        fits(&condition.destination_ports, &condition.not_destination_ports, same)
+    }
+
+    fn addresses_meet(&self, condition: &Match) -> bool {
+        let source = |range: &IpNet| range.contains(&self.source_ip);
+        let destination = |range: &IpNet| range.contains(&self.destination_ip);
+        fits(&condition.destination_ips, &condition.not_destination_ips, destination)
+            && fits(&condition.source_ips, &condition.not_source_ips, source)
+    }
+
+    fn identity_meets(&self, condition: &Match) -> bool {
+        // Plaintext has the namespace "", but no principal and no service account at all.
+        let namespace = self.identity.map_or("", |identity| identity.namespace());
+        let namespace = |pattern: &StringMatch| pattern_matches(pattern, namespace);
+        let principal = |pattern: &StringMatch| {
+            self.principal.as_deref().is_some_and(|text| pattern_matches(pattern, text))
+        };
+        let account = |account: &ServiceAccountMatch| {
+            self.identity.is_some_and(|identity| {
+                *identity.namespace() == account.namespace
+                    && *identity.service_account() == account.service_account
+            })
+        };
+        fits(&condition.namespaces, &condition.not_namespaces, namespace)
+            && fits(&condition.principals, &condition.not_principals, principal)
+            && fits(&condition.service_accounts, &condition.not_service_accounts, account)
+    }
+}
+
+/// One of `any` fits if there are some, and none of `none` does.
+fn fits<T>(any: &[T], none: &[T], fit: impl Fn(&T) -> bool) -> bool {
+    (any.is_empty() || any.iter().any(&fit)) && !none.iter().any(&fit)
+}
+
+fn pattern_matches(pattern: &StringMatch, text: &str) -> bool {
+    match pattern {
+        StringMatch::Exact(exact) => text == exact,
+        StringMatch::Prefix(prefix) => text.starts_with(prefix.as_str()),
+        StringMatch::Suffix(suffix) => text.ends_with(suffix.as_str()),
+        StringMatch::Presence => !text.is_empty(),
+    }
+}
+
+fn is_empty(condition: &Match) -> bool {
+    let Match {
+        namespaces,
+        not_namespaces,
+        principals,
+        not_principals,
+        source_ips,
+        not_source_ips,
+        destination_ips,
+        not_destination_ips,
+        destination_ports,
+        not_destination_ports,
+        service_accounts,
+        not_service_accounts,
+    } = condition;
+    namespaces.is_empty()
+        && not_namespaces.is_empty()
+        && principals.is_empty()
+        && not_principals.is_empty()
+        && source_ips.is_empty()
+        && not_source_ips.is_empty()
+        && destination_ips.is_empty()
+        && not_destination_ips.is_empty()
+        && destination_ports.is_empty()
+        && not_destination_ports.is_empty()
+        && service_accounts.is_empty()
+        && not_service_accounts.is_empty()
+}
+
+fn principal(identity: &SpiffeId) -> String {
+    let (domain, namespace) = (identity.trust_domain(), identity.namespace());
+    format!("{domain}/ns/{namespace}/sa/{}", identity.service_account())
+}

@@ -1,0 +1,139 @@
+//! Judging over time: wait a little for what is not known yet, and judge again on every change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::mesh::policy::Action;
+use crate::mesh::{LocalPod, Mesh, MeshReader, Network, ResourceKind, Workload};
+
+use super::{Decision, Denial, Permit, Request, decide, dry_run};
+
+/// Judges a request; waits at most `wait` for the workload, the first policies and policies that
+/// are referenced but have not arrived.
+///
+/// # Errors
+/// The denial, or what is still unknown after the wait.
+///
+/// # Cancel safety
+/// Nothing is lost.
+pub async fn permit(
+    reader: &MeshReader,
+    network: &Network,
+    pod: &LocalPod,
+    request: &Request,
+    wait: Duration,
+) -> Result<Permit, Denial> {
+    let deadline = Instant::now() + wait;
+    let mut changes = reader.changes();
+    loop {
+        // Before loading, so that a change between the two wakes us.
+        changes.mark_unchanged();
+        let mesh = reader.load();
+        let workload = mesh.workload_of(network, pod);
+        match judge(&mesh, workload, request) {
+            Verdict::Final(result) => {
+                report_dry_runs(&mesh, workload, request);
+                return result;
+            }
+            Verdict::Wanting(denial) if !changed_before(&mut changes, deadline).await => {
+                return Err(denial);
+            }
+            Verdict::Wanting(_) => {}
+        }
+    }
+}
+
+/// Judges an open connection again on every change; returns when it is no longer allowed.
+///
+/// A workload that the control plane withdraws is judged as it last was. A policy that is newly
+/// referenced may arrive up to `wait` later before the connection is denied for it.
+///
+/// # Cancel safety
+/// Nothing is lost.
+pub async fn revoked(
+    reader: &MeshReader,
+    network: &Network,
+    pod: &LocalPod,
+    request: &Request,
+    wait: Duration,
+) -> Denial {
+    let mut changes = reader.changes();
+    let mut judged: Option<(Arc<Workload>, u64)> = None;
+    let mut wanting_since: Option<Instant> = None;
+    loop {
+        changes.mark_unchanged();
+        let mesh = reader.load();
+        let current = mesh.workload_of(network, pod);
+        let workload = current.or(judged.as_ref().map(|(workload, _)| workload)).cloned();
+        let unchanged = match (&workload, &judged) {
+            (Some(new), Some((old, version))) => {
+                Arc::ptr_eq(new, old) && mesh.policy_version() == *version
+            }
+            _ => false,
+        };
+        if !unchanged {
+            match judge(&mesh, workload.as_ref(), request) {
+                Verdict::Final(Err(denial)) => return denial,
+                Verdict::Final(Ok(_)) => wanting_since = None,
+                Verdict::Wanting(denial) => {
+                    let since = *wanting_since.get_or_insert_with(Instant::now);
+                    if !changed_before(&mut changes, since + wait).await {
+                        return denial;
+                    }
+                    // Not judged: whatever comes next is looked at again.
+                    continue;
+                }
+            }
+            judged = workload.map(|workload| (workload, mesh.policy_version()));
+        }
+        drop(mesh);
+        if changes.changed().await.is_err() {
+            // The writer is gone: what we know stays as it is.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What can be said now.
+enum Verdict {
+    /// No arrival can change it, short of a change of mind.
+    Final(Result<Permit, Denial>),
+    /// Something that should be there is not; this is the denial if it does not come.
+    Wanting(Denial),
+}
+
+fn judge(mesh: &Mesh, workload: Option<&Arc<Workload>>, request: &Request) -> Verdict {
+    let Some(workload) = workload else { return Verdict::Wanting(Denial::UnknownWorkload) };
+    match decide(mesh, workload, request) {
+        Decision::Deny(denial @ Denial::Explicit(_)) => Verdict::Final(Err(denial)),
+        _ if !mesh.kind_synced(ResourceKind::Authorization) => Verdict::Wanting(Denial::NotSynced),
+        Decision::Deny(denial) => Verdict::Final(Err(denial)),
+        Decision::Allow(permit) => Verdict::Final(Ok(permit)),
+        Decision::Unknown(missing) => {
+            let first = missing.into_iter().next();
+            Verdict::Wanting(first.map_or(Denial::NotAllowed, Denial::UnknownPolicy))
+        }
+    }
+}
+
+/// Whether the mesh changed before the deadline.
+async fn changed_before(changes: &mut watch::Receiver<u64>, deadline: Instant) -> bool {
+    matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(())))
+}
+
+fn report_dry_runs(mesh: &Mesh, workload: Option<&Arc<Workload>>, request: &Request) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let matched = workload.map(|workload| dry_run(mesh, workload, request)).unwrap_or_default();
+    for matched in matched {
+        let action = match matched.action {
+            Action::Allow => "allow",
+            Action::Deny => "deny",
+        };
+        tracing::debug!(policy = %matched.policy, "dry-run: {action} policy match");
+    }
+}

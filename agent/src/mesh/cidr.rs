@@ -1,0 +1,65 @@
+//! Address ranges of services, found by the longest prefix.
+
+use std::net::IpAddr;
+
+use imbl::{HashMap, OrdMap};
+use ipnet::IpNet;
+
+use super::address::Network;
+use super::claims::{self, Claims};
+use super::service::ServiceKey;
+
+/// Ranges by network, and the prefix lengths in use, so that a look-up tries those alone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CidrIndex {
+    entries: HashMap<(Network, IpNet), Claims<ServiceKey>>,
+    /// How many entries have a length, by (IPv6, length).
+    lengths: OrdMap<(bool, u8), u32>,
+}
+
+impl CidrIndex {
+    /// Adds a range of a service.
+    pub(super) fn insert(&mut self, network: &Network, range: IpNet, key: &ServiceKey) {
+        let range = range.trunc();
+        let at = (network.clone(), range);
+        if !self.entries.contains_key(&at) {
+            *self.lengths.entry(length_of(range)).or_insert(0) += 1;
+        }
+        claims::claim(&mut self.entries, at, key);
+    }
+
+    /// Removes a range of a service.
+    pub(super) fn remove(&mut self, network: &Network, range: IpNet, key: &ServiceKey) {
+        let range = range.trunc();
+        let at = (network.clone(), range);
+        let before = self.entries.len();
+        claims::release(&mut self.entries, &at, key);
+        if self.entries.len() == before {
+            return;
+        }
+        let length = length_of(range);
+        match self.lengths.get_mut(&length) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                self.lengths.remove(&length);
+            }
+        }
+    }
+
+    /// The claimants of the longest range that holds `address`.
+    pub(super) fn longest(&self, network: &Network, address: IpAddr) -> &[ServiceKey] {
+        let v6 = address.is_ipv6();
+        let lengths = self.lengths.range((v6, 0)..=(v6, 128)).rev();
+        for (&(_, length), _) in lengths {
+            let Ok(range) = IpNet::new(address, length) else { continue };
+            if let Some(claims) = self.entries.get(&(network.clone(), range.trunc())) {
+                return claims.as_slice();
+            }
+        }
+        &[]
+    }
+}
+
+fn length_of(range: IpNet) -> (bool, u8) {
+    (range.addr().is_ipv6(), range.prefix_len())
+}

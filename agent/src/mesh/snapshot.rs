@@ -1,0 +1,302 @@
+//! A snapshot of the mesh and the ways to look things up in it.
+//!
+//! Built on persistent maps: a clone shares everything, a change copies one path.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arcstr::ArcStr;
+use imbl::{HashMap, OrdMap};
+
+use super::address::{Network, NetworkAddress};
+use super::cidr::CidrIndex;
+use super::claims::{self, Claims};
+use super::destinations::Destinations;
+use super::local::LocalPod;
+use super::policies::{Policies, PolicySet};
+use super::policy::{Authorization, PolicyKey};
+use super::service::{Port, Service, ServiceKey};
+use super::workload::{Workload, WorkloadUid};
+
+/// The kinds of resources the control plane tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResourceKind {
+    /// Workloads and services.
+    Address,
+    /// Policies.
+    Authorization,
+}
+
+/// What we knew of the mesh at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Mesh {
+    version: u64,
+    policy_version: u64,
+    address_synced: bool,
+    authorization_synced: bool,
+    workloads: HashMap<WorkloadUid, Arc<Workload>>,
+    by_address: HashMap<NetworkAddress, Claims<WorkloadUid>>,
+    services: HashMap<ServiceKey, Arc<Service>>,
+    by_vip: HashMap<NetworkAddress, Claims<ServiceKey>>,
+    by_cidr: CidrIndex,
+    by_hostname: HashMap<ArcStr, Claims<ServiceKey>>,
+    endpoints: HashMap<ServiceKey, OrdMap<WorkloadUid, Arc<Workload>>>,
+    policies: Policies,
+    destinations: Destinations,
+}
+
+// === look-ups ===
+
+impl Mesh {
+    /// Grows with every published change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Grows with every change of a policy.
+    pub fn policy_version(&self) -> u64 {
+        self.policy_version
+    }
+
+    /// Whether the first state of both kinds is here.
+    pub fn synced(&self) -> bool {
+        self.address_synced && self.authorization_synced
+    }
+
+    /// Whether the first state of a kind is here.
+    pub fn kind_synced(&self, kind: ResourceKind) -> bool {
+        match kind {
+            ResourceKind::Address => self.address_synced,
+            ResourceKind::Authorization => self.authorization_synced,
+        }
+    }
+
+    /// A workload by its unique name.
+    pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
+    }
+
+    /// Every workload, in no order.
+    pub fn workloads(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
+    /// The workload that owns an address; never one that shares its node's address.
+    ///
+    /// While a dead pod's address is being taken over, the newcomer is the owner.
+    pub fn workload_by_address(
+        &self,
+        network: &Network,
+        address: IpAddr,
+    ) -> Option<&Arc<Workload>> {
+        self.workloads_by_address(network, address).next()
+    }
+
+    /// Every workload that claims an address, the newest first.
+    pub fn workloads_by_address(
+        &self,
+        network: &Network,
+        address: IpAddr,
+    ) -> impl Iterator<Item = &Arc<Workload>> {
+        let at = NetworkAddress::new(network.clone(), address);
+        let claims = self.by_address.get(&at).map_or(&[][..], Claims::as_slice);
+        claims.iter().rev().filter_map(|uid| self.workloads.get(uid))
+    }
+
+    /// What the mesh says of a pod of this node: same address, same name.
+    pub fn workload_of(&self, network: &Network, pod: &LocalPod) -> Option<&Arc<Workload>> {
+        let addresses = pod.ip4.map(IpAddr::V4).into_iter().chain(pod.ip6.map(IpAddr::V6));
+        addresses
+            .flat_map(|address| self.workloads_by_address(network, address))
+            .find(|workload| workload.name == pod.name && workload.namespace == pod.namespace)
+    }
+
+    /// A service by its key.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    /// Every service, in no order.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// The service with a virtual address, else the one with the longest range that holds it.
+    pub fn service_by_vip(&self, network: &Network, address: IpAddr) -> Option<&Arc<Service>> {
+        let at = NetworkAddress::new(network.clone(), address);
+        let exact = self.by_vip.get(&at).map_or(&[][..], Claims::as_slice);
+        self.preferred(exact).or_else(|| self.preferred(self.by_cidr.longest(network, at.address)))
+    }
+
+    /// The services with a hostname, in no order.
+    pub fn services_by_hostname(&self, hostname: &str) -> impl Iterator<Item = &Arc<Service>> {
+        let claims = self.by_hostname.get(hostname).map_or(&[][..], Claims::as_slice);
+        claims.iter().filter_map(|key| self.services.get(key))
+    }
+
+    /// The workloads behind a service and their own port mappings.
+    pub fn endpoints(&self, key: &ServiceKey) -> impl Iterator<Item = (&Arc<Workload>, &[Port])> {
+        let key = key.clone();
+        self.endpoints.get(&key).into_iter().flatten().map(move |(_, workload)| {
+            (workload, workload.services.get(&key).map_or(&[][..], Vec::as_slice))
+        })
+    }
+
+    /// The services a workload backs, as far as they are known.
+    pub fn services_of(&self, workload: &Workload) -> impl Iterator<Item = &Arc<Service>> {
+        workload.services.keys().filter_map(|key| self.services.get(key))
+    }
+
+    /// A policy by its key.
+    pub fn policy(&self, key: &PolicyKey) -> Option<&Arc<Authorization>> {
+        self.policies.get(key)
+    }
+
+    /// Every policy, in no order.
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<Authorization>> {
+        self.policies.iter()
+    }
+
+    /// The policies that govern a namespace, if there are any.
+    pub fn policies_of_namespace(&self, namespace: &ArcStr) -> Option<&PolicySet> {
+        self.policies.of_namespace(namespace)
+    }
+
+    /// The policies that govern everything.
+    pub fn global_policies(&self) -> &PolicySet {
+        self.policies.global()
+    }
+
+    /// Whether an address is ours to carry: a workload's, a service's, or in a service's range.
+    pub fn is_destination(&self, network: &Network, address: IpAddr) -> bool {
+        self.workload_by_address(network, address).is_some()
+            || self.service_by_vip(network, address).is_some()
+    }
+
+    pub(super) fn destinations(&self) -> &Destinations {
+        &self.destinations
+    }
+
+    /// Among claimants, the canonical one, then the first by key: the order of arrival is chance.
+    fn preferred(&self, claims: &[ServiceKey]) -> Option<&Arc<Service>> {
+        claims
+            .iter()
+            .filter_map(|key| self.services.get(key))
+            .min_by_key(|service| (!service.canonical, &service.key))
+    }
+}
+
+// === changes, by the store alone ===
+
+impl Mesh {
+    pub(super) fn published(&mut self) {
+        self.version += 1;
+    }
+
+    pub(super) fn set_synced(&mut self, kind: ResourceKind) -> bool {
+        let flag = match kind {
+            ResourceKind::Address => &mut self.address_synced,
+            ResourceKind::Authorization => &mut self.authorization_synced,
+        };
+        !std::mem::replace(flag, true)
+    }
+
+    pub(super) fn insert_workload(&mut self, workload: Arc<Workload>) -> bool {
+        let old = self.workloads.get(&workload.uid).cloned();
+        if old.as_ref() == Some(&workload) {
+            return false;
+        }
+        // New claims first: an address that stays keeps its place among the claimants.
+        for at in addresses_of(&workload) {
+            self.destinations.insert(&at.network, at.address.into());
+            claims::claim(&mut self.by_address, at, &workload.uid);
+        }
+        if let Some(old) = old {
+            self.release_workload(&old, Some(&workload));
+        }
+        for key in workload.services.keys() {
+            let set = self.endpoints.entry(key.clone()).or_default();
+            set.insert(workload.uid.clone(), workload.clone());
+        }
+        self.workloads.insert(workload.uid.clone(), workload);
+        true
+    }
+
+    pub(super) fn remove_workload(&mut self, uid: &WorkloadUid) -> bool {
+        let Some(old) = self.workloads.remove(uid) else { return false };
+        self.release_workload(&old, None);
+        true
+    }
+
+    /// Drops what `old` held and `new` does not hold any more.
+    fn release_workload(&mut self, old: &Workload, new: Option<&Workload>) {
+        let kept: Vec<_> = new.into_iter().flat_map(addresses_of).collect();
+        for at in addresses_of(old) {
+            self.destinations.remove(&at.network, at.address.into());
+            if !kept.contains(&at) {
+                claims::release(&mut self.by_address, &at, &old.uid);
+            }
+        }
+        for key in old.services.keys() {
+            if new.is_some_and(|new| new.services.contains_key(key)) {
+                continue;
+            }
+            if let Some(set) = self.endpoints.get_mut(key) {
+                set.remove(&old.uid);
+                if set.is_empty() {
+                    self.endpoints.remove(key);
+                }
+            }
+        }
+    }
+
+    pub(super) fn insert_service(&mut self, service: Arc<Service>) -> bool {
+        if self.services.get(&service.key) == Some(&service) {
+            return false;
+        }
+        self.remove_service(&service.key);
+        for at in &service.vips {
+            self.destinations.insert(&at.network, at.address.into());
+            claims::claim(&mut self.by_vip, at.clone(), &service.key);
+        }
+        for (network, range) in &service.cidr_vips {
+            self.destinations.insert(network, *range);
+            self.by_cidr.insert(network, *range, &service.key);
+        }
+        claims::claim(&mut self.by_hostname, service.key.hostname.clone(), &service.key);
+        self.services.insert(service.key.clone(), service);
+        true
+    }
+
+    pub(super) fn remove_service(&mut self, key: &ServiceKey) -> bool {
+        let Some(old) = self.services.remove(key) else { return false };
+        for at in &old.vips {
+            self.destinations.remove(&at.network, at.address.into());
+            claims::release(&mut self.by_vip, at, key);
+        }
+        for (network, range) in &old.cidr_vips {
+            self.destinations.remove(network, *range);
+            self.by_cidr.remove(network, *range, key);
+        }
+        claims::release(&mut self.by_hostname, &key.hostname, key);
+        true
+    }
+
+    pub(super) fn insert_policy(&mut self, policy: Arc<Authorization>) -> bool {
+        let changed = self.policies.insert(policy);
+        self.policy_version += u64::from(changed);
+        changed
+    }
+
+    pub(super) fn remove_policy(&mut self, key: &PolicyKey) -> bool {
+        let changed = self.policies.remove(key);
+        self.policy_version += u64::from(changed);
+        changed
+    }
+}
+
+/// The addresses that belong to a workload alone.
+fn addresses_of(workload: &Workload) -> impl Iterator<Item = NetworkAddress> {
+    let own = if workload.host_network { &[][..] } else { &workload.addresses[..] };
+    own.iter().map(|address| NetworkAddress::new(workload.network.clone(), *address))
+}

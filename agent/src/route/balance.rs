@@ -1,0 +1,118 @@
+//! Choosing an endpoint of a service.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rand::Rng;
+
+use crate::mesh::service::{BalancingMode, LoadBalancing, Scope};
+use crate::mesh::{LocalPod, Mesh, Network, Service, Workload};
+
+use super::RouteError;
+use super::inbound::target_port;
+
+/// Who wants to connect.
+pub(super) struct Client<'a> {
+    pub(super) pod: &'a LocalPod,
+    pub(super) workload: Option<&'a Workload>,
+    pub(super) network: &'a Network,
+}
+
+/// A workload behind a service, and its port.
+pub(super) struct Endpoint<'a> {
+    pub(super) workload: &'a Arc<Workload>,
+    pub(super) port: u16,
+}
+
+/// Chooses among the endpoints of a service.
+///
+/// # Errors
+/// None is usable: the service lacks the port, or no endpoint is ready, near enough, or has it.
+pub(super) fn choose<'a>(
+    mesh: &'a Mesh,
+    client: &Client<'_>,
+    service: &'a Service,
+    destination: SocketAddr,
+    rng: &mut impl Rng,
+) -> Result<Endpoint<'a>, RouteError> {
+    let port = destination.port();
+    if !service.ports.iter().any(|candidate| candidate.service_port == port) {
+        return Err(RouteError::UnknownPort { destination, service: service.key.clone() });
+    }
+    let with_port = mesh.endpoints(&service.key).filter_map(|(workload, own)| {
+        target_port(service, own, port).map(|port| Endpoint { workload, port })
+    });
+    pick(client, &service.load_balancing, with_port, rng)
+        .ok_or(RouteError::NoHealthyUpstream(destination))
+}
+
+/// One of the best-ranked endpoints, at random by capacity, in one pass and without a list.
+pub(super) fn pick<'a>(
+    client: &Client<'_>,
+    balancing: &LoadBalancing,
+    endpoints: impl Iterator<Item = Endpoint<'a>>,
+    rng: &mut impl Rng,
+) -> Option<Endpoint<'a>> {
+    let mut best = None;
+    let mut best_rank = Rank::default();
+    let mut total: u64 = 0;
+    for endpoint in endpoints {
+        let workload = endpoint.workload;
+        let weight = u64::from(workload.capacity);
+        if weight == 0 || !(workload.healthy || balancing.allow_unhealthy) {
+            continue;
+        }
+        let Some(rank) = rank(client, balancing, workload) else { continue };
+        if rank < best_rank {
+            continue;
+        }
+        if rank > best_rank {
+            best_rank = rank;
+            total = 0;
+        }
+        total += weight;
+        if rng.random_range(0..total) < weight {
+            best = Some(endpoint);
+        }
+    }
+    best
+}
+
+/// What can be connected to counts before what is near.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    reachable: bool,
+    preferences: usize,
+}
+
+fn rank(client: &Client<'_>, balancing: &LoadBalancing, workload: &Workload) -> Option<Rank> {
+    let reachable = workload.network == *client.network && !workload.addresses.is_empty();
+    let matched = || {
+        let shared = |scope: &&Scope| shares(client, workload, **scope);
+        balancing.preferences.iter().take_while(shared).count()
+    };
+    let preferences = match balancing.mode {
+        BalancingMode::Any | BalancingMode::Passthrough => 0,
+        BalancingMode::Failover => matched(),
+        BalancingMode::Strict => {
+            Some(matched()).filter(|count| *count == balancing.preferences.len())?
+        }
+    };
+    Some(Rank { reachable, preferences })
+}
+
+/// Whether client and endpoint share a place.
+fn shares(client: &Client<'_>, workload: &Workload, scope: Scope) -> bool {
+    if scope == Scope::Network {
+        return *client.network == workload.network;
+    }
+    let Some(own) = client.workload else { return false };
+    match scope {
+        Scope::Region => own.locality.region == workload.locality.region,
+        Scope::Zone => own.locality.zone == workload.locality.zone,
+        Scope::Subzone => own.locality.subzone == workload.locality.subzone,
+        Scope::Node => own.node == workload.node,
+        Scope::Cluster => own.cluster_id == workload.cluster_id,
+        Scope::Network => own.network == workload.network,
+    }
+}

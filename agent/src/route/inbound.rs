@@ -1,0 +1,167 @@
+//! The inbound half: what a peer asked for, as an address of the local pod.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::mesh::service::{Port, WaypointDestination};
+use crate::mesh::{LocalPod, Mesh, Network, Service, ServiceKey, Workload};
+
+use super::authority::Authority;
+use super::is_illegal_port;
+
+/// Where an accepted tunnel ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InboundTarget {
+    /// What policies judge: the pod's address and the port that was asked for.
+    pub destination: SocketAddr,
+    /// What to dial; differs only for an app that takes tunnelled bytes at a port of its own.
+    pub target: SocketAddr,
+    /// Whether the app wants a PROXY header, version 2, in front of the bytes.
+    pub proxy_protocol: bool,
+    /// The local workload, if the mesh knows it.
+    pub workload: Option<Arc<Workload>>,
+    /// The service the peer asked for by name.
+    pub service: Option<Arc<Service>>,
+}
+
+/// Why a tunnel is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InboundError {
+    /// The peer asked for an address other than the one it connected to.
+    #[error("ip mismatch: {asked} != {connected}")]
+    IpMismatch {
+        /// In the authority.
+        asked: IpAddr,
+        /// Of the TCP connection.
+        connected: IpAddr,
+    },
+    /// No service with that name is backed by this pod.
+    #[error("{hostname} is not a service of this pod")]
+    UnknownService {
+        /// In the authority.
+        hostname: String,
+    },
+    /// The service has no such port.
+    #[error("{service} has no port {port} on this pod")]
+    UnknownPort {
+        /// Asked for.
+        service: ServiceKey,
+        /// Asked for.
+        port: u16,
+    },
+    /// The tunnel would end at the node's own ports.
+    #[error("port {0} is the mesh's own")]
+    IllegalPort(u16),
+}
+
+impl InboundError {
+    /// The HTTP status that answers the CONNECT.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::IpMismatch { .. } => 400,
+            Self::UnknownService { .. } | Self::UnknownPort { .. } | Self::IllegalPort(_) => 503,
+        }
+    }
+}
+
+/// Where a CONNECT that reached `tcp_destination` in `pod` ends.
+///
+/// # Errors
+/// The authority is not this pod's to serve, or leads to a port that cannot be.
+pub fn inbound(
+    mesh: &Mesh,
+    network: &Network,
+    pod: &LocalPod,
+    authority: &Authority,
+    tcp_destination: SocketAddr,
+) -> Result<InboundTarget, InboundError> {
+    let local = tcp_destination.ip().to_canonical();
+    let workload = mesh.workload_of(network, pod).cloned();
+    let (port, service) = match authority {
+        Authority::Ip(asked) => {
+            let asked = SocketAddr::new(asked.ip().to_canonical(), asked.port());
+            let served = asked.ip() == local
+                || workload.as_deref().is_some_and(|own| serves(mesh, network, own, asked));
+            if !served {
+                return Err(InboundError::IpMismatch { asked: asked.ip(), connected: local });
+            }
+            (asked.port(), None)
+        }
+        Authority::Host { hostname, port } => {
+            let (port, service) = resolve(mesh, workload.as_deref(), hostname, *port)?;
+            (port, Some(service))
+        }
+    };
+    if is_illegal_port(port) {
+        return Err(InboundError::IllegalPort(port));
+    }
+    let tunnel = workload.as_ref().and_then(|workload| workload.application_tunnel);
+    let target_port = tunnel.and_then(|tunnel| tunnel.port).unwrap_or(port);
+    if is_illegal_port(target_port) {
+        return Err(InboundError::IllegalPort(target_port));
+    }
+    Ok(InboundTarget {
+        destination: SocketAddr::new(local, port),
+        target: SocketAddr::new(local, target_port),
+        proxy_protocol: tunnel.is_some_and(|tunnel| tunnel.proxy_protocol),
+        workload,
+        service,
+    })
+}
+
+/// Whether the local workload takes traffic for another address: it is the waypoint in front of
+/// it and has a port of its own for what the tunnel brings.
+fn serves(mesh: &Mesh, network: &Network, own: &Workload, asked: SocketAddr) -> bool {
+    if own.application_tunnel.is_none() {
+        return false;
+    }
+    let service = mesh.service_by_vip(network, asked.ip());
+    let waypoint = match service {
+        Some(service) => service.waypoint.as_ref(),
+        None => mesh
+            .workload_by_address(network, asked.ip())
+            .and_then(|workload| workload.waypoint.as_ref()),
+    };
+    waypoint.is_some_and(|waypoint| match &waypoint.destination {
+        WaypointDestination::Service(key) => own.services.contains_key(key),
+        WaypointDestination::Address(at) => {
+            (own.network == at.network && own.addresses.contains(&at.address))
+                || mesh
+                    .service_by_vip(&at.network, at.address)
+                    .is_some_and(|service| own.services.contains_key(&service.key))
+        }
+    })
+}
+
+/// The local port behind a port of a service that the local workload backs.
+fn resolve(
+    mesh: &Mesh,
+    workload: Option<&Workload>,
+    hostname: &str,
+    port: u16,
+) -> Result<(u16, Arc<Service>), InboundError> {
+    let unknown = || InboundError::UnknownService { hostname: hostname.to_owned() };
+    let workload = workload.ok_or_else(unknown)?;
+    // Several namespaces may define a hostname: the pod's own counts first.
+    let service = mesh
+        .services_by_hostname(hostname)
+        .filter(|service| workload.services.contains_key(&service.key))
+        .min_by_key(|service| {
+            (service.key.namespace != workload.namespace, !service.canonical, &service.key)
+        })
+        .ok_or_else(unknown)?;
+    let own = workload.services.get(&service.key).map_or(&[][..], Vec::as_slice);
+    match target_port(service, own, port) {
+        Some(target) => Ok((target, service.clone())),
+        None => Err(InboundError::UnknownPort { service: service.key.clone(), port }),
+    }
+}
+
+/// The endpoint's port behind a service's port: its own mapping first, which alone knows named
+/// ports.
+pub(super) fn target_port(service: &Service, own: &[Port], port: u16) -> Option<u16> {
+    let find = |ports: &[Port]| {
+        ports.iter().find(|candidate| candidate.service_port == port).and_then(|p| p.target_port)
+    };
+    find(own).or_else(|| find(&service.ports))
+}

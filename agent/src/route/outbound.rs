@@ -1,0 +1,184 @@
+//! The outbound half: where a captured connection of a local pod goes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use rand::Rng;
+
+use crate::mesh::service::BalancingMode;
+use crate::mesh::workload::TunnelProtocol;
+use crate::mesh::{LocalPod, Mesh, Network, Service, Workload};
+
+use super::balance::{self, Client};
+use super::waypoint;
+use super::{DirectRoute, HBONE_PORT, Route, RouteError, TunnelRoute, is_illegal_port};
+
+/// Where a connection of `source` to `destination` goes.
+///
+/// `source_workload` is what the mesh says of the source; without it, locality preferences match
+/// nothing and no waypoint is recognized as the source itself.
+pub fn outbound(
+    mesh: &Mesh,
+    source: &LocalPod,
+    source_workload: Option<&Workload>,
+    network: &Network,
+    destination: SocketAddr,
+    rng: &mut impl Rng,
+) -> Route {
+    let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+    let client = Client { pod: source, workload: source_workload, network };
+    let route = if source.owns(destination.ip()) {
+        to_self(mesh, &client, destination)
+    } else if let Some(service) = mesh.service_by_vip(network, destination.ip()) {
+        to_service(mesh, &client, service, destination, rng)
+    } else if let Some(workload) = mesh.workload_by_address(network, destination.ip()) {
+        to_workload(mesh, &client, workload, destination, rng)
+    } else {
+        Ok(Route::Direct(DirectRoute { target: destination, workload: None, service: None }))
+    };
+    route.unwrap_or_else(Route::Refuse)
+}
+
+/// A pod that reaches for its own address never leaves its network namespace.
+fn to_self(mesh: &Mesh, client: &Client<'_>, destination: SocketAddr) -> Result<Route, RouteError> {
+    if is_illegal_port(destination.port()) {
+        return Err(RouteError::IllegalPort(destination));
+    }
+    let workload = mesh.workload_of(client.network, client.pod).cloned();
+    Ok(Route::Direct(DirectRoute { target: destination, workload, service: None }))
+}
+
+fn to_service(
+    mesh: &Mesh,
+    client: &Client<'_>,
+    service: &Arc<Service>,
+    destination: SocketAddr,
+    rng: &mut impl Rng,
+) -> Result<Route, RouteError> {
+    if let Some(waypoint) = &service.waypoint
+        && !waypoint::is_client(mesh, waypoint, client)
+    {
+        let gateway = waypoint::resolve(mesh, waypoint, client, destination, rng)?;
+        return through(gateway, Some(service), destination);
+    }
+    if service.load_balancing.mode == BalancingMode::Passthrough {
+        return passthrough(mesh, client, service, destination);
+    }
+    let endpoint = balance::choose(mesh, client, service, destination, rng)?;
+    let ip = address_of(endpoint.workload, client, destination.ip())?;
+    finish(client, endpoint.workload, Some(service), SocketAddr::new(ip, endpoint.port))
+}
+
+/// The client has chosen the address: it is kept, whoever owns it.
+fn passthrough(
+    mesh: &Mesh,
+    client: &Client<'_>,
+    service: &Arc<Service>,
+    destination: SocketAddr,
+) -> Result<Route, RouteError> {
+    match mesh.workload_by_address(client.network, destination.ip()) {
+        Some(workload) => finish(client, workload, Some(service), destination),
+        None => Ok(Route::Direct(DirectRoute {
+            target: destination,
+            workload: None,
+            service: Some(service.clone()),
+        })),
+    }
+}
+
+fn to_workload(
+    mesh: &Mesh,
+    client: &Client<'_>,
+    workload: &Arc<Workload>,
+    destination: SocketAddr,
+    rng: &mut impl Rng,
+) -> Result<Route, RouteError> {
+    if let Some(waypoint) = &workload.waypoint
+        && !waypoint::is_client(mesh, waypoint, client)
+    {
+        let gateway = waypoint::resolve(mesh, waypoint, client, destination, rng)?;
+        return through(gateway, None, destination);
+    }
+    finish(client, workload, None, destination)
+}
+
+/// A tunnel to a waypoint, which gets the destination as the app named it.
+fn through(
+    gateway: waypoint::Gateway,
+    service: Option<&Arc<Service>>,
+    destination: SocketAddr,
+) -> Result<Route, RouteError> {
+    if is_illegal_port(destination.port()) {
+        return Err(RouteError::IllegalPort(destination));
+    }
+    Ok(Route::Tunnel(TunnelRoute {
+        expected: expected(&gateway.workload, gateway.service.as_deref()),
+        workload: gateway.workload,
+        service: service.cloned(),
+        gateway: gateway.address,
+        authority: destination.to_string(),
+        target: destination,
+    }))
+}
+
+/// The last step to a workload: a tunnel where it takes one, else a plain connection.
+fn finish(
+    client: &Client<'_>,
+    workload: &Arc<Workload>,
+    service: Option<&Arc<Service>>,
+    target: SocketAddr,
+) -> Result<Route, RouteError> {
+    let direct = || {
+        Route::Direct(DirectRoute {
+            target,
+            workload: Some(workload.clone()),
+            service: service.cloned(),
+        })
+    };
+    // Sharing the node's address, it has no listener of its own for tunnels.
+    let tunnelled = workload.protocol == TunnelProtocol::Hbone && !workload.host_network;
+    let own = client.pod.owns(target.ip());
+    if (tunnelled || own) && is_illegal_port(target.port()) {
+        return Err(RouteError::IllegalPort(target));
+    }
+    if own || !tunnelled {
+        return Ok(direct());
+    }
+    Ok(Route::Tunnel(TunnelRoute {
+        workload: workload.clone(),
+        service: service.cloned(),
+        gateway: SocketAddr::new(target.ip(), HBONE_PORT),
+        authority: target.to_string(),
+        expected: expected(workload, service.map(Arc::as_ref)),
+        target,
+    }))
+}
+
+/// Whom the far end may prove to be: the workload, or an alternative the service names.
+fn expected(workload: &Workload, service: Option<&Service>) -> Vec<arcstr::ArcStr> {
+    let alternatives = service.into_iter().flat_map(|service| &service.subject_alt_names);
+    let own = arcstr::format!("{}", workload.identity);
+    std::iter::once(own).chain(alternatives.cloned()).collect()
+}
+
+/// An address to reach a workload at.
+pub(super) fn address_of(
+    workload: &Workload,
+    client: &Client<'_>,
+    like: IpAddr,
+) -> Result<IpAddr, RouteError> {
+    if workload.network != *client.network {
+        return Err(RouteError::OtherNetwork {
+            workload: workload.uid.clone(),
+            network: workload.network.clone(),
+        });
+    }
+    let same_family = |address: &&IpAddr| address.is_ipv4() == like.is_ipv4();
+    let addresses = &workload.addresses;
+    addresses.iter().find(same_family).or_else(|| addresses.first()).copied().ok_or_else(|| {
+        RouteError::NoAddress {
+            workload: workload.uid.clone(),
+            hostname: workload.hostname.clone(),
+        }
+    })
+}

@@ -1,5 +1,6 @@
 //! The pocket cluster: an API server, nodes and pods, without Kubernetes.
 
+pub mod api;
 pub mod apps;
 pub mod cgroup;
 pub mod cni;

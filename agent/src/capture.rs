@@ -1,1 +1,68 @@
-//! (in the making)
+//! How enrolled pods' connections come to us: from the kernel to [`Captured`].
+//!
+//! Input: a pod and its network namespace. Output: a stream for each connection, with its original destination.
+//! Invariant: nothing of a pod is redirected before someone listens, and nothing is left behind after its release.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use crate::mesh::LocalPod;
+use crate::sys::Netns;
+
+pub mod bpf;
+pub mod check;
+pub mod listeners;
+mod routing;
+
+pub use listeners::{PodListeners, ThreadListeners};
+
+/// Which way a captured connection goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The pod opened it.
+    Outbound,
+    /// It came to the pod as it is.
+    Plaintext,
+    /// It came to the pod's HBONE port.
+    Hbone,
+}
+
+/// A pod and its network namespace: what a data thread knows of a pod.
+#[derive(Debug)]
+pub struct PodCapture {
+    /// The pod.
+    pub pod: Arc<LocalPod>,
+    /// Its network namespace.
+    pub netns: Netns,
+}
+
+/// A connection that the kernel handed to us.
+#[derive(Debug)]
+pub struct Captured {
+    /// Our end of it.
+    pub stream: TcpStream,
+    /// Which way it goes.
+    pub role: Role,
+    /// Whose it is.
+    pub pod: Arc<PodCapture>,
+    /// Who opened it, canonical.
+    pub client: SocketAddr,
+    /// Where the client wanted to go, canonical.
+    pub original_destination: SocketAddr,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Outbound, Self::Plaintext, Self::Hbone];
+
+    /// Its number in the kernel.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Outbound => sotto_abi::ROLE_OUTBOUND,
+            Self::Plaintext => sotto_abi::ROLE_PLAINTEXT,
+            Self::Hbone => sotto_abi::ROLE_HBONE,
+        }
+    }
+}

@@ -1,3 +1,1 @@
-//! Which pods are ours: found in the cluster and told by CNI, captured and released one by one.
-
-pub mod install;
+//! (in the making)

@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod ebpf;
 mod exec;
 mod image;
 mod needs;
@@ -33,6 +34,8 @@ enum Task {
     Ci(ci::Args),
     /// Checks what no compiler checks: imports, sizes, words, the code map.
     Tidy(tidy::Args),
+    /// Builds the eBPF object that the agent embeds; checks, loads or unloads it.
+    Ebpf(ebpf::EbpfArgs),
     /// Builds the container image.
     Image(image::Args),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Ci(args) => ci::run(&args),
         Task::Tidy(args) => tidy::run(&args),
+        Task::Ebpf(args) => ebpf::run(&args),
         Task::Image(args) => image::run(&args),
     };
     match done {

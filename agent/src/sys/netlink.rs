@@ -71,6 +71,19 @@ impl Netlink {
         Ok(Self { socket })
     }
 
+    /// Brings up `lo`.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_loopback_up(&self) -> io::Result<()> {
+        let up = u32::try_from(libc::IFF_UP).map_err(io::Error::other)?;
+        let mut body = vec![0; 4]; // family and type
+        body.extend(LOOPBACK_INDEX.to_ne_bytes());
+        body.extend(up.to_ne_bytes());
+        body.extend(up.to_ne_bytes()); // which flags change
+        self.request(libc::RTM_NEWLINK, 0, &body)
+    }
+
     /// Adds the rule; if it is there already, nothing changes.
     ///
     /// # Errors

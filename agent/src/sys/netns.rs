@@ -47,6 +47,23 @@ impl Netns {
         Self::open(Path::new(&format!("/proc/{pid}/ns/net")))
     }
 
+    /// Looks for a namespace by its inode, in `/run/netns` and among the processes of `proc` (`/proc`, or where
+    /// the host's is mounted).
+    ///
+    /// # Errors
+    /// `proc` cannot be read. A namespace that nobody shows is `None`.
+    pub fn find(inode: u64, proc: &Path) -> io::Result<Option<Self>> {
+        let named = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+        let named = named.map(|entry| entry.path());
+        let of_processes =
+            std::fs::read_dir(proc)?.flatten().map(|entry| entry.path().join("ns/net"));
+        let found = named
+            .chain(of_processes)
+            .filter(|path| std::fs::metadata(path).is_ok_and(|found| found.ino() == inode))
+            .find_map(|path| Self::open(&path).ok());
+        Ok(found)
+    }
+
     /// The calling thread's namespace.
     ///
     /// # Errors

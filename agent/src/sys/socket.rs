@@ -90,7 +90,6 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
     nix::sys::socket::getsockopt(&socket.as_fd(), NetnsCookie).map_err(io::Error::from)
 }
 
-#[expect(unsafe_code, reason = "the expansion of nix's socket option macro")]
 mod cookie {
     nix::getsockopt_impl!(
         NetnsCookie,

@@ -1,8 +1,65 @@
-//! Every byte shared between the kernel programs and the agent.
+//! Every byte shared between the kernel programs and the agent: map keys and values, marks, ports, names.
+//!
+//! Layouts are fixed here by assertions; a change of any of them is a new [`PIN_DIRECTORY`].
 #![no_std]
+
+mod address;
+pub mod names;
+mod records;
+
+pub use address::Address;
+pub use records::{
+    CidrKey, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod, PodConfig,
+};
+
+/// Where everything is pinned by default; the ABI's version is part of the path.
+pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/sotto/v1";
+
 /// Mark of flows looped through `lo` to the agent, inside a pod's network namespace only.
 pub const MARK_LOOP: u32 = 0x111;
 /// Mark of the agent's own inbound sockets, inside a pod's network namespace only.
 pub const MARK_AGENT: u32 = 0x539;
+/// Routing table, and priority of the rule, that send marked flows to `lo`.
+pub const LOOP_TABLE: u32 = 100;
+/// Priority of the rule that selects [`LOOP_TABLE`].
+pub const LOOP_RULE_PRIORITY: u32 = 100;
 /// The port of HBONE.
 pub const HBONE_PORT: u16 = 15008;
+
+/// Role of a listener: plaintext from other pods and the outside.
+pub const ROLE_PLAINTEXT: u32 = 0;
+/// Role of a listener: what the pod itself opens.
+pub const ROLE_OUTBOUND: u32 = 1;
+/// Role of a listener: HBONE from other nodes' agents and proxies.
+pub const ROLE_HBONE: u32 = 2;
+/// Slots of a pod's `SOCKS`: `role * 2 + is_v6`, rounded up.
+pub const SOCK_SLOTS: u32 = 8;
+
+/// The slot of `SOCKS` for a role and family.
+#[inline(always)]
+pub const fn sock_slot(role: u32, is_v6: bool) -> u32 {
+    role * 2 + is_v6 as u32
+}
+
+/// [`Pod::flags`]: connections go direct while the agent is away, instead of being refused.
+pub const POD_FAIL_OPEN: u32 = 1;
+/// [`Pod::flags`]: the pod has entries in `EXCLUDED_PORTS`.
+pub const POD_EXCLUDES_PORTS: u32 = 2;
+/// [`Pod::flags`]: the pod has entries in `EXCLUDED_CIDRS`.
+pub const POD_EXCLUDES_CIDRS: u32 = 4;
+
+/// [`Global::flags`]: `DESTINATIONS` and `DESTINATION_CIDRS` are complete.
+pub const GLOBAL_SYNCED: u64 = 1;
+/// [`Global::flags`]: destinations outside the mesh are captured too, by choice or because a map is full.
+pub const GLOBAL_CAPTURE_UNKNOWN: u64 = 2;
+
+/// Entries of the maps that hold one per pod.
+pub const MAX_PODS: u32 = 4096;
+/// Entries of `DESTINATIONS`: addresses of workloads and services.
+pub const MAX_DESTINATIONS: u32 = 262_144;
+/// Entries of `DESTINATION_CIDRS`.
+pub const MAX_DESTINATION_CIDRS: u32 = 16_384;
+/// Entries of `EXCLUDED_PORTS` and of `EXCLUDED_CIDRS`, over all pods.
+pub const MAX_EXCLUSIONS: u32 = 16_384;
+/// Entries of `PROBE_FLOWS`: connections of the kubelet at one time.
+pub const MAX_PROBE_FLOWS: u32 = 4096;

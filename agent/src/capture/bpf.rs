@@ -1,0 +1,175 @@
+//! The kernel's side of the capture: programs, maps and pins. The only module that knows aya.
+//!
+//! [`Kernel`] is the one writer of the maps. All it does is pinned, so that connections stay captured (or
+//! refused) when the agent goes, and the next agent adopts what it finds: the pins are the truth, not its memory.
+
+mod counters;
+mod destinations;
+mod error;
+mod hand;
+mod maps;
+mod node;
+mod object;
+mod pins;
+mod pods;
+mod remove;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use sotto_abi::{GLOBAL_CAPTURE_UNKNOWN, GLOBAL_SYNCED, Global};
+
+use super::routing::{self, SavedSettings};
+use super::{PodCapture, PodListeners};
+use crate::mesh::PodUid;
+use crate::mesh::destinations::DestinationsDelta;
+
+pub use counters::Counters;
+pub use error::BpfError;
+pub use hand::{HandLoaded, load, unload};
+use maps::Maps;
+use object::Object;
+use pins::Pins;
+pub use pods::AdoptedPod;
+pub use remove::remove_all;
+
+/// What the kernel's side is installed with.
+#[derive(Debug, Clone)]
+pub struct KernelConfig {
+    /// Where maps and links are pinned, on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// The cgroup below which all pods of the node are.
+    pub cgroup_root: PathBuf,
+    /// The agent's own cgroup, whose connections are never captured.
+    pub agent_cgroup_id: u64,
+    /// The kubelet's cgroup, whose connections into pods are not captured.
+    pub kubelet_cgroup: Option<PathBuf>,
+    /// Connections go direct while no agent runs, instead of being refused.
+    pub fail_open: bool,
+    /// Destinations outside the mesh are captured too.
+    pub proxy_unknown: bool,
+}
+
+/// The installed programs and maps.
+#[derive(Debug)]
+pub struct Kernel {
+    config: KernelConfig,
+    pins: Pins,
+    object: Object,
+    maps: Maps,
+    /// Settings of pods that are released but not finished.
+    released: HashMap<PodUid, SavedSettings>,
+    /// A map of destinations was full once, so it is not complete.
+    overflowed: bool,
+    synced: bool,
+}
+
+impl Kernel {
+    /// Loads the programs and attaches them to the node, or adopts what an earlier agent left: its pods stay
+    /// enrolled, its programs are replaced. Captures everything until [`Self::set_synced`].
+    ///
+    /// Must come before the agent opens any socket in a pod: only then is its cgroup known to the programs.
+    ///
+    /// # Errors
+    /// The kernel lacks something, or the directories are not what they should be.
+    pub fn install(config: KernelConfig) -> Result<Self, BpfError> {
+        let pins = Pins::create(&config.pin_dir)?;
+        let object = Object::new(&pins);
+        let mut programs = object.load_node()?;
+        let mut maps = Maps::take(&mut programs)?;
+        maps.clear_destinations()?;
+        let mut kernel = Self {
+            config,
+            pins,
+            object,
+            maps,
+            released: HashMap::new(),
+            overflowed: false,
+            synced: false,
+        };
+        kernel.write_global()?;
+        kernel.collect_garbage()?;
+        kernel.attach_node(&mut programs)?;
+        Ok(kernel)
+    }
+
+    /// Tells the programs whether the maps of destinations are complete.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_synced(&mut self, synced: bool) -> Result<(), BpfError> {
+        self.synced = synced;
+        self.write_global()
+    }
+
+    /// Brings the maps of destinations up to date. If one is full, everything is captured from then on.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn update_destinations(&mut self, delta: &DestinationsDelta) -> Result<(), BpfError> {
+        let complete = self.maps.apply(delta)?;
+        if !complete && !self.overflowed {
+            tracing::warn!("too many destinations: connections to unknown ones are captured too");
+            self.overflowed = true;
+            self.write_global()?;
+        }
+        Ok(())
+    }
+
+    /// Redirects a pod's connections to its listeners; the order is such that nothing is redirected before
+    /// somebody takes it. Repeating it, also for an adopted pod, switches to the new listeners at once.
+    ///
+    /// # Errors
+    /// The namespace is gone or the kernel refuses; [`Self::release`] takes back what was done.
+    pub fn capture(&mut self, pod: &PodCapture, listeners: &PodListeners) -> Result<(), BpfError> {
+        self.enrol(pod, listeners)
+    }
+
+    /// Stops redirecting a pod's connections, those that exist go on. [`Self::finish_release`] follows when they
+    /// are drained. Unknown pods are fine.
+    ///
+    /// # Errors
+    /// The kernel refuses; all that can be taken back is.
+    pub fn release(&mut self, uid: &PodUid) -> Result<(), BpfError> {
+        self.unenrol(uid)
+    }
+
+    /// Takes back the rest, on which released connections depend: rules, routes, settings.
+    ///
+    /// # Errors
+    /// The kernel refuses. A namespace that is gone has nothing to take back.
+    pub fn finish_release(&mut self, pod: &PodCapture) -> Result<(), BpfError> {
+        let saved = self.released.remove(&pod.pod.uid).unwrap_or_default();
+        Ok(routing::close(&pod.netns, &routing::addresses(&pod.pod), saved)?)
+    }
+
+    /// Looks after what changes on its own: a kubelet's cgroup that was made anew, pods that are gone.
+    /// To be called now and then.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn maintain(&mut self) -> Result<(), BpfError> {
+        self.collect_garbage()?;
+        self.attend_kubelet()
+    }
+
+    fn write_global(&mut self) -> Result<(), BpfError> {
+        let own = self.config.agent_cgroup_id;
+        let [current, previous] = self.maps.agent_cgroups()?;
+        // A predecessor drains while we start: its connections are not to be captured either.
+        let agent_cgroups = if current == own { [own, previous] } else { [own, current] };
+        let mut flags = 0;
+        if self.synced {
+            flags |= GLOBAL_SYNCED;
+        }
+        if self.config.proxy_unknown || self.overflowed {
+            flags |= GLOBAL_CAPTURE_UNKNOWN;
+        }
+        self.maps.set_global(Global { agent_cgroups, flags })
+    }
+
+    /// Where maps and links are pinned.
+    pub fn pin_dir(&self) -> &Path {
+        &self.config.pin_dir
+    }
+}

@@ -1,0 +1,211 @@
+//! A pod's part: its program, sockets and entries.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use aya::maps::{Array, Map, MapData, PerCpuValues, SockMap};
+use aya::programs::SkLookup;
+use aya::programs::links::FdLink;
+use sotto_abi::{
+    Address, Counts, POD_EXCLUDES_CIDRS, POD_EXCLUDES_PORTS, POD_FAIL_OPEN, Pod, PodConfig, names,
+    sock_slot,
+};
+
+use super::error::absent_is_fine;
+use super::node::{clone_fd, program};
+use super::pins::{PodPins, remove_file};
+use super::{BpfError, Kernel};
+use crate::capture::routing::{self, SavedSettings};
+use crate::capture::{PodCapture, PodListeners, Role};
+use crate::mesh::{LocalPod, PodUid};
+use crate::sys::bpf::{LinkKind, link_target, open_pinned, update_link};
+
+/// A pod whose capture is in the kernel, whoever put it there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdoptedPod {
+    /// Kubernetes UID.
+    pub uid: PodUid,
+    /// Inode of its network namespace.
+    pub netns_inode: u64,
+    /// Cookie of its network namespace.
+    pub cookie: u64,
+}
+
+impl Kernel {
+    /// The pods whose capture is in the kernel, and whose network namespace still exists.
+    ///
+    /// # Errors
+    /// The pin directory cannot be read.
+    pub fn adopted(&self) -> Result<Vec<AdoptedPod>, BpfError> {
+        let mut adopted = Vec::new();
+        for (uid, pins) in self.pins.all_pods()? {
+            if let (Some(netns_inode), Some(config)) = (pinned_netns(&pins.link()), read(&pins)) {
+                adopted.push(AdoptedPod { uid, netns_inode, cookie: config.cookie });
+            }
+        }
+        Ok(adopted)
+    }
+
+    pub(super) fn enrol(
+        &mut self,
+        capture: &PodCapture,
+        listeners: &PodListeners,
+    ) -> Result<(), BpfError> {
+        let pod = &capture.pod;
+        let cookie = capture.netns.cookie().map_err(BpfError::Cookie)?;
+        let pins = self.pins.pod(&pod.uid)?;
+        let known = read(&pins);
+        if known.is_some_and(|known| known.cookie != cookie) {
+            // The pod's sandbox was made anew.
+            self.unenrol(&pod.uid)?;
+            self.released.remove(&pod.uid);
+        }
+        let opened = routing::open(&capture.netns, pod)?;
+        let saved = match known.filter(|known| known.cookie == cookie) {
+            Some(known) => SavedSettings(known.settings),
+            None => self.released.remove(&pod.uid).unwrap_or(opened),
+        };
+        let record = record(pod, listeners, self.config.fail_open);
+        pins.create()?;
+        self.steer(
+            capture,
+            &pins,
+            listeners,
+            PodConfig { cookie, pod: record, settings: saved.0, _pad: 0 },
+        )?;
+        let (_, token) = listeners
+            .leaders()
+            .find(|(role, _)| *role == Role::Outbound)
+            .ok_or(BpfError::NoListeners)?;
+        self.maps
+            .out_listeners
+            .insert(cookie, token.as_raw_fd(), 0)
+            .map_err(BpfError::map("write", names::OUT_LISTENERS))?;
+        self.maps.set_exclusions(cookie, &pod.exclusions)?;
+        self.start_counting(cookie)?;
+        self.maps
+            .enrolled
+            .insert(cookie, record, 0)
+            .map_err(BpfError::map("write", names::ENROLLED))
+    }
+
+    pub(super) fn unenrol(&mut self, uid: &PodUid) -> Result<(), BpfError> {
+        let pins = self.pins.pod(uid)?;
+        let Some(known) = read(&pins) else { return pins.remove() };
+        // First nothing more goes out to the agent, then nothing more comes in to it.
+        absent_is_fine(self.maps.enrolled.remove(&known.cookie))
+            .map_err(BpfError::map("clear", names::ENROLLED))?;
+        let unpinned = remove_file(&pins.link());
+        let forgotten = self.maps.forget(known.cookie);
+        self.released.insert(uid.clone(), SavedSettings(known.settings));
+        unpinned.and(forgotten).and(pins.remove())
+    }
+
+    /// Forgets pods whose network namespace is gone, and entries that no pod has.
+    pub(super) fn collect_garbage(&mut self) -> Result<(), BpfError> {
+        let mut alive = Vec::new();
+        for (uid, pins) in self.pins.all_pods()? {
+            match (pinned_netns(&pins.link()), read(&pins)) {
+                (Some(_), Some(config)) => alive.push(config.cookie),
+                _ => {
+                    tracing::info!(pod = %uid, "the pod's network namespace is gone");
+                    pins.remove()?;
+                }
+            }
+        }
+        let enrolled: Vec<_> = self.maps.enrolled.keys().filter_map(Result::ok).collect();
+        for cookie in enrolled.into_iter().filter(|cookie| !alive.contains(cookie)) {
+            self.maps.forget(cookie)?;
+        }
+        Ok(())
+    }
+
+    /// Hands what arrives in the pod to the listeners.
+    fn steer(
+        &mut self,
+        capture: &PodCapture,
+        pins: &PodPins,
+        listeners: &PodListeners,
+        config: PodConfig,
+    ) -> Result<(), BpfError> {
+        let mut object = self.object.load_pod(pins)?;
+        let map = object.take_map(names::POD).ok_or(BpfError::Missing(names::POD))?;
+        let mut pod: Array<_, PodConfig> =
+            map.try_into().map_err(BpfError::map("open", names::POD))?;
+        pod.set(0, config, 0).map_err(BpfError::map("write", names::POD))?;
+        let map = object.take_map(names::SOCKS).ok_or(BpfError::Missing(names::SOCKS))?;
+        let mut socks = SockMap::try_from(map).map_err(BpfError::map("open", names::SOCKS))?;
+        for (role, listener) in listeners.leaders() {
+            let is_v6 = listener.local_addr().is_ok_and(|address| address.is_ipv6());
+            socks
+                .set(sock_slot(role.number(), is_v6), listener, 0)
+                .map_err(BpfError::map("write", names::SOCKS))?;
+        }
+        let steer: &mut SkLookup = program(&mut object, names::STEER)?;
+        steer.load().map_err(BpfError::program("verify", names::STEER))?;
+        let pin = pins.link();
+        if pinned_netns(&pin) == Some(capture.netns.inode()) {
+            let link = open_pinned(&pin).map_err(BpfError::file("open", &pin))?;
+            let program = clone_fd(steer.fd(), names::STEER)?;
+            return update_link(link.as_fd(), program.as_fd())
+                .map_err(BpfError::program("replace", names::STEER));
+        }
+        remove_file(&pin)?;
+        let link = steer
+            .attach(&capture.netns)
+            .and_then(|link| steer.take_link(link))
+            .map_err(BpfError::program("attach", names::STEER))?;
+        FdLink::from(link).pin(&pin).map_err(BpfError::program("pin", names::STEER)).map(drop)
+    }
+
+    fn start_counting(&mut self, cookie: u64) -> Result<(), BpfError> {
+        if self.maps.pod_counts.get(&cookie, 0).is_ok() {
+            return Ok(());
+        }
+        let failed = BpfError::map("write", names::POD_COUNTS);
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(file, source)| BpfError::file("read", Path::new(file))(source))?;
+        let zero = PerCpuValues::try_from(vec![Counts::default(); cpus]).map_err(|source| {
+            BpfError::file("count", Path::new("/sys/devices/system/cpu"))(source)
+        })?;
+        self.maps.pod_counts.insert(cookie, zero, 0).map_err(failed)
+    }
+}
+
+/// What the programs know of a pod. A family that the agent cannot listen on counts as one that the pod has not:
+/// its connections are refused rather than lost.
+fn record(pod: &LocalPod, listeners: &PodListeners, fail_open: bool) -> Pod {
+    let listens_v6 =
+        listeners.leaders().any(|(_, one)| one.local_addr().is_ok_and(|at| at.is_ipv6()));
+    let address = |ip: Option<std::net::IpAddr>| ip.map_or(Address::NONE, Address::from);
+    let mut flags = 0;
+    if fail_open {
+        flags |= POD_FAIL_OPEN;
+    }
+    if !pod.exclusions.outbound_ports.is_empty() {
+        flags |= POD_EXCLUDES_PORTS;
+    }
+    if !pod.exclusions.outbound_cidrs.is_empty() {
+        flags |= POD_EXCLUDES_CIDRS;
+    }
+    Pod {
+        ip4: address(pod.ip4.map(Into::into)),
+        ip6: address(pod.ip6.filter(|_| listens_v6).map(Into::into)),
+        flags,
+        _pad: 0,
+    }
+}
+
+/// A pod's pinned configuration.
+pub(super) fn read(pins: &PodPins) -> Option<PodConfig> {
+    let map = Map::Array(MapData::from_pin(pins.config()).ok()?);
+    let pod: Array<_, PodConfig> = map.try_into().ok()?;
+    pod.get(&0, 0).ok()
+}
+
+/// The network namespace that a pinned link is attached to, if there is such a link and namespace.
+pub(super) fn pinned_netns(pin: &Path) -> Option<u64> {
+    let link = open_pinned(pin).ok()?;
+    let target = link_target(link.as_fd(), LinkKind::Netns).ok()?;
+    (target.target != 0).then_some(target.target)
+}

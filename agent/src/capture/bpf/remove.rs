@@ -1,0 +1,52 @@
+//! Removes every trace, for the end of a node's membership.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use sotto_abi::Address;
+
+use super::BpfError;
+use super::pins::Pins;
+use super::pods::{pinned_netns, read};
+use crate::capture::routing::{self, SavedSettings};
+use crate::sys::Netns;
+
+/// Detaches all programs and removes all pins below `pin_dir`, and the rules, routes and settings of pods whose
+/// network namespace shows in `/run/netns` or `/proc`. Goes on after errors.
+///
+/// # Errors
+/// All that went wrong.
+pub fn remove_all(pin_dir: &Path) -> Result<(), Vec<BpfError>> {
+    if !pin_dir.exists() {
+        return Ok(());
+    }
+    let pins = Pins::below(pin_dir);
+    let mut errors = Vec::new();
+    match pins.all_pods() {
+        Ok(pods) => {
+            for (_, pod) in pods {
+                let config = read(&pod);
+                let netns = pinned_netns(&pod.link()).and_then(find);
+                errors.extend(pod.remove().err());
+                if let (Some(netns), Some(config)) = (netns, config) {
+                    let addresses: Vec<IpAddr> = [config.pod.ip4, config.pod.ip6]
+                        .into_iter()
+                        .filter(|address| !address.is(&Address::NONE))
+                        .map(IpAddr::from)
+                        .collect();
+                    let closed = routing::close(&netns, &addresses, SavedSettings(config.settings));
+                    errors.extend(closed.err().map(BpfError::from));
+                }
+            }
+        }
+        Err(error) => errors.push(error),
+    }
+    if let Err(error) = std::fs::remove_dir_all(pin_dir) {
+        errors.push(BpfError::file("remove", pin_dir)(error));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+fn find(inode: u64) -> Option<Netns> {
+    Netns::find(inode, Path::new("/proc")).ok().flatten()
+}

@@ -1,0 +1,209 @@
+//! The agent's listeners inside a pod, and the loops that accept from them.
+//!
+//! They are bound to loopback with a port of the kernel's choice: the kernel hands connections over whatever
+//! the bound address is, so no port of the pod is taken, and nothing can reach them by address but by mistake.
+//! Such a mistake (the local address is the listener's own) is dropped, or it would loop.
+//!
+//! | task | owner | ends |
+//! |---|---|---|
+//! | accept loops | [`ThreadListeners::run`] | with `stop`, after the accept queue is empty |
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use sotto_abi::{MARK_AGENT, MARK_LOOP};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{Captured, PodCapture, Role};
+use crate::sys::socket::{self, ListenOptions};
+
+/// Why a pod has no listeners.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The namespace is gone, or may not be entered.
+    #[error("failed to enter the pod's network namespace")]
+    Enter(#[source] io::Error),
+    /// The kernel refuses a listener.
+    #[error("failed to listen on {address} in the pod")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// All listeners of a pod. Those of one role and family share an address, one for each thread.
+#[derive(Debug)]
+pub struct PodListeners {
+    threads: Vec<Option<ThreadListeners>>,
+}
+
+/// A pod's listeners for one thread: one for each role and family.
+#[derive(Debug)]
+pub struct ThreadListeners {
+    listeners: Vec<(Role, TcpListener)>,
+}
+
+/// Pauses after a failed accept: the process may be out of descriptors.
+const ACCEPT_BACKOFF: std::ops::Range<Duration> = Duration::from_millis(5)..Duration::from_secs(1);
+
+impl PodListeners {
+    /// Listens in the pod's network namespace. IPv6 may be absent.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel refuses an IPv4 listener.
+    pub fn bind(pod: &PodCapture, threads: usize) -> Result<Self, ListenError> {
+        let bind_all = || -> Result<Self, ListenError> {
+            let mut all: Vec<_> = (0..threads.max(1)).map(|_| Vec::new()).collect();
+            for role in Role::ALL {
+                bind_group(role, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &mut all)?;
+                match bind_group(role, SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), &mut all) {
+                    Err(ListenError::Listen { source, .. }) if is_family_absent(&source) => {}
+                    other => other?,
+                }
+            }
+            let threads = all.into_iter().map(|listeners| Some(ThreadListeners { listeners }));
+            Ok(Self { threads: threads.collect() })
+        };
+        pod.netns.enter(bind_all).map_err(ListenError::Enter)?
+    }
+
+    /// Takes a thread's share; `None` if there is no such thread or it is taken.
+    pub fn take_thread(&mut self, index: usize) -> Option<ThreadListeners> {
+        self.threads.get_mut(index)?.take()
+    }
+
+    /// One listener of each group, for the kernel, which spreads connections over the group.
+    /// Empty once the first thread's share is taken.
+    pub(super) fn leaders(&self) -> impl Iterator<Item = (Role, &TcpListener)> {
+        let first = self.threads.first().and_then(Option::as_ref);
+        first.into_iter().flat_map(|first| &first.listeners).map(|(role, one)| (*role, one))
+    }
+}
+
+impl ThreadListeners {
+    /// Accepts until `stop`, then empties the accept queues and closes. Must run inside a `LocalSet` or on a
+    /// current-thread runtime; `on` should start a task for the connection and return.
+    ///
+    /// # Errors
+    /// The runtime cannot watch the sockets. Failed accepts are retried, not returned.
+    pub async fn run(
+        self,
+        pod: Arc<PodCapture>,
+        on: impl Fn(Captured),
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        let (pod, on) = (&pod, Rc::new(on));
+        let loops = self.listeners.into_iter().map(|(role, listener)| {
+            let (on, stop) = (Rc::clone(&on), &stop);
+            async move {
+                let own = listener.local_addr()?;
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let hand_over = |stream: TcpStream, client: SocketAddr| {
+                    if let Some(captured) = captured(stream, client, own, role, pod) {
+                        on(captured);
+                    }
+                };
+                accept_until(&listener, stop, hand_over).await;
+                Ok(())
+            }
+        });
+        futures::future::try_join_all(loops).await.map(drop)
+    }
+}
+
+/// Binds one listener for each thread, all to the same address.
+fn bind_group(
+    role: Role,
+    address: SocketAddr,
+    all: &mut [Vec<(Role, TcpListener)>],
+) -> Result<(), ListenError> {
+    let failed = |address| move |source| ListenError::Listen { address, source };
+    let options = ListenOptions {
+        // What the pod opens arrives marked; answers of any kind must carry the same mark, or they leave the
+        // pod in the clear. What comes from outside must not take the loop.
+        mark: Some(if role == Role::Outbound { MARK_LOOP } else { MARK_AGENT }),
+        transparent: true,
+        reuse_port: true,
+        loopback_leg: role == Role::Outbound,
+        ..ListenOptions::default()
+    };
+    let mut address = address;
+    for listeners in all {
+        let listener = socket::listen(address, options).map_err(failed(address))?;
+        address = listener.local_addr().map_err(failed(address))?;
+        listeners.push((role, listener));
+    }
+    Ok(())
+}
+
+fn is_family_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// `None` for a connection to the listener's own address, which no redirection made.
+fn captured(
+    stream: TcpStream,
+    client: SocketAddr,
+    own: SocketAddr,
+    role: Role,
+    pod: &Arc<PodCapture>,
+) -> Option<Captured> {
+    // Fails only if the peer is gone already.
+    let local = stream.local_addr().ok()?;
+    if local == own {
+        tracing::debug!(%client, ?role, "dropped a connection to a listener's own address");
+        return None;
+    }
+    Some(Captured {
+        stream,
+        role,
+        pod: Arc::clone(pod),
+        client: canonical(client),
+        original_destination: canonical(local),
+    })
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+async fn accept_until(
+    listener: &tokio::net::TcpListener,
+    stop: &CancellationToken,
+    hand_over: impl Fn(TcpStream, SocketAddr),
+) {
+    let mut pause = ACCEPT_BACKOFF.start;
+    loop {
+        let accepted = tokio::select! {
+            biased; // a stop must not wait for a lull
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, client)) => {
+                pause = ACCEPT_BACKOFF.start;
+                hand_over(stream, client);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept");
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(ACCEPT_BACKOFF.end);
+            }
+        }
+    }
+    // The kernel completed these handshakes for us; closing now would reset them.
+    while let Some(Ok((stream, client))) = listener.accept().now_or_never() {
+        hand_over(stream, client);
+    }
+}

@@ -1,0 +1,62 @@
+//! Names of maps, programs and pins.
+
+/// Hash: network namespace cookie -> [`crate::Pod`].
+pub const ENROLLED: &str = "ENROLLED";
+/// Array of one: [`crate::Global`].
+pub const GLOBAL: &str = "GLOBAL";
+/// Sock hash: network namespace cookie -> the agent's outbound listener there.
+pub const OUT_LISTENERS: &str = "OUT_LISTENERS";
+/// LRU hash: [`crate::Flow`] -> 1.
+pub const PROBE_FLOWS: &str = "PROBE_FLOWS";
+/// Hash: [`crate::Address`] -> 1.
+pub const DESTINATIONS: &str = "DESTINATIONS";
+/// LPM trie: [`crate::CidrKey`] -> 1.
+pub const DESTINATION_CIDRS: &str = "DESTINATION_CIDRS";
+/// Hash: [`crate::ExcludedPort`] -> 1.
+pub const EXCLUDED_PORTS: &str = "EXCLUDED_PORTS";
+/// LPM trie: [`crate::ExcludedCidrKey`] -> 1.
+pub const EXCLUDED_CIDRS: &str = "EXCLUDED_CIDRS";
+/// Per-CPU array of one: [`crate::Counts`] of the node.
+pub const COUNTS: &str = "COUNTS";
+/// Per-CPU hash: network namespace cookie -> [`crate::Counts`] of the pod.
+pub const POD_COUNTS: &str = "POD_COUNTS";
+/// Sock map, one for each pod: [`crate::sock_slot`] -> listener.
+pub const SOCKS: &str = "SOCKS";
+/// Array of one, one for each pod: [`crate::PodConfig`].
+pub const POD: &str = "POD";
+
+/// Maps shared by all pods of the node, pinned by name in [`MAPS_DIRECTORY`].
+pub const SHARED_MAPS: [&str; 10] = [
+    ENROLLED,
+    GLOBAL,
+    OUT_LISTENERS,
+    PROBE_FLOWS,
+    DESTINATIONS,
+    DESTINATION_CIDRS,
+    EXCLUDED_PORTS,
+    EXCLUDED_CIDRS,
+    COUNTS,
+    POD_COUNTS,
+];
+
+/// Program on connect(2) to IPv4, attached to the node's cgroup root.
+pub const CONNECT4: &str = "connect4";
+/// Program on connect(2) to IPv6, attached to the node's cgroup root.
+pub const CONNECT6: &str = "connect6";
+/// Program on the lookup of listeners, one for each pod, attached to its network namespace.
+pub const STEER: &str = "steer";
+/// Program on the kubelet's sockets, attached to its cgroup.
+pub const PROBE: &str = "probe";
+
+/// Below the pin directory: shared maps.
+pub const MAPS_DIRECTORY: &str = "maps";
+/// Below the pin directory: the node's links, named as their programs.
+pub const LINKS_DIRECTORY: &str = "links";
+/// Below the pin directory: one directory for each pod, named by its UID.
+pub const PODS_DIRECTORY: &str = "pods";
+/// In a pod's directory: the link of [`STEER`].
+pub const POD_LINK: &str = "link";
+/// In a pod's directory: its [`SOCKS`].
+pub const POD_SOCKS: &str = "socks";
+/// In a pod's directory: its [`POD`].
+pub const POD_CONFIG: &str = "pod";

@@ -1,0 +1,155 @@
+//! The maps, and the reads and counts of the programs. One writer each: user space, but where it says otherwise.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::helpers::{bpf_map_lookup_elem, bpf_sk_release};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, SockHash, SockMap,
+};
+use sotto_abi::{
+    Address, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, MAX_DESTINATION_CIDRS,
+    MAX_DESTINATIONS, MAX_EXCLUSIONS, MAX_PODS, MAX_PROBE_FLOWS, Pod, PodConfig, SOCK_SLOTS,
+};
+
+/// Network namespace cookie -> pod. The truth of who is enrolled.
+/// Full: the enrolment of one more pod fails.
+#[map]
+static ENROLLED: HashMap<u64, Pod> = HashMap::pinned(MAX_PODS, BPF_F_NO_PREALLOC);
+
+/// Configuration for all pods of the node.
+#[map]
+static GLOBAL: Array<Global> = Array::pinned(1, 0);
+
+/// Network namespace cookie -> the agent's outbound listener there. The kernel removes an entry together with
+/// the socket, so a hit means that the agent is alive.
+#[map]
+static OUT_LISTENERS: SockHash<u64> = SockHash::pinned(MAX_PODS, 0);
+
+/// Connections of the kubelet, written by the `probe` program. Full: the oldest goes.
+#[map]
+static PROBE_FLOWS: LruHashMap<Flow, u32> = LruHashMap::pinned(MAX_PROBE_FLOWS, 0);
+
+/// Addresses of workloads and services. Full: user space sets `GLOBAL_CAPTURE_UNKNOWN`.
+#[map]
+static DESTINATIONS: HashMap<Address, u32> = HashMap::pinned(MAX_DESTINATIONS, BPF_F_NO_PREALLOC);
+
+/// Ranges of services. Full: user space sets `GLOBAL_CAPTURE_UNKNOWN`.
+#[map]
+static DESTINATION_CIDRS: LpmTrie<Address, u32> = LpmTrie::pinned(MAX_DESTINATION_CIDRS, 0);
+
+/// Ports that pods keep out of the mesh. Full: they are captured.
+#[map]
+static EXCLUDED_PORTS: HashMap<ExcludedPort, u32> =
+    HashMap::pinned(MAX_EXCLUSIONS, BPF_F_NO_PREALLOC);
+
+/// Ranges that pods keep out of the mesh. Full: they are captured.
+#[map]
+static EXCLUDED_CIDRS: LpmTrie<ExcludedCidrKey, u32> = LpmTrie::pinned(MAX_EXCLUSIONS, 0);
+
+/// What happened on the node, written by the programs.
+#[map]
+static COUNTS: PerCpuArray<Counts> = PerCpuArray::pinned(1, 0);
+
+/// What happened to each pod: entries made by user space, counted by the programs.
+#[map]
+static POD_COUNTS: PerCpuHashMap<u64, Counts> = PerCpuHashMap::pinned(MAX_PODS, BPF_F_NO_PREALLOC);
+
+/// The agent's listeners in this pod. One map for each pod.
+#[map]
+pub static SOCKS: SockMap = SockMap::with_max_entries(SOCK_SLOTS, 0);
+
+/// This pod. One map for each pod.
+#[map]
+static POD: Array<PodConfig> = Array::with_max_entries(1, 0);
+
+const ADDRESS_BITS: u32 = 128;
+const COOKIE_BITS: u32 = 64;
+
+/// The pod of a network namespace, if it is enrolled.
+#[inline(always)]
+pub fn enrolled(cookie: u64) -> Option<&'static Pod> {
+    // SAFETY: entries are replaced whole and freed after an RCU grace period, which outlasts the program.
+    unsafe { ENROLLED.get(cookie) }
+}
+
+/// The pod of this instance.
+#[inline(always)]
+pub fn pod() -> Option<&'static PodConfig> {
+    POD.get(0)
+}
+
+/// The node's configuration.
+#[inline(always)]
+pub fn global() -> Option<&'static Global> {
+    GLOBAL.get(0)
+}
+
+/// Whether the agent listens for what the pod opens.
+#[inline(always)]
+pub fn agent_listens(cookie: u64) -> bool {
+    // SAFETY: the map and the key outlive the call; the socket's reference is given back at once.
+    unsafe {
+        let socket = bpf_map_lookup_elem(
+            (&raw const OUT_LISTENERS).cast_mut().cast(),
+            (&raw const cookie).cast(),
+        );
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket);
+        true
+    }
+}
+
+/// Whether an address belongs to the mesh.
+#[inline(always)]
+pub fn is_destination(address: &Address) -> bool {
+    DESTINATIONS.get_ptr(address).is_some()
+        || DESTINATION_CIDRS.get(Key::new(ADDRESS_BITS, *address)).is_some()
+}
+
+/// Whether a pod keeps a destination port out of the mesh.
+#[inline(always)]
+pub fn excludes_port(cookie: u64, port: u16) -> bool {
+    EXCLUDED_PORTS.get_ptr(ExcludedPort { cookie, port: port.into(), _pad: 0 }).is_some()
+}
+
+/// Whether a pod keeps a destination address out of the mesh.
+#[inline(always)]
+pub fn excludes_address(cookie: u64, address: &Address) -> bool {
+    let key = ExcludedCidrKey::new(cookie, *address);
+    EXCLUDED_CIDRS.get(Key::new(COOKIE_BITS + ADDRESS_BITS, key)).is_some()
+}
+
+/// Remembers a connection of the kubelet.
+#[inline(always)]
+pub fn remember(flow: &Flow) -> Result<(), i32> {
+    PROBE_FLOWS.insert(flow, 1, 0)
+}
+
+/// Forgets a connection of the kubelet; it may be evicted already.
+#[inline(always)]
+pub fn forget(flow: &Flow) {
+    let _absent_is_fine = PROBE_FLOWS.remove(flow);
+}
+
+/// Whether a connection is the kubelet's.
+#[inline(always)]
+pub fn is_probe(flow: &Flow) -> bool {
+    PROBE_FLOWS.get_ptr(flow).is_some()
+}
+
+/// Counts for the node and the pod.
+#[inline(always)]
+pub fn count(cookie: u64, counter: Counter) {
+    // SAFETY: per-CPU values, and programs are not preempted by themselves on one CPU.
+    unsafe {
+        if let Some(counts) = COUNTS.get_ptr_mut(0) {
+            (*counts).0[counter as usize] += 1;
+        }
+        if let Some(counts) = POD_COUNTS.get_ptr_mut(cookie) {
+            (*counts).0[counter as usize] += 1;
+        }
+    }
+}

@@ -1,2 +1,0 @@
-//! Shows plaintext become mutual TLS.
-fn main() {}

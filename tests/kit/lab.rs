@@ -1,0 +1,177 @@
+//! A bench for the capture alone: pods on a bridge, one kernel, a plaintext relay in the agent's place.
+//!
+//! Everything runs in threads of the test's process: a lab's cgroups are threaded ones, so that one thread can be
+//! the agent, another the kubelet, another an application, each in its own network namespace.
+
+mod apps;
+mod cgroups;
+mod network;
+mod relay;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use sotto::capture::bpf::{Kernel, KernelConfig};
+use sotto::capture::{PodCapture, PodListeners};
+use sotto::mesh::LocalPod;
+use sotto::sys::Netns;
+
+pub use apps::{Server, ask, ask_from, connect};
+pub use cgroups::Cgroups;
+pub use network::{Bridge, Host};
+pub use relay::{Relay, Seen};
+
+/// Where a thread belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Never captured.
+    Agent,
+    /// Its connections into pods are not captured.
+    Kubelet,
+    /// Anything else.
+    App,
+}
+
+/// One node's kernel side, with its own cgroups, pins and bridge.
+#[derive(Debug)]
+pub struct Lab {
+    /// Unique; part of all names.
+    pub id: String,
+    /// The bridge and network namespace that stand for the node.
+    pub host: Host,
+    cgroups: Arc<Cgroups>,
+    pin_dir: PathBuf,
+}
+
+/// A network namespace with addresses on a lab's bridge.
+#[derive(Debug, Clone)]
+pub struct LabPod {
+    /// What the agent knows of it.
+    pub capture: Arc<PodCapture>,
+    cgroups: Arc<Cgroups>,
+    // Ends the namespace together with the last clone.
+    _host: Arc<Host>,
+}
+
+impl Lab {
+    /// Makes the cgroups and the bridge; the calling thread becomes the agent's.
+    pub fn new(name: &str) -> Result<Self> {
+        anyhow::ensure!(sotto::sys::privileges::is_root(), "this test needs root");
+        let id = format!("{name}{:x}", std::process::id());
+        let cgroups = Arc::new(Cgroups::create(&id)?);
+        cgroups.join(Place::Agent)?;
+        let host = Host::create(&format!("lab-{id}-node"))?;
+        Ok(Self {
+            pin_dir: PathBuf::from(format!("/sys/fs/bpf/sotto-lab-{id}")),
+            id,
+            host,
+            cgroups,
+        })
+    }
+
+    /// The configuration of the lab's kernel side.
+    pub fn config(&self) -> Result<KernelConfig> {
+        Ok(KernelConfig {
+            pin_dir: self.pin_dir.clone(),
+            cgroup_root: self.cgroups.node(),
+            agent_cgroup_id: self.cgroups.id(Place::Agent)?,
+            kubelet_cgroup: Some(self.cgroups.path(Place::Kubelet)),
+            fail_open: false,
+            proxy_unknown: false,
+        })
+    }
+
+    /// Installs the kernel side, with a change to its configuration.
+    pub fn install(&self, change: impl FnOnce(&mut KernelConfig)) -> Result<Kernel> {
+        let mut config = self.config()?;
+        change(&mut config);
+        Kernel::install(config).context("failed to install")
+    }
+
+    /// A pod on the node's bridge, with the addresses 10.77.0.`number` and fd77::`number`.
+    pub fn pod(&self, number: u8) -> Result<LabPod> {
+        self.pod_on(&self.host.bridge, number, |_| {})
+    }
+
+    /// A pod on another bridge, with a change to what the agent knows of it.
+    pub fn pod_on(
+        &self,
+        bridge: &Bridge,
+        number: u8,
+        change: impl FnOnce(&mut LocalPod),
+    ) -> Result<LabPod> {
+        let (host, mut pod) = bridge.attach(&self.id, number)?;
+        change(&mut pod);
+        let capture = Arc::new(PodCapture { pod: Arc::new(pod), netns: host.netns.clone() });
+        Ok(LabPod { capture, cgroups: Arc::clone(&self.cgroups), _host: Arc::new(host) })
+    }
+
+    /// Captures a pod and relays its connections.
+    pub fn enrol(&self, kernel: &mut Kernel, pod: &LabPod) -> Result<Relay> {
+        let mut listeners = PodListeners::bind(&pod.capture, 2)?;
+        kernel.capture(&pod.capture, &listeners)?;
+        Relay::start(Arc::clone(&pod.capture), &mut listeners, 2)
+    }
+
+    /// Runs `f` in the node's own network namespace, in a thread of its own.
+    pub fn on_node<T: Send + 'static>(
+        &self,
+        place: Place,
+        f: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        run(&self.cgroups, &self.host.netns, place, f)
+    }
+
+    /// Where the lab's kernel side is pinned.
+    pub fn pin_dir(&self) -> &std::path::Path {
+        &self.pin_dir
+    }
+}
+
+impl LabPod {
+    /// Runs `f` as an application of the pod, in a thread of its own.
+    pub fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
+        run(&self.cgroups, &self.capture.netns, Place::App, f)
+    }
+
+    /// The pod's IPv4 address.
+    pub fn ip4(&self) -> std::net::IpAddr {
+        self.capture.pod.ip4.expect("every lab pod has one").into()
+    }
+
+    /// The pod's IPv6 address.
+    pub fn ip6(&self) -> std::net::IpAddr {
+        self.capture.pod.ip6.expect("every lab pod has one").into()
+    }
+
+    /// Serves on a port of the pod, as an application of it.
+    pub fn serve(&self, port: u16) -> Result<Server> {
+        Server::start(&self.cgroups, &self.capture.netns, port)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(errors) = sotto::capture::bpf::remove_all(&self.pin_dir) {
+            eprintln!("lab {}: {errors:?}", self.id);
+        }
+    }
+}
+
+fn run<T: Send + 'static>(
+    cgroups: &Arc<Cgroups>,
+    netns: &Netns,
+    place: Place,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (cgroups, netns) = (Arc::clone(cgroups), netns.clone());
+    let thread = std::thread::spawn(move || {
+        cgroups.join(place).expect("a thread can join the lab's cgroups");
+        netns.enter(f).expect("a thread can enter the lab's namespaces")
+    });
+    match thread.join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}

@@ -1,1 +1,24 @@
-//! (in the making)
+//! Who is at each end: certificates of this node's pods, and the verified identity of a peer.
+//!
+//! [`certs`] keeps one [`Svid`] for each identity, got from the mesh's CA by [`ca`] and renewed in
+//! time; an `Svid` holds the TLS configurations made from it, whose verifiers ([`verify`]) demand a
+//! certificate of the mesh on both sides. Keys stay in memory and never appear in a log.
+
+pub mod ca;
+pub mod certs;
+pub mod clock;
+mod csr;
+pub mod peer;
+mod schedule;
+pub mod svid;
+pub mod tls;
+pub mod verify;
+
+#[cfg(test)]
+mod testing;
+
+pub use ca::{CaClient, CaConfig, CaError};
+pub use certs::{CertificateError, CertificateSource, Certificates, FetchError, Renewal};
+pub use clock::{Clock, SystemClock};
+pub use peer::{PeerError, spiffe_id};
+pub use svid::{CertificateInfo, Issued, Svid, SvidError};

@@ -1,1 +1,27 @@
-//! (in the making)
+//! How the bytes go: HBONE, that is HTTP/2 CONNECT over mutual TLS, and the relay of plain bytes.
+//!
+//! [`pool`] dials tunnels and opens streams in them, [`accept`] takes tunnels and the streams in
+//! them, [`relay`] moves bytes between an application and a stream (or a plain connection). This
+//! module knows addresses, TLS configurations and bytes, but neither policy nor Kubernetes; the one
+//! thing it demands is a `Permit` for each stream or plain connection it takes.
+//!
+//! Everything runs on the thread that took the connection: futures need not be `Send`.
+
+pub mod accept;
+pub mod connect;
+pub mod hbone;
+mod keepalive;
+pub mod limits;
+pub mod pool;
+pub mod relay;
+pub mod stream;
+
+#[cfg(test)]
+mod testing;
+
+pub use accept::{AcceptError, Incoming, Server};
+pub use connect::{ConnectError, ConnectRequest};
+pub use limits::Limits;
+pub use pool::{Pool, PoolKey};
+pub use relay::{Passage, Progress, RelayError, relay, relay_tcp};
+pub use stream::TunnelStream;

@@ -1,2 +1,20 @@
 //! The pocket cluster: an API server, nodes and pods, without Kubernetes.
+
+pub mod api;
+pub mod apps;
+pub mod cgroup;
+pub mod cni;
+pub mod command;
+pub mod controllers;
+pub mod images;
 pub mod lab;
+pub mod kubelet;
+pub mod launch;
+pub mod netns;
+pub mod node;
+pub mod objects;
+pub mod run;
+pub mod services;
+pub mod tools;
+pub mod topology;
+pub mod wire;

@@ -1,1 +1,289 @@
+//! What holds for any policies and any request.
 
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::mesh::policy::{
+    Action, Authorization, Group, Match, PolicyScope, Rule, ServiceAccountMatch, StringMatch,
+};
+use crate::mesh::{Mesh, MeshEvent, PolicyKey, SpiffeId, Store, Workload};
+
+use super::{Decision, Denial, Request, STATIC_STRICT, decide};
+
+// Few values, so that they meet.
+const NAMESPACES: [&str; 3] = ["a", "b", "root"];
+const ACCOUNTS: [&str; 2] = ["x", "y"];
+const DOMAINS: [&str; 2] = ["cluster.local", "other"];
+const PORTS: [u16; 3] = [80, 443, 9080];
+const RANGES: [&str; 4] = ["10.0.0.0/8", "10.0.0.1/32", "fd00::/8", "0.0.0.0/0"];
+const ADDRESSES: [&str; 3] = ["10.0.0.1", "192.168.0.1", "fd00::1"];
+const NAMES: [&str; 4] = ["p", "q", "r", STATIC_STRICT];
+
+fn any_identity() -> impl Strategy<Value = SpiffeId> {
+    (select(&DOMAINS[..]), select(&NAMESPACES[..]), select(&ACCOUNTS[..]))
+        .prop_map(|(domain, namespace, account)| SpiffeId::new(domain, namespace, account).unwrap())
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    let address = || select(&ADDRESSES[..]).prop_map(|text| text.parse().unwrap());
+    (address(), proptest::option::of(any_identity()), address(), select(&PORTS[..])).prop_map(
+        |(source_ip, source, ip, port)| Request {
+            source_ip,
+            source,
+            destination: std::net::SocketAddr::new(ip, port),
+        },
+    )
+}
+
+fn any_pattern() -> impl Strategy<Value = StringMatch> {
+    let text = select(vec!["", "a", "b", "cluster.local", "/sa/x", "cluster.local/ns/a/sa/x"]);
+    prop_oneof![
+        text.clone().prop_map(|text| StringMatch::Exact(text.into())),
+        text.clone().prop_map(|text| StringMatch::Prefix(text.into())),
+        text.prop_map(|text| StringMatch::Suffix(text.into())),
+        Just(StringMatch::Presence),
+    ]
+}
+
+fn few<T: std::fmt::Debug>(
+    element: impl Strategy<Value = T> + 'static,
+) -> impl Strategy<Value = Vec<T>> {
+    prop_oneof![3 => Just(0..=0_usize), 1 => Just(1..=2)].prop_flat_map({
+        let element = element.boxed();
+        move |size| vec(element.clone(), size)
+    })
+}
+
+fn any_match() -> impl Strategy<Value = Match> {
+    let range = || select(&RANGES[..]).prop_map(|text| text.parse::<IpNet>().unwrap());
+    let account = || {
+        (select(&NAMESPACES[..]), select(&ACCOUNTS[..])).prop_map(|(namespace, account)| {
+            ServiceAccountMatch { namespace: namespace.into(), service_account: account.into() }
+        })
+    };
+    let strings = (few(any_pattern()), few(any_pattern()), few(any_pattern()), few(any_pattern()));
+    let ranges = (few(range()), few(range()), few(range()), few(range()));
+    let ports = (few(select(&PORTS[..])), few(select(&PORTS[..])));
+    let accounts = (few(account()), few(account()));
+    (strings, ranges, ports, accounts).prop_map(|(strings, ranges, ports, accounts)| Match {
+        namespaces: strings.0,
+        not_namespaces: strings.1,
+        principals: strings.2,
+        not_principals: strings.3,
+        source_ips: ranges.0,
+        not_source_ips: ranges.1,
+        destination_ips: ranges.2,
+        not_destination_ips: ranges.3,
+        destination_ports: ports.0,
+        not_destination_ports: ports.1,
+        service_accounts: accounts.0,
+        not_service_accounts: accounts.1,
+    })
+}
+
+fn any_policy() -> impl Strategy<Value = Authorization> {
+    let rule = vec(any_match(), 0..3).prop_map(|matches| Rule { matches });
+    let group = vec(rule, 0..3).prop_map(|rules| Group { rules });
+    let scope =
+        select(vec![PolicyScope::Global, PolicyScope::Namespace, PolicyScope::WorkloadSelector]);
+    let action = select(vec![Action::Allow, Action::Deny]);
+    (any_key(), scope, action, vec(group, 0..3), proptest::bool::weighted(0.2)).prop_map(
+        |(key, scope, action, groups, dry_run)| Authorization {
+            key,
+            scope,
+            action,
+            groups,
+            dry_run,
+        },
+    )
+}
+
+fn any_key() -> impl Strategy<Value = PolicyKey> {
+    (select(&NAMESPACES[..]), select(&NAMES[..]))
+        .prop_map(|(namespace, name)| PolicyKey { namespace: namespace.into(), name: name.into() })
+}
+
+/// Policies with distinct keys.
+fn any_policies() -> impl Strategy<Value = Vec<Authorization>> {
+    vec(any_policy(), 0..6).prop_map(|mut policies| {
+        policies.sort_by(|a, b| a.key.cmp(&b.key));
+        policies.dedup_by(|a, b| a.key == b.key);
+        policies
+    })
+}
+
+fn any_workload() -> impl Strategy<Value = Workload> {
+    (select(&NAMESPACES[..]), vec(any_key(), 0..4)).prop_map(|(namespace, policies)| {
+        let ip = "10.0.0.2".parse().unwrap();
+        let mut workload = Workload::pod("c", namespace, "pod", "sa", ip).unwrap();
+        workload.authorization_policies = policies;
+        workload
+    })
+}
+
+fn mesh(policies: &[Authorization]) -> Arc<Mesh> {
+    let (mut store, reader) = Store::new();
+    store.apply(policies.iter().map(|policy| MeshEvent::Policy(Arc::new(policy.clone()))));
+    reader.load()
+}
+
+fn outcome(decision: &Decision) -> Outcome {
+    match decision {
+        Decision::Allow(_) => Outcome::Allow,
+        Decision::Deny(_) => Outcome::Deny,
+        Decision::Unknown(_) => Outcome::Unknown,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Allow,
+    Deny,
+    Unknown,
+}
+
+/// The rules spelt out over plain lists, without index, order or early return.
+mod reference {
+    use super::*;
+
+    pub(super) fn decide(all: &[Authorization], to: &Workload, request: &Request) -> Outcome {
+        let listed = |key: &PolicyKey| to.authorization_policies.contains(key);
+        let governs = |p: &&Authorization| match p.scope {
+            PolicyScope::Global => true,
+            PolicyScope::Namespace => p.key.namespace == to.namespace || listed(&p.key),
+            PolicyScope::WorkloadSelector => listed(&p.key),
+        };
+        let enforced: Vec<_> = all.iter().filter(governs).filter(|p| !p.dry_run).collect();
+        let missing = to.authorization_policies.iter();
+        let (strict, unknown): (Vec<_>, Vec<_>) = missing
+            .filter(|key| !all.iter().any(|p| p.key == **key))
+            .partition(|key| key.name == STATIC_STRICT);
+        let hits =
+            |action| enforced.iter().filter(|p| p.action == action && matches(p, request)).count();
+        if hits(Action::Deny) > 0 || (!strict.is_empty() && request.source.is_none()) {
+            Outcome::Deny
+        } else if !unknown.is_empty() {
+            Outcome::Unknown
+        } else if enforced.iter().all(|p| p.action == Action::Deny) || hits(Action::Allow) > 0 {
+            Outcome::Allow
+        } else {
+            Outcome::Deny
+        }
+    }
+
+    fn matches(policy: &Authorization, request: &Request) -> bool {
+        let mut matched = false;
+        for group in &policy.groups {
+            let mut all = true;
+            for rule in &group.rules {
+                let any = rule.matches.iter().filter(|m| condition(m, request)).count() > 0;
+                all &= any || rule.matches.is_empty();
+            }
+            matched |= all;
+        }
+        matched
+    }
+
+    fn condition(m: &Match, request: &Request) -> bool {
+        let id = request.source.as_ref();
+        let principal = id.map(|id| id.to_string().trim_start_matches("spiffe://").to_owned());
+        let namespace = id.map(|id| id.namespace().to_string()).unwrap_or_default();
+        let mut results = Vec::new();
+        results.push(list(&m.namespaces, |p| string(p, &namespace)));
+        results.push(not(&m.not_namespaces, |p| string(p, &namespace)));
+        let named = |p: &StringMatch| principal.as_ref().is_some_and(|text| string(p, text));
+        results.push(list(&m.principals, named));
+        results.push(not(&m.not_principals, named));
+        results.push(list(&m.source_ips, |r| r.contains(&request.source_ip)));
+        results.push(not(&m.not_source_ips, |r| r.contains(&request.source_ip)));
+        results.push(list(&m.destination_ips, |r| r.contains(&request.destination.ip())));
+        results.push(not(&m.not_destination_ips, |r| r.contains(&request.destination.ip())));
+        results.push(list(&m.destination_ports, |p| *p == request.destination.port()));
+        results.push(not(&m.not_destination_ports, |p| *p == request.destination.port()));
+        let account = |a: &ServiceAccountMatch| {
+            let suffix = format!("/ns/{}/sa/{}", a.namespace, a.service_account);
+            principal.as_ref().is_some_and(|text| text.ends_with(&suffix))
+        };
+        results.push(list(&m.service_accounts, account));
+        results.push(not(&m.not_service_accounts, account));
+        let said: Vec<_> = results.into_iter().flatten().collect();
+        !said.is_empty() && said.into_iter().all(|holds| holds)
+    }
+
+    /// None where the list says nothing.
+    fn list<T>(list: &[T], fits: impl Fn(&T) -> bool) -> Option<bool> {
+        (!list.is_empty()).then(|| list.iter().filter(|t| fits(t)).count() > 0)
+    }
+
+    fn not<T>(list: &[T], fits: impl Fn(&T) -> bool) -> Option<bool> {
+        (!list.is_empty()).then(|| list.iter().filter(|t| fits(t)).count() == 0)
+    }
+
+    fn string(pattern: &StringMatch, text: &str) -> bool {
+        match pattern {
+            StringMatch::Exact(s) => s.as_str() == text,
+            StringMatch::Prefix(s) => text.get(..s.len()) == Some(s.as_str()),
+            StringMatch::Suffix(s) => {
+                text.len() >= s.len() && &text[text.len() - s.len()..] == s.as_str()
+            }
+            StringMatch::Presence => text != "",
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn a_decision_is_that_of_the_plain_rules(
+        policies in any_policies(), workload in any_workload(), request in any_request(),
+    ) {
+        let decision = decide(&mesh(&policies), &workload, &request);
+        prop_assert_eq!(outcome(&decision), reference::decide(&policies, &workload, &request));
+    }
+
+    #[test]
+    fn a_deny_that_matches_everything_wins(
+        policies in any_policies(), workload in any_workload(), request in any_request(),
+    ) {
+        let key = PolicyKey { namespace: "root".into(), name: "zz-deny".into() };
+        let deny = Authorization {
+            key,
+            scope: PolicyScope::Global,
+            action: Action::Deny,
+            groups: vec![Group::default()],
+            dry_run: false,
+        };
+        let all: Vec<_> = policies.into_iter().chain([deny]).collect();
+        let decision = decide(&mesh(&all), &workload, &request);
+        prop_assert!(matches!(decision, Decision::Deny(Denial::Explicit(_))), "{:?}", decision);
+    }
+
+    #[test]
+    fn one_more_deny_never_allows_more(
+        policies in any_policies(), more in any_policy(), workload in any_workload(),
+        request in any_request(),
+    ) {
+        let name = PolicyKey { name: "zz-more".into(), ..more.key.clone() };
+        let more = Authorization { key: name, action: Action::Deny, ..more };
+        let before = outcome(&decide(&mesh(&policies), &workload, &request));
+        let all: Vec<_> = policies.into_iter().chain([more]).collect();
+        let after = outcome(&decide(&mesh(&all), &workload, &request));
+        prop_assert!(after == before || after == Outcome::Deny, "{:?} -> {:?}", before, after);
+    }
+
+    #[test]
+    fn the_order_of_policies_never_matters(
+        (policies, shuffled) in any_policies()
+            .prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle())),
+        workload in any_workload(), request in any_request(),
+    ) {
+        let first = decide(&mesh(&policies), &workload, &request);
+        let second = decide(&mesh(&shuffled), &workload, &request);
+        prop_assert_eq!(first, second);
+    }
+}

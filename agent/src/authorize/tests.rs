@@ -1,1 +1,445 @@
+//! The rows of the matching rules, one fact each.
 
+use std::sync::Arc;
+
+use crate::mesh::policy::{
+    Action, Authorization, Group, Match, PolicyScope, Rule, ServiceAccountMatch, StringMatch,
+};
+use crate::mesh::{Mesh, MeshEvent, PolicyKey, SpiffeId, Store, Workload};
+
+use super::{Decision, Denial, DryRun, Request, decide, dry_run};
+
+const NAMESPACE: &str = "bookinfo";
+
+fn key(name: &str) -> PolicyKey {
+    let (namespace, name) = name.split_once('/').unwrap();
+    PolicyKey { namespace: namespace.into(), name: name.into() }
+}
+
+fn policy(name: &str, scope: PolicyScope, action: Action, groups: Vec<Group>) -> Authorization {
+    Authorization { key: key(name), scope, action, groups, dry_run: false }
+}
+
+fn one(condition: Match) -> Vec<Group> {
+    vec![group(vec![vec![condition]])]
+}
+
+fn group(rules: Vec<Vec<Match>>) -> Group {
+    Group { rules: rules.into_iter().map(|matches| Rule { matches }).collect() }
+}
+
+fn mesh(policies: Vec<Authorization>) -> Arc<Mesh> {
+    let (mut store, reader) = Store::new();
+    store.apply(policies.into_iter().map(|policy| MeshEvent::Policy(Arc::new(policy))));
+    reader.load()
+}
+
+fn workload(policies: &[&str]) -> Workload {
+    let mut workload =
+        Workload::pod("Kubernetes", NAMESPACE, "details", "details", "10.0.0.2".parse().unwrap())
+            .unwrap();
+    workload.authorization_policies = policies.iter().map(|name| key(name)).collect();
+    workload
+}
+
+fn plaintext() -> Request {
+    Request {
+        source_ip: "10.0.0.1".parse().unwrap(),
+        source: None,
+        destination: "10.0.0.2:9080".parse().unwrap(),
+    }
+}
+
+fn from(identity: &str) -> Request {
+    Request { source: Some(identity.parse().unwrap()), ..plaintext() }
+}
+
+fn productpage() -> Request {
+    from("spiffe://cluster.local/ns/bookinfo/sa/productpage")
+}
+
+fn exact(text: &str) -> Vec<StringMatch> {
+    vec![StringMatch::Exact(text.into())]
+}
+
+fn presence() -> Vec<StringMatch> {
+    vec![StringMatch::Presence]
+}
+
+/// What `Decision` says, without the reasons.
+fn verdict(decision: &Decision) -> &'static str {
+    match decision {
+        Decision::Allow(_) => "allow",
+        Decision::Deny(_) => "deny",
+        Decision::Unknown(_) => "unknown",
+    }
+}
+
+/// Whether `groups` match: they do if a DENY policy of them denies.
+fn check(groups: Vec<Group>, request: &Request, matches: bool) {
+    let deny = policy("bookinfo/p", PolicyScope::Namespace, Action::Deny, groups.clone());
+    let decision = decide(&mesh(vec![deny]), &workload(&[]), request);
+    assert_eq!(verdict(&decision) == "deny", matches, "DENY {groups:?} {request:?}");
+    let allow = policy("bookinfo/p", PolicyScope::Namespace, Action::Allow, groups.clone());
+    let decision = decide(&mesh(vec![allow]), &workload(&[]), request);
+    assert_eq!(verdict(&decision) == "allow", matches, "ALLOW {groups:?} {request:?}");
+}
+
+fn check_match(condition: Match, request: &Request, matches: bool) {
+    check(one(condition), request, matches);
+}
+
+#[test]
+fn no_policy_allows() {
+    assert_eq!(verdict(&decide(&Mesh::default(), &workload(&[]), &plaintext())), "allow");
+}
+
+#[test]
+fn a_policy_without_groups_matches_nothing() {
+    check(vec![], &productpage(), false);
+    check(vec![], &plaintext(), false);
+}
+
+#[test]
+fn an_allow_policy_without_groups_denies_everything() {
+    let nothing = policy("bookinfo/nothing", PolicyScope::Namespace, Action::Allow, vec![]);
+    let decision = decide(&mesh(vec![nothing]), &workload(&[]), &productpage());
+    assert_eq!(decision, Decision::Deny(Denial::NotAllowed));
+}
+
+#[test]
+fn a_group_without_rules_matches_everything() {
+    check(vec![group(vec![])], &plaintext(), true);
+    check(vec![group(vec![])], &productpage(), true);
+}
+
+#[test]
+fn a_rule_without_matches_holds() {
+    check(vec![group(vec![vec![]])], &plaintext(), true);
+    let wrong_port = Match { destination_ports: vec![1], ..Match::default() };
+    check(vec![group(vec![vec![], vec![wrong_port]])], &plaintext(), false);
+}
+
+#[test]
+fn a_match_without_fields_matches_nothing() {
+    check_match(Match::default(), &productpage(), false);
+    let port = Match { destination_ports: vec![9080], ..Match::default() };
+    check(vec![group(vec![vec![Match::default(), port]])], &plaintext(), true);
+}
+
+#[test]
+fn groups_are_ored_rules_anded_and_matches_ored() {
+    let port = |port| Match { destination_ports: vec![port], ..Match::default() };
+    let named = |name| Match { namespaces: exact(name), ..Match::default() };
+    let hit = || vec![port(9080)];
+    check(vec![group(vec![vec![port(1)]]), group(vec![hit()])], &productpage(), true);
+    check(vec![group(vec![hit(), vec![named("other")]])], &productpage(), false);
+    check(vec![group(vec![hit(), vec![named("bookinfo")]])], &productpage(), true);
+    check(vec![group(vec![vec![port(1), port(9080)]])], &productpage(), true);
+    check(vec![group(vec![vec![port(1), port(2)]])], &productpage(), false);
+}
+
+#[test]
+fn the_fields_of_a_match_are_anded() {
+    let both = |port| Match {
+        namespaces: exact("bookinfo"),
+        destination_ports: vec![port],
+        ..Match::default()
+    };
+    check_match(both(9080), &productpage(), true);
+    check_match(both(9081), &productpage(), false);
+    check_match(both(9080), &plaintext(), false);
+}
+
+#[test]
+fn principals_are_compared_without_the_scheme() {
+    let principals = |text: &str| Match { principals: exact(text), ..Match::default() };
+    check_match(principals("cluster.local/ns/bookinfo/sa/productpage"), &productpage(), true);
+    check_match(
+        principals("spiffe://cluster.local/ns/bookinfo/sa/productpage"),
+        &productpage(),
+        false,
+    );
+}
+
+#[test]
+fn strings_match_exactly_by_prefix_by_suffix_or_by_presence() {
+    let principals = |pattern| Match { principals: vec![pattern], ..Match::default() };
+    check_match(principals(StringMatch::Prefix("cluster.local/".into())), &productpage(), true);
+    check_match(principals(StringMatch::Prefix("other/".into())), &productpage(), false);
+    check_match(principals(StringMatch::Suffix("/sa/productpage".into())), &productpage(), true);
+    check_match(principals(StringMatch::Suffix("/sa/product".into())), &productpage(), false);
+    check_match(principals(StringMatch::Presence), &productpage(), true);
+    check_match(principals(StringMatch::Exact("cluster.local".into())), &productpage(), false);
+}
+
+#[test]
+fn plaintext_has_no_principal_whatever_the_pattern() {
+    for pattern in [
+        StringMatch::Presence,
+        StringMatch::Prefix("".into()),
+        StringMatch::Suffix("".into()),
+        StringMatch::Exact("".into()),
+    ] {
+        let positive = Match { principals: vec![pattern.clone()], ..Match::default() };
+        check_match(positive, &plaintext(), false);
+        let negative = Match { not_principals: vec![pattern], ..Match::default() };
+        check_match(negative, &plaintext(), true);
+    }
+}
+
+#[test]
+fn not_principals_present_means_plaintext() {
+    let unauthenticated = || Match { not_principals: presence(), ..Match::default() };
+    check_match(unauthenticated(), &plaintext(), true);
+    check_match(unauthenticated(), &productpage(), false);
+}
+
+#[test]
+fn namespaces_are_those_of_the_identity_and_empty_for_plaintext() {
+    let namespaces = |patterns| Match { namespaces: patterns, ..Match::default() };
+    let not = |patterns| Match { not_namespaces: patterns, ..Match::default() };
+    check_match(namespaces(exact("bookinfo")), &productpage(), true);
+    check_match(namespaces(exact("other")), &productpage(), false);
+    check_match(namespaces(exact("bookinfo")), &plaintext(), false);
+    check_match(namespaces(presence()), &plaintext(), false);
+    check_match(namespaces(exact("")), &plaintext(), true);
+    check_match(not(exact("bookinfo")), &productpage(), false);
+    check_match(not(exact("bookinfo")), &plaintext(), true);
+    check_match(not(presence()), &plaintext(), true);
+}
+
+#[test]
+fn service_accounts_ignore_the_trust_domain_and_need_an_identity() {
+    let account = |namespace: &str, account: &str| {
+        vec![ServiceAccountMatch { namespace: namespace.into(), service_account: account.into() }]
+    };
+    let any = |list| Match { service_accounts: list, ..Match::default() };
+    let none = |list| Match { not_service_accounts: list, ..Match::default() };
+    let elsewhere = from("spiffe://other.domain/ns/bookinfo/sa/productpage");
+    check_match(any(account("bookinfo", "productpage")), &productpage(), true);
+    check_match(any(account("bookinfo", "productpage")), &elsewhere, true);
+    check_match(any(account("other", "productpage")), &productpage(), false);
+    check_match(any(account("bookinfo", "other")), &productpage(), false);
+    check_match(any(account("", "")), &plaintext(), false);
+    check_match(none(account("bookinfo", "productpage")), &productpage(), false);
+    check_match(none(account("bookinfo", "productpage")), &plaintext(), true);
+}
+
+#[test]
+fn ports_are_those_of_the_app() {
+    check_match(
+        Match { destination_ports: vec![80, 9080], ..Match::default() },
+        &plaintext(),
+        true,
+    );
+    check_match(Match { destination_ports: vec![80], ..Match::default() }, &plaintext(), false);
+    let not = |port| Match { not_destination_ports: vec![port], ..Match::default() };
+    check_match(not(9080), &plaintext(), false);
+    check_match(not(80), &plaintext(), true);
+}
+
+#[test]
+fn addresses_match_by_containment_and_family() {
+    let source =
+        |range: &str| Match { source_ips: vec![range.parse().unwrap()], ..Match::default() };
+    check_match(source("10.0.0.0/24"), &plaintext(), true);
+    check_match(source("10.0.0.1/32"), &plaintext(), true);
+    check_match(source("10.0.1.0/24"), &plaintext(), false);
+    check_match(source("::/0"), &plaintext(), false);
+    check_match(source("0.0.0.0/0"), &plaintext(), true);
+    let not =
+        |range: &str| Match { not_source_ips: vec![range.parse().unwrap()], ..Match::default() };
+    check_match(not("10.0.0.0/8"), &plaintext(), false);
+    check_match(not("192.168.0.0/16"), &plaintext(), true);
+    let to =
+        |range: &str| Match { destination_ips: vec![range.parse().unwrap()], ..Match::default() };
+    check_match(to("10.0.0.2/32"), &plaintext(), true);
+    check_match(to("10.0.0.1/32"), &plaintext(), false);
+    let v6 = Request { source_ip: "fd00::1".parse().unwrap(), ..plaintext() };
+    check_match(source("fd00::/64"), &v6, true);
+    check_match(source("0.0.0.0/0"), &v6, false);
+    let mapped = Request { source_ip: "::ffff:10.0.0.1".parse().unwrap(), ..plaintext() };
+    check_match(source("10.0.0.0/24"), &mapped, true);
+}
+
+#[test]
+fn deny_wins_over_allow() {
+    let all = vec![group(vec![])];
+    let policies = vec![
+        policy("bookinfo/allow", PolicyScope::Namespace, Action::Allow, all.clone()),
+        policy("bookinfo/deny", PolicyScope::Namespace, Action::Deny, all),
+    ];
+    let decision = decide(&mesh(policies), &workload(&[]), &productpage());
+    assert_eq!(decision, Decision::Deny(Denial::Explicit(key("bookinfo/deny"))));
+}
+
+#[test]
+fn what_no_allow_policy_allows_is_denied() {
+    let only = Match { namespaces: exact("other"), ..Match::default() };
+    let allow = policy("bookinfo/allow", PolicyScope::Namespace, Action::Allow, one(only));
+    let decision = decide(&mesh(vec![allow]), &workload(&[]), &productpage());
+    assert_eq!(decision, Decision::Deny(Denial::NotAllowed));
+}
+
+#[test]
+fn a_permit_names_the_policy_that_allows() {
+    let allow =
+        policy("bookinfo/allow", PolicyScope::Namespace, Action::Allow, vec![group(vec![])]);
+    match decide(&mesh(vec![allow]), &workload(&[]), &productpage()) {
+        Decision::Allow(permit) => assert_eq!(permit.policy(), Some(&key("bookinfo/allow"))),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_namespace_policy_governs_its_namespace_alone() {
+    let all = || vec![group(vec![])];
+    let here = policy("bookinfo/p", PolicyScope::Namespace, Action::Deny, all());
+    let elsewhere = policy("other/p", PolicyScope::Namespace, Action::Deny, all());
+    assert_eq!(verdict(&decide(&mesh(vec![here]), &workload(&[]), &plaintext())), "deny");
+    assert_eq!(verdict(&decide(&mesh(vec![elsewhere]), &workload(&[]), &plaintext())), "allow");
+}
+
+#[test]
+fn a_global_policy_governs_every_workload() {
+    let global = policy("istio-system/p", PolicyScope::Global, Action::Deny, vec![group(vec![])]);
+    assert_eq!(verdict(&decide(&mesh(vec![global]), &workload(&[]), &plaintext())), "deny");
+}
+
+#[test]
+fn a_selector_policy_governs_the_workloads_that_name_it_whatever_its_namespace() {
+    for name in ["bookinfo/p", "istio-system/p"] {
+        let selected =
+            policy(name, PolicyScope::WorkloadSelector, Action::Deny, vec![group(vec![])]);
+        let mesh = mesh(vec![selected]);
+        assert_eq!(verdict(&decide(&mesh, &workload(&[]), &plaintext())), "allow");
+        assert_eq!(verdict(&decide(&mesh, &workload(&[name]), &plaintext())), "deny");
+    }
+}
+
+#[test]
+fn a_referenced_policy_that_is_missing_allows_nothing() {
+    let decision = decide(&Mesh::default(), &workload(&["bookinfo/a", "bookinfo/b"]), &plaintext());
+    assert_eq!(decision, Decision::Unknown(vec![key("bookinfo/a"), key("bookinfo/b")]));
+    let allow =
+        policy("bookinfo/allow", PolicyScope::Namespace, Action::Allow, vec![group(vec![])]);
+    let decision = decide(&mesh(vec![allow]), &workload(&["bookinfo/a"]), &productpage());
+    assert_eq!(decision, Decision::Unknown(vec![key("bookinfo/a")]));
+}
+
+#[test]
+fn a_matching_deny_wins_over_a_missing_policy() {
+    let deny = policy("bookinfo/deny", PolicyScope::Namespace, Action::Deny, vec![group(vec![])]);
+    let decision = decide(&mesh(vec![deny]), &workload(&["bookinfo/a"]), &plaintext());
+    assert_eq!(decision, Decision::Deny(Denial::Explicit(key("bookinfo/deny"))));
+}
+
+#[test]
+fn the_static_strict_policy_is_enforced_before_it_arrives() {
+    for root in ["istio-system", "mesh-root"] {
+        let name = format!("{root}/istio_converted_static_strict");
+        let workload = workload(&[&name]);
+        let decision = decide(&Mesh::default(), &workload, &plaintext());
+        assert_eq!(decision, Decision::Deny(Denial::Explicit(key(&name))));
+        assert_eq!(verdict(&decide(&Mesh::default(), &workload, &productpage())), "allow");
+    }
+}
+
+#[test]
+fn the_static_strict_policy_denies_plaintext_alone() {
+    let name = "istio-system/istio_converted_static_strict";
+    let strict = policy(
+        name,
+        PolicyScope::WorkloadSelector,
+        Action::Deny,
+        one(Match { not_principals: presence(), ..Match::default() }),
+    );
+    let mesh = mesh(vec![strict]);
+    let decision = decide(&mesh, &workload(&[name]), &plaintext());
+    assert_eq!(decision, Decision::Deny(Denial::Explicit(key(name))));
+    assert_eq!(verdict(&decide(&mesh, &workload(&[name]), &productpage())), "allow");
+}
+
+#[test]
+fn strict_with_port_exceptions_denies_plaintext_elsewhere() {
+    let not_port = |port| Match { not_destination_ports: vec![port], ..Match::default() };
+    let unauthenticated = Match { not_principals: presence(), ..Match::default() };
+    let rules = vec![vec![unauthenticated], vec![not_port(9080)], vec![not_port(9090)]];
+    let excepted = || vec![group(rules.clone())];
+    let to = |port: u16| {
+        let mut request = plaintext();
+        request.destination.set_port(port);
+        request
+    };
+    let mesh = mesh(vec![policy("a/p", PolicyScope::WorkloadSelector, Action::Deny, excepted())]);
+    for (port, expected) in [(9080, "allow"), (9090, "allow"), (80, "deny")] {
+        let decision = decide(&mesh, &workload(&["a/p"]), &to(port));
+        assert_eq!(verdict(&decision), expected, "port {port}");
+    }
+}
+
+#[test]
+fn several_strict_ports_of_a_permissive_workload_each_deny_plaintext() {
+    let strict_port = |port| {
+        group(vec![vec![Match {
+            not_principals: presence(),
+            destination_ports: vec![port],
+            ..Match::default()
+        }]])
+    };
+    let groups = vec![strict_port(9080), strict_port(9090)];
+    check(groups.clone(), &plaintext(), true);
+    check(groups.clone(), &productpage(), false);
+    let mut open = plaintext();
+    open.destination.set_port(80);
+    check(groups, &open, false);
+}
+
+#[test]
+fn a_dry_run_policy_is_reported_and_never_enforced() {
+    let dry = |name: &str, scope, action| Authorization {
+        dry_run: true,
+        ..policy(name, scope, action, vec![group(vec![])])
+    };
+    let mesh = mesh(vec![
+        dry("bookinfo/deny", PolicyScope::Namespace, Action::Deny),
+        dry("istio-system/allow", PolicyScope::Global, Action::Allow),
+        dry("bookinfo/selected", PolicyScope::WorkloadSelector, Action::Deny),
+        Authorization {
+            groups: vec![],
+            ..dry("bookinfo/nothing", PolicyScope::Namespace, Action::Allow)
+        },
+    ]);
+    let workload = workload(&["bookinfo/selected"]);
+    assert_eq!(verdict(&decide(&mesh, &workload, &plaintext())), "allow");
+    let would = |name: &str, action| DryRun { policy: key(name), action };
+    assert_eq!(
+        dry_run(&mesh, &workload, &plaintext()),
+        [
+            would("istio-system/allow", Action::Allow),
+            would("bookinfo/deny", Action::Deny),
+            would("bookinfo/selected", Action::Deny),
+        ]
+    );
+}
+
+#[test]
+fn denials_say_why() {
+    let check = |denial: Denial, text: &str, status| {
+        assert_eq!((denial.to_string().as_str(), denial.status()), (text, status));
+    };
+    check(Denial::Explicit(key("a/b")), "explicitly denied by: a/b", 401);
+    check(Denial::NotAllowed, "allow policies exist, but none allowed", 401);
+    check(Denial::UnknownPolicy(key("a/b")), "policy a/b is referenced but unknown", 401);
+    check(Denial::UnknownWorkload, "workload unknown", 503);
+}
+
+#[test]
+fn identities_of_other_trust_domains_have_other_principals() {
+    let id: SpiffeId = "spiffe://other/ns/bookinfo/sa/productpage".parse().unwrap();
+    let request = Request { source: Some(id), ..plaintext() };
+    let here =
+        Match { principals: exact("cluster.local/ns/bookinfo/sa/productpage"), ..Match::default() };
+    check_match(here, &request, false);
+}

@@ -1,0 +1,372 @@
+//! One certificate for each identity, got when first wanted and renewed in time.
+//!
+//! [`Certificates`] is the handle that connections use; [`Renewal`] is the one task that calls the
+//! CA. What is wanted is a map, not a queue: nothing can be lost, and it is as large as the number
+//! of this node's identities. Reading a valid certificate takes no lock.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::ca::{CaClient, CaError};
+use super::clock::Clock;
+use super::schedule::Schedule;
+use super::svid::{CertificateInfo, Issued, Svid, SvidError};
+use crate::mesh::SpiffeId;
+
+/// Calls to the CA at one time.
+const MAX_CALLS: usize = 8;
+/// One call, whatever the source does.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection waits for a certificate.
+const WAIT: Duration = Duration::from_secs(10);
+/// The wall clock may jump, so it is looked at this often.
+const MAX_SLEEP: Duration = Duration::from_secs(60);
+
+/// Where certificates come from.
+pub trait CertificateSource: Send + Sync + 'static {
+    /// Has a new key certified for `identity`.
+    fn issue(&self, identity: &SpiffeId) -> impl Future<Output = Result<Issued, CaError>> + Send;
+}
+
+impl CertificateSource for CaClient {
+    fn issue(&self, identity: &SpiffeId) -> impl Future<Output = Result<Issued, CaError>> + Send {
+        self.fetch(identity)
+    }
+}
+
+/// Why a call brought no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The CA gave none.
+    #[error("failed to get a certificate")]
+    Ca(#[from] CaError),
+    /// What it gave cannot be used.
+    #[error("failed to use a certificate")]
+    Svid(#[from] SvidError),
+    /// It took too long.
+    #[error("no certificate within {} s", CALL_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// Why a connection got no certificate.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CertificateError {
+    /// The last call failed.
+    #[error("no valid certificate for {identity}")]
+    Unavailable {
+        /// Whose.
+        identity: SpiffeId,
+        /// Why the last call failed.
+        source: Arc<FetchError>,
+    },
+    /// No call ended in time.
+    #[error("no certificate for {0} yet")]
+    Pending(SpiffeId),
+    /// The identity left the node, or the agent stops.
+    #[error("certificates for {0} are no longer kept")]
+    Forgotten(SpiffeId),
+}
+
+/// What is told of an identity's certificate.
+#[derive(Debug, Clone)]
+pub struct IdentityState {
+    /// Whose.
+    pub identity: SpiffeId,
+    /// Whether it can be used.
+    pub condition: Condition,
+    /// The certificate and its intermediates, even if expired; empty if there was none ever.
+    pub chain: Vec<CertificateInfo>,
+    /// Roots of the mesh as of that certificate.
+    pub roots: Vec<CertificateInfo>,
+    /// When it expires.
+    pub not_after: Option<SystemTime>,
+    /// Calls that failed since the last good one.
+    pub failures: u32,
+}
+
+/// Whether a certificate can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The first call has not ended.
+    Initializing,
+    /// Yes.
+    Available,
+    /// No, and why.
+    Unavailable(String),
+}
+
+/// The certificates of this node's identities.
+#[derive(Clone)]
+pub struct Certificates {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    /// Written only with `identities` locked.
+    current: ArcSwap<imbl::HashMap<SpiffeId, Arc<Svid>>>,
+    identities: Mutex<HashMap<SpiffeId, Identity>>,
+    /// Something became due.
+    wake: Notify,
+}
+
+struct Identity {
+    schedule: Schedule,
+    state: watch::Sender<State>,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    svid: Option<Arc<Svid>>,
+    error: Option<Arc<FetchError>>,
+}
+
+impl Identity {
+    fn new() -> Self {
+        Self { schedule: Schedule::new(), state: watch::Sender::default() }
+    }
+
+    /// A connection waits for it.
+    fn wanted(&self) -> bool {
+        self.state.receiver_count() > 0
+    }
+}
+
+impl Certificates {
+    /// The handle, and the task that does the work: `Renewal::run` must be spawned.
+    pub fn new<S: CertificateSource>(source: S, clock: Arc<dyn Clock>) -> (Self, Renewal<S>) {
+        let shared = Arc::new(Shared {
+            clock,
+            current: ArcSwap::default(),
+            identities: Mutex::default(),
+            wake: Notify::new(),
+        });
+        (Self { shared: Arc::clone(&shared) }, Renewal { shared, source })
+    }
+
+    /// The certificate of `identity`; asks for it if need be and waits up to 10 s.
+    ///
+    /// # Errors
+    /// There is no valid one, and the CA gave none in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future only stops the waiting.
+    pub async fn svid(&self, identity: &SpiffeId) -> Result<Arc<Svid>, CertificateError> {
+        if let Some(svid) = self.current(identity) {
+            return Ok(svid);
+        }
+        let mut state = self.shared.subscribe(identity);
+        match timeout(WAIT, self.shared.wait_for(&mut state)).await {
+            Ok(Some(svid)) => Ok(svid),
+            Ok(None) => Err(CertificateError::Forgotten(identity.clone())),
+            Err(_) => Err(match state.borrow().error.clone() {
+                Some(source) => {
+                    CertificateError::Unavailable { identity: identity.clone(), source }
+                }
+                None => CertificateError::Pending(identity.clone()),
+            }),
+        }
+    }
+
+    /// The certificate of `identity` if there is a valid one now.
+    pub fn current(&self, identity: &SpiffeId) -> Option<Arc<Svid>> {
+        let current = self.shared.current.load();
+        current.get(identity).filter(|svid| svid.is_valid(self.shared.clock.now())).cloned()
+    }
+
+    /// Asks for the certificate of `identity`, ahead of its first connection.
+    pub fn prefetch(&self, identity: &SpiffeId) {
+        let mut identities = self.shared.identities.lock();
+        if !identities.contains_key(identity) {
+            identities.insert(identity.clone(), Identity::new());
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Lets go of `identity`, whose last pod left the node.
+    pub fn forget(&self, identity: &SpiffeId) {
+        let mut identities = self.shared.identities.lock();
+        if identities.remove(identity).is_some() {
+            self.shared.current.rcu(|current| current.without(identity));
+        }
+    }
+
+    /// What is known of every identity, sorted.
+    pub fn states(&self) -> Vec<IdentityState> {
+        let now = self.shared.clock.now();
+        let identities = self.shared.identities.lock();
+        let mut states: Vec<_> =
+            identities.iter().map(|(id, identity)| identity.tell(id, now)).collect();
+        drop(identities);
+        states.sort_by(|a, b| a.identity.cmp(&b.identity));
+        states
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    fn tell(&self, identity: &SpiffeId, now: SystemTime) -> IdentityState {
+        let State { svid, error } = self.state.borrow().clone();
+        let condition = match (&svid, &error) {
+            (Some(svid), _) if svid.is_valid(now) => Condition::Available,
+            (_, Some(error)) => Condition::Unavailable(chain_of(&**error)),
+            (Some(_), None) => Condition::Unavailable("expired".to_owned()),
+            (None, None) => Condition::Initializing,
+        };
+        IdentityState {
+            identity: identity.clone(),
+            condition,
+            chain: svid.as_ref().map_or_else(Vec::new, |svid| svid.chain().to_vec()),
+            roots: svid.as_ref().map_or_else(Vec::new, |svid| svid.roots().to_vec()),
+            not_after: svid.as_ref().map(|svid| svid.not_after()),
+            failures: self.schedule.failures(),
+        }
+    }
+}
+
+impl Shared {
+    fn subscribe(&self, identity: &SpiffeId) -> watch::Receiver<State> {
+        let mut identities = self.identities.lock();
+        let known = identities.entry(identity.clone()).or_insert_with(Identity::new);
+        let receiver = known.state.subscribe();
+        drop(identities);
+        // A waiting connection shortens the pause after a failure.
+        self.wake.notify_one();
+        receiver
+    }
+
+    /// A valid certificate, or none once the identity is forgotten.
+    async fn wait_for(&self, state: &mut watch::Receiver<State>) -> Option<Arc<Svid>> {
+        let valid = |svid: &Arc<Svid>| svid.is_valid(self.clock.now());
+        let found = state.wait_for(|state| state.svid.as_ref().is_some_and(valid)).await;
+        found.ok().and_then(|state| state.svid.clone())
+    }
+
+    /// The most urgent identity that is due, marked as under way.
+    fn start_next(&self) -> Option<SpiffeId> {
+        let (now, wall) = (Instant::now(), self.clock.now());
+        let mut identities = self.identities.lock();
+        let (id, identity) = identities
+            .iter_mut()
+            .filter(|(_, known)| {
+                known.schedule.wait(now, wall, known.wanted()) == Some(Duration::ZERO)
+            })
+            // Connections that wait come first, then pods without any, then renewals.
+            .max_by_key(|(_, known)| (known.wanted(), known.state.borrow().svid.is_none()))?;
+        identity.schedule.start();
+        Some(id.clone())
+    }
+
+    fn until_next(&self) -> Duration {
+        let (now, wall) = (Instant::now(), self.clock.now());
+        let identities = self.identities.lock();
+        let waits = identities.values().filter_map(|k| k.schedule.wait(now, wall, k.wanted()));
+        waits.min().unwrap_or(MAX_SLEEP).min(MAX_SLEEP)
+    }
+
+    fn settle(&self, identity: &SpiffeId, result: Result<Svid, FetchError>) {
+        let wall = self.clock.now();
+        let mut identities = self.identities.lock();
+        let Some(known) = identities.get_mut(identity) else {
+            // Forgotten while the call was under way.
+            return;
+        };
+        match result {
+            Ok(svid) => {
+                let validity = (svid.not_before(), svid.not_after());
+                known.schedule.succeed(validity, wall, dice());
+                let svid = Arc::new(svid);
+                self.current.rcu(|current| current.update(identity.clone(), Arc::clone(&svid)));
+                known.state.send_replace(State { svid: Some(svid), error: None });
+                tracing::info!(%identity, "certificate issued");
+            }
+            Err(error) => {
+                known.schedule.fail(Instant::now(), dice());
+                let failures = known.schedule.failures();
+                let why = chain_of(&error);
+                tracing::warn!(%identity, failures, error = why, "no certificate issued");
+                known.state.send_modify(|state| state.error = Some(Arc::new(error)));
+            }
+        }
+    }
+}
+
+/// The task that calls the CA.
+pub struct Renewal<S> {
+    shared: Arc<Shared>,
+    source: S,
+}
+
+impl<S> fmt::Debug for Renewal<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewal").finish_non_exhaustive()
+    }
+}
+
+impl<S: CertificateSource> Renewal<S> {
+    /// Keeps every wanted certificate valid until `stop`; calls under way are then dropped, and
+    /// those that wait for a certificate are told.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut calls = FuturesUnordered::new();
+        loop {
+            while calls.len() < MAX_CALLS
+                && let Some(identity) = self.shared.start_next()
+            {
+                calls.push(self.call(identity));
+            }
+            // With every call taken, only the end of one changes anything.
+            let pause = if calls.len() < MAX_CALLS { self.shared.until_next() } else { MAX_SLEEP };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some((identity, result)) = calls.next() => self.shared.settle(&identity, result),
+                () = self.shared.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.shared.identities.lock().clear();
+    }
+
+    async fn call(&self, identity: SpiffeId) -> (SpiffeId, Result<Svid, FetchError>) {
+        let result = match timeout(CALL_TIMEOUT, self.source.issue(&identity)).await {
+            Ok(Ok(issued)) => {
+                let svid = Svid::new(&identity, issued, Arc::clone(&self.shared.clock));
+                svid.map_err(FetchError::from)
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(FetchError::Timeout),
+        };
+        (identity, result)
+    }
+}
+
+/// Within -1 and 1.
+fn dice() -> f64 {
+    rand::random_range(-1.0..=1.0)
+}
+
+/// An error and its causes, for a line of log or of a dump.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

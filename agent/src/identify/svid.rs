@@ -1,0 +1,279 @@
+//! A workload's certificate and key, and the TLS configurations made from them once.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arcstr::ArcStr;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use parking_lot::RwLock;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
+use rustls::server::danger::ClientCertVerifier as _;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use zeroize::Zeroizing;
+
+use super::clock::{Clock, unix_time};
+use super::peer::{self, PeerError};
+use super::tls;
+use super::verify::{ExpectedPeerVerifier, TrustDomainVerifier};
+use crate::mesh::SpiffeId;
+
+/// Client configurations kept for each certificate: one for each set of expected peers.
+const MAX_CLIENT_CONFIGS: usize = 1024;
+
+/// What a CA answered, not yet checked, and the key it was asked for.
+pub struct Issued {
+    /// The certificate and its intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The roots of the mesh, one or more.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// PKCS #8 DER.
+    pub key: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued").field("chain", &self.chain.len()).finish_non_exhaustive()
+    }
+}
+
+/// What can be told of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// The certificate.
+    pub pem: String,
+    /// Decimal.
+    pub serial: String,
+    /// Start of its validity.
+    pub not_before: SystemTime,
+    /// End of its validity.
+    pub not_after: SystemTime,
+}
+
+/// Why an issued certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SvidError {
+    /// It names nobody, or cannot be read.
+    #[error("the issued certificate cannot be read")]
+    Unreadable(#[from] PeerError),
+    /// It is somebody else's.
+    #[error("the issued certificate is for {found}, want {wanted}")]
+    WrongIdentity {
+        /// Whose it is.
+        found: SpiffeId,
+        /// Who asked.
+        wanted: SpiffeId,
+    },
+    /// It is for another key.
+    #[error("the issued certificate does not fit the key of the request")]
+    WrongKey(#[source] rustls::Error),
+    /// None of the roots can be used.
+    #[error("the CA sent no usable root certificate")]
+    NoRoots,
+    /// The chain does not end in a root it came with, or is not valid now.
+    #[error("the issued certificate does not verify against the roots it came with")]
+    Unverified(#[source] rustls::Error),
+    /// The configurations cannot be made.
+    #[error("no TLS configuration can be made of the issued certificate")]
+    Configuration(#[source] rustls::Error),
+}
+
+/// A workload's identity document: its certificate, and TLS configurations for both ends.
+pub struct Svid {
+    identity: SpiffeId,
+    chain: Vec<CertificateInfo>,
+    root_infos: Vec<CertificateInfo>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    roots: Arc<RootCertStore>,
+    server: Arc<ServerConfig>,
+    client: ClientConfig,
+    clients: RwLock<HashMap<Box<[ArcStr]>, Arc<ClientConfig>>>,
+}
+
+impl Svid {
+    /// Checks what the CA issued for `identity`, and prepares it for use.
+    ///
+    /// # Errors
+    /// It is not for this identity or this key, or does not verify at the clock's time.
+    pub fn new(
+        identity: &SpiffeId,
+        issued: Issued,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SvidError> {
+        let leaf = issued.chain.first().ok_or(PeerError::NoCertificate)?.clone();
+        let found = peer::spiffe_id(&leaf)?;
+        if found != *identity {
+            return Err(SvidError::WrongIdentity { found, wanted: identity.clone() });
+        }
+        let chain = infos(&issued.chain)?;
+        let (not_before, not_after) = (chain[0].not_before, chain[0].not_after);
+        let root_infos = issued.roots.iter().filter_map(|root| info(root).ok()).collect();
+        let mut roots = RootCertStore::empty();
+        if roots.add_parsable_certificates(issued.roots).0 == 0 {
+            return Err(SvidError::NoRoots);
+        }
+        let roots = Arc::new(roots);
+        verify(&issued.chain, &roots, identity, &*clock)?;
+        let certified = Arc::new(certified(issued.chain, &issued.key)?);
+        let domain = identity.trust_domain().clone();
+        let server = tls::server_config(
+            Arc::clone(&certified),
+            Arc::clone(&roots),
+            domain,
+            Arc::clone(&clock),
+        )
+        .map_err(SvidError::Configuration)?;
+        let client = tls::client_config(certified, Arc::clone(&roots), clock)
+            .map_err(SvidError::Configuration)?;
+        Ok(Self {
+            identity: identity.clone(),
+            chain,
+            root_infos,
+            not_before,
+            not_after,
+            roots,
+            server: Arc::new(server),
+            client,
+            clients: RwLock::default(),
+        })
+    }
+
+    /// Whose it is.
+    pub fn identity(&self) -> &SpiffeId {
+        &self.identity
+    }
+
+    /// The certificate and its intermediates.
+    pub fn chain(&self) -> &[CertificateInfo] {
+        &self.chain
+    }
+
+    /// The roots it came with.
+    pub fn roots(&self) -> &[CertificateInfo] {
+        &self.root_infos
+    }
+
+    /// Decimal serial number.
+    pub fn serial(&self) -> &str {
+        &self.chain[0].serial
+    }
+
+    /// Start of its validity.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
+    /// End of its validity.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// Whether it may be used at `now`.
+    pub fn is_valid(&self, now: SystemTime) -> bool {
+        now < self.not_after
+    }
+
+    /// The accepting end's configuration.
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
+    }
+
+    /// The dialling end's configuration, for a peer with one of the `expected` SPIFFE URIs (none
+    /// matches an empty list). The same list gives the same `Arc`, as long as it is remembered.
+    pub fn client_config(&self, expected: &[ArcStr]) -> Arc<ClientConfig> {
+        if let Some(config) = self.clients.read().get(expected) {
+            return Arc::clone(config);
+        }
+        let config = tls::expecting(&self.client, Arc::clone(&self.roots), expected);
+        let mut clients = self.clients.write();
+        if clients.len() >= MAX_CLIENT_CONFIGS
+            && let Some(any) = clients.keys().next().cloned()
+        {
+            clients.remove(&any);
+        }
+        Arc::clone(clients.entry(expected.into()).or_insert_with(|| Arc::new(config)))
+    }
+}
+
+impl fmt::Debug for Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Svid")
+            .field("identity", &self.identity)
+            .field("serial", &self.serial())
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+fn certified(chain: Vec<CertificateDer<'static>>, key: &[u8]) -> Result<CertifiedKey, SvidError> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+    let key = any_ecdsa_type(&key).map_err(SvidError::WrongKey)?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(SvidError::WrongKey)?;
+    Ok(certified)
+}
+
+/// Our own certificate must pass the checks that a peer will make of it.
+fn verify(
+    chain: &[CertificateDer<'static>],
+    roots: &Arc<RootCertStore>,
+    identity: &SpiffeId,
+    clock: &dyn Clock,
+) -> Result<(), SvidError> {
+    let Some((leaf, intermediates)) = chain.split_first() else {
+        return Err(PeerError::NoCertificate.into());
+    };
+    let now = unix_time(clock.now());
+    let as_server = ExpectedPeerVerifier::new(Arc::clone(roots), vec![uri(identity)]);
+    let nobody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+    as_server
+        .verify_server_cert(leaf, intermediates, &nobody, &[], now)
+        .map_err(SvidError::Unverified)?;
+    TrustDomainVerifier::new(Arc::clone(roots), identity.trust_domain().clone())
+        .map_err(SvidError::Configuration)?
+        .verify_client_cert(leaf, intermediates, now)
+        .map_err(SvidError::Unverified)?;
+    Ok(())
+}
+
+fn uri(identity: &SpiffeId) -> ArcStr {
+    arcstr::format!("{identity}")
+}
+
+fn infos(chain: &[CertificateDer<'_>]) -> Result<Vec<CertificateInfo>, PeerError> {
+    chain.iter().map(info).collect()
+}
+
+fn info(certificate: &CertificateDer<'_>) -> Result<CertificateInfo, PeerError> {
+    let parsed = peer::parse(certificate)?;
+    let moment = |at: x509_parser::time::ASN1Time| {
+        UNIX_EPOCH + Duration::from_secs(u64::try_from(at.timestamp()).unwrap_or(0))
+    };
+    Ok(CertificateInfo {
+        pem: pem(certificate),
+        serial: parsed.serial.to_string(),
+        not_before: moment(parsed.validity.not_before),
+        not_after: moment(parsed.validity.not_after),
+    })
+}
+
+/// RFC 7468, 64 characters a line.
+fn pem(certificate: &CertificateDer<'_>) -> String {
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    let encoded = STANDARD.encode(certificate);
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, tail) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = tail;
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
+}

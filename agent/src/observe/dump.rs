@@ -1,0 +1,145 @@
+//! What `/config_dump` shows, under the keys that `istioctl ztunnel-config` reads.
+
+mod policy;
+mod service;
+mod workload;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+pub use self::policy::PolicyDump;
+pub use self::service::{EndpointDump, LoadBalancerDump, ServiceDump};
+pub use self::workload::{ApplicationTunnelDump, GatewayDump, LocalityDump, WorkloadDump};
+
+/// All the agent knows.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigDump {
+    /// Workloads of the mesh.
+    pub workloads: Vec<WorkloadDump>,
+    /// Services of the mesh.
+    pub services: Vec<ServiceDump>,
+    /// Policies of the mesh.
+    pub policies: Vec<PolicyDump>,
+    /// Certificates of this node's pods.
+    pub certificates: Vec<CertificateDump>,
+    /// This node's pods, by UID.
+    pub workload_state: BTreeMap<String, WorkloadStateDump>,
+    /// Always empty: there is no static configuration.
+    pub static_config: serde_json::Map<String, serde_json::Value>,
+    /// What was built.
+    pub version: VersionDump,
+    /// The agent's flags; no secrets.
+    pub config: serde_json::Value,
+}
+
+/// What was built.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionDump {
+    /// Of the package.
+    pub version: String,
+}
+
+impl Default for VersionDump {
+    fn default() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+}
+
+/// An identity's certificate.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateDump {
+    /// SPIFFE URI.
+    pub identity: String,
+    /// `Available`, `Initializing`, or `Unavailable: why`.
+    pub state: String,
+    /// The leaf first.
+    pub cert_chain: Vec<CertDump>,
+    /// What it is verified with.
+    pub root_certs: Vec<CertDump>,
+}
+
+/// One certificate.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertDump {
+    /// Base64 of its PEM.
+    pub pem: String,
+    /// Printed as it is.
+    pub serial_number: String,
+    /// RFC 3339.
+    pub valid_from: String,
+    /// RFC 3339.
+    pub expiration_time: String,
+}
+
+impl CertDump {
+    /// A certificate by its PEM text, serial number and times (RFC 3339).
+    pub fn new(
+        pem: &str,
+        serial_number: impl Into<String>,
+        valid_from: impl Into<String>,
+        expiration_time: impl Into<String>,
+    ) -> Self {
+        use base64::Engine as _;
+        Self {
+            pem: base64::engine::general_purpose::STANDARD.encode(pem),
+            serial_number: serial_number.into(),
+            valid_from: valid_from.into(),
+            expiration_time: expiration_time.into(),
+        }
+    }
+}
+
+/// A pod of this node.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadStateDump {
+    /// `Up` or `Pending`.
+    pub state: String,
+    /// Its open connections.
+    pub connections: ConnectionsDump,
+    /// What it is.
+    pub info: WorkloadInfoDump,
+}
+
+/// What a pod is.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadInfoDump {
+    /// Pod name.
+    pub name: String,
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Trust domain.
+    pub trust_domain: String,
+    /// Service account.
+    pub service_account: String,
+}
+
+/// A pod's open connections.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionsDump {
+    /// To it.
+    pub inbound: Vec<ConnectionDump>,
+    /// From it.
+    pub outbound: Vec<ConnectionDump>,
+}
+
+/// An open connection.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionDump {
+    /// The client's address.
+    pub src: String,
+    /// What the client asked for.
+    pub original_dst: String,
+    /// Where it went.
+    pub actual_dst: String,
+    /// `HBONE` or `TCP`.
+    pub protocol: String,
+}

@@ -1,0 +1,172 @@
+//! The node's own state as metrics, asked for at each scrape.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::RwLock;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+
+use super::metrics::{NodeSource, Pairs, counter};
+
+/// The node's state; whoever wires the parts together fills it.
+#[derive(Debug, Clone, Default)]
+pub struct NodeStats {
+    /// What the kernel counted: `("direct", n)` connections left alone, and so on; each becomes
+    /// `sotto_connections_<name>_total`.
+    pub kernel_connections: Vec<(&'static str, u64)>,
+    /// Certificates held.
+    pub certificates: Vec<CertificateStats>,
+    /// Pods by the state of their enrolment.
+    pub pods: Vec<(&'static str, u64)>,
+    /// The connection to the control plane.
+    pub xds: XdsStats,
+    /// HBONE tunnels open now: `("outbound", n)`, `("inbound", n)`.
+    pub tunnels: Vec<(&'static str, u64)>,
+    /// Log lines dropped because whoever reads them is too slow.
+    pub log_lines_dropped: u64,
+}
+
+/// A certificate held.
+#[derive(Debug, Clone)]
+pub struct CertificateStats {
+    /// SPIFFE URI.
+    pub identity: String,
+    /// When it expires.
+    pub not_after: SystemTime,
+}
+
+/// What passed between us and the control plane.
+#[derive(Debug, Clone, Default)]
+pub struct XdsStats {
+    /// Whether the stream is open.
+    pub connected: bool,
+    /// Responses received, by type URL.
+    pub messages: Vec<(String, u64)>,
+    /// Streams ended, by reason.
+    pub terminations: Vec<(&'static str, u64)>,
+    /// Resources refused, by type URL.
+    pub rejections: Vec<(String, u64)>,
+}
+
+/// Encodes the node's state.
+pub(super) struct NodeCollector {
+    source: Arc<RwLock<Option<NodeSource>>>,
+}
+
+impl NodeCollector {
+    pub(super) fn new(source: Arc<RwLock<Option<NodeSource>>>) -> Self {
+        Self { source }
+    }
+}
+
+impl fmt::Debug for NodeCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeCollector").finish_non_exhaustive()
+    }
+}
+
+impl Collector for NodeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode_build(&mut encoder)?;
+        let source = self.source.read().clone();
+        match source {
+            Some(source) => encode_stats(&mut encoder, &source()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn encode_build(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "What was built";
+    let labels = [("component", "sotto"), ("tag", env!("CARGO_PKG_VERSION"))];
+    let mut family = encoder.encode_descriptor("istio_build", help, None, MetricType::Gauge)?;
+    family.encode_family(&Pairs(&labels))?.encode_gauge(&1u64)
+}
+
+fn encode_stats(encoder: &mut DescriptorEncoder<'_>, stats: &NodeStats) -> fmt::Result {
+    for (name, value) in &stats.kernel_connections {
+        let name = format!("sotto_connections_{name}");
+        let help = "Connections the kernel judged so";
+        let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+        counter(&mut family, &Pairs(&[]), *value)?;
+    }
+    encode_certificates(encoder, &stats.certificates)?;
+    gauges(
+        encoder,
+        "sotto_pods",
+        "Pods of this node by the state of their enrolment",
+        "state",
+        &stats.pods,
+    )?;
+    gauges(encoder, "sotto_tunnels_open", "HBONE tunnels open now", "direction", &stats.tunnels)?;
+    encode_xds(encoder, &stats.xds)?;
+    let help = "Log lines dropped because their reader is too slow";
+    let mut family =
+        encoder.encode_descriptor("sotto_log_lines_dropped", help, None, MetricType::Counter)?;
+    counter(&mut family, &Pairs(&[]), stats.log_lines_dropped)
+}
+
+fn encode_certificates(
+    encoder: &mut DescriptorEncoder<'_>,
+    certificates: &[CertificateStats],
+) -> fmt::Result {
+    let help = "Seconds until the identity's certificate expires; negative once it has";
+    let mut family =
+        encoder.encode_descriptor("istio_cert_expiry_seconds", help, None, MetricType::Gauge)?;
+    let now = SystemTime::now();
+    for certificate in certificates {
+        let left = match certificate.not_after.duration_since(now) {
+            Ok(left) => left.as_secs_f64(),
+            Err(expired) => -expired.duration().as_secs_f64(),
+        };
+        family
+            .encode_family(&Pairs(&[("identity", &certificate.identity)]))?
+            .encode_gauge(&left.trunc())?;
+    }
+    Ok(())
+}
+
+fn encode_xds(encoder: &mut DescriptorEncoder<'_>, xds: &XdsStats) -> fmt::Result {
+    let help = "Whether the control plane is connected";
+    let mut family =
+        encoder.encode_descriptor("sotto_xds_connected", help, None, MetricType::Gauge)?;
+    family.encode_gauge(&u64::from(xds.connected))?;
+    let help = "Responses received from the control plane";
+    counters(encoder, "istio_xds_message", help, "url", &xds.messages)?;
+    let help = "Resources of the control plane that were refused";
+    counters(encoder, "sotto_xds_rejections", help, "url", &xds.rejections)?;
+    let help = "Streams to the control plane that ended";
+    counters(encoder, "istio_xds_connection_terminations", help, "reason", &xds.terminations)
+}
+
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    rows: &[(impl AsRef<str>, u64)],
+) -> fmt::Result {
+    let mut family: MetricEncoder<'_> =
+        encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (value, count) in rows {
+        counter(&mut family, &Pairs(&[(label, value.as_ref())]), *count)?;
+    }
+    Ok(())
+}
+
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    rows: &[(&'static str, u64)],
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (value, count) in rows {
+        family.encode_family(&Pairs(&[(label, value)]))?.encode_gauge(count)?;
+    }
+    Ok(())
+}

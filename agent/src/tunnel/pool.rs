@@ -1,0 +1,313 @@
+//! The tunnels of one thread, shared by its connections.
+//!
+//! Streams of one source to one destination share a tunnel, up to the peer's limit; only when all
+//! are full is another dialled, by one connection at a time while the rest wait for its outcome. A
+//! tunnel whose TLS configuration is no longer the current one (the certificate was renewed) takes
+//! no new streams. Each tunnel has one task ([`tunnel::drive`]), owned by the pool.
+
+mod tunnel;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arcstr::ArcStr;
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(super) use self::tunnel::StreamSlot;
+use self::tunnel::Tunnel;
+use super::connect::{self, ConnectError, ConnectRequest, OpenError};
+use super::limits::Limits;
+use super::stream::TunnelStream;
+use crate::mesh::{PodUid, SpiffeId};
+
+/// Streams with the same key may share a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// As whom we dial.
+    pub source: SpiffeId,
+    /// From whose network namespace.
+    pub pod: PodUid,
+    /// Where to: an address and port 15008.
+    pub gateway: SocketAddr,
+    /// Whom we expect there: SPIFFE URIs, any of them.
+    pub expected: Vec<ArcStr>,
+}
+
+/// The tunnels of one thread. Clones share them; the last one dropped cuts them.
+#[derive(Clone)]
+pub struct Pool {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    limits: Limits,
+    slots: RefCell<HashMap<PoolKey, Rc<Slot>>>,
+    tasks: TaskTracker,
+    /// No new streams; tunnels end with their last one.
+    drain: CancellationToken,
+    /// Tunnels end now.
+    abort: CancellationToken,
+}
+
+/// The tunnels of one key.
+#[derive(Default)]
+struct Slot {
+    tunnels: RefCell<Vec<Rc<Tunnel>>>,
+    dial: RefCell<Option<Rc<Dial>>>,
+}
+
+/// A dial under way.
+#[derive(Default)]
+struct Dial {
+    error: RefCell<Option<ConnectError>>,
+    over: Notify,
+}
+
+/// What a connection can do now.
+enum Turn {
+    /// Open a stream here.
+    Open(StreamSlot),
+    /// Wait until the tunnel knows how many streams its peer takes.
+    Settle(Rc<Tunnel>),
+    /// Wait for another's dial.
+    Wait(Rc<Dial>),
+    /// Dial: the others wait for the end of this.
+    Dial(DialGuard),
+}
+
+/// Ends a dial, also one whose connection is dropped midway: those that wait then take over.
+struct DialGuard {
+    slot: Rc<Slot>,
+    dial: Rc<Dial>,
+}
+
+impl Drop for DialGuard {
+    fn drop(&mut self) {
+        self.slot.dial.borrow_mut().take();
+        self.dial.over.notify_waiters();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.abort.cancel();
+    }
+}
+
+impl Pool {
+    /// A pool without tunnels; its tasks run on the current `LocalSet`.
+    pub fn new(limits: Limits) -> Self {
+        let inner = Inner {
+            limits,
+            slots: RefCell::default(),
+            tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        };
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// Opens a stream in a tunnel of `key`; `tcp` is polled only if a tunnel must be dialled.
+    ///
+    /// # Errors
+    /// The tunnel cannot be dialled, or its peer refuses the stream.
+    ///
+    /// # Cancel safety
+    /// A stream half opened is reset; a dial under way is left to the next that waits for it.
+    pub async fn connect(
+        &self,
+        key: &PoolKey,
+        tcp: impl Future<Output = io::Result<TcpStream>>,
+        tls: Arc<ClientConfig>,
+        request: &ConnectRequest,
+    ) -> Result<TunnelStream, ConnectError> {
+        let limits = &self.inner.limits;
+        // Many connections to a peer that takes few streams a tunnel wait for one dial each.
+        let patience = limits.dial_timeout + limits.handshake_timeout + limits.response_timeout;
+        timeout(patience, self.connect_patiently(key, tcp, tls, request)).await.unwrap_or(Err(
+            ConnectError::Timeout {
+                gateway: key.gateway,
+                step: "opening a stream",
+                after: patience,
+            },
+        ))
+    }
+
+    /// Takes no new streams and waits until the last of the old ones has ended. Bound it by a
+    /// deadline, then [`Pool::abort`].
+    pub async fn drain(&self) {
+        self.inner.drain.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Cuts every tunnel.
+    pub fn abort(&self) {
+        self.inner.drain.cancel();
+        self.inner.abort.cancel();
+    }
+
+    /// Tunnels there are now, also those that take no more streams.
+    pub fn tunnels(&self) -> usize {
+        self.inner.tasks.len()
+    }
+
+    async fn connect_patiently(
+        &self,
+        key: &PoolKey,
+        tcp: impl Future<Output = io::Result<TcpStream>>,
+        tls: Arc<ClientConfig>,
+        request: &ConnectRequest,
+    ) -> Result<TunnelStream, ConnectError> {
+        let guard = loop {
+            match self.turn(key, &tls)? {
+                Turn::Open(slot) => match self.open(key, slot, request).await {
+                    Ok(stream) => return Ok(stream),
+                    // The tunnel is retired, so that this ends at the latest with a dial.
+                    Err(OpenError::Stale(_)) => {}
+                    Err(OpenError::Failed(error)) => return Err(error),
+                },
+                Turn::Settle(tunnel) => tunnel.settled().await,
+                Turn::Wait(dial) => dial.finished().await?,
+                Turn::Dial(guard) => break guard,
+            }
+        };
+        let slot = self.dial(key, tcp, tls, guard).await?;
+        match self.open(key, slot, request).await {
+            Ok(stream) => Ok(stream),
+            Err(OpenError::Stale(error) | OpenError::Failed(error)) => Err(error),
+        }
+    }
+
+    fn turn(&self, key: &PoolKey, tls: &Arc<ClientConfig>) -> Result<Turn, ConnectError> {
+        if self.inner.drain.is_cancelled() {
+            return Err(ConnectError::Stopped);
+        }
+        let mut slots = self.inner.slots.borrow_mut();
+        let slot = match slots.get(key) {
+            Some(slot) => slot,
+            None => slots.entry(key.clone()).or_default(),
+        };
+        let max = self.inner.limits.max_opened_streams;
+        let mut unsettled = None;
+        slot.tunnels.borrow_mut().retain(|tunnel| tunnel.is_current(tls));
+        for tunnel in &*slot.tunnels.borrow() {
+            if let Some(stream) = tunnel.reserve(max) {
+                return Ok(Turn::Open(stream));
+            }
+            if !tunnel.is_settled() {
+                unsettled = Some(Rc::clone(tunnel));
+            }
+        }
+        if let Some(tunnel) = unsettled {
+            return Ok(Turn::Settle(tunnel));
+        }
+        let mut dial = slot.dial.borrow_mut();
+        if let Some(dial) = &*dial {
+            return Ok(Turn::Wait(Rc::clone(dial)));
+        }
+        let ours = Rc::new(Dial::default());
+        *dial = Some(Rc::clone(&ours));
+        Ok(Turn::Dial(DialGuard { slot: Rc::clone(slot), dial: ours }))
+    }
+
+    /// Dials, and keeps the first stream of the new tunnel for the caller.
+    async fn dial(
+        &self,
+        key: &PoolKey,
+        tcp: impl Future<Output = io::Result<TcpStream>>,
+        tls: Arc<ClientConfig>,
+        guard: DialGuard,
+    ) -> Result<StreamSlot, ConnectError> {
+        let limits = &self.inner.limits;
+        // The rare path is boxed: a connection's future need not have room for a handshake.
+        let dialled = Box::pin(connect::dial(key.gateway, tcp, Arc::clone(&tls), limits)).await;
+        let dialled = match dialled {
+            Ok(dialled) => dialled,
+            Err(error) => {
+                *guard.dial.error.borrow_mut() = Some(error.clone());
+                drop(guard);
+                self.inner.prune(key);
+                return Err(error);
+            }
+        };
+        let tunnel = Rc::new(Tunnel::new(dialled.sender, tls, dialled.peer));
+        guard.slot.tunnels.borrow_mut().push(Rc::clone(&tunnel));
+        let stream = tunnel.first();
+        let inner = Rc::downgrade(&self.inner);
+        let key = key.clone();
+        let driven = tunnel::drive(
+            tunnel,
+            dialled.connection,
+            limits.clone(),
+            self.inner.drain.clone(),
+            self.inner.abort.clone(),
+        );
+        self.inner.tasks.spawn_local(async move {
+            driven.await;
+            if let Some(inner) = inner.upgrade() {
+                inner.prune(&key);
+            }
+        });
+        Ok(stream)
+    }
+
+    async fn open(
+        &self,
+        key: &PoolKey,
+        slot: StreamSlot,
+        request: &ConnectRequest,
+    ) -> Result<TunnelStream, OpenError> {
+        let Some(sender) = slot.sender() else {
+            return Err(OpenError::Stale(ConnectError::Stopped));
+        };
+        match connect::open(key.gateway, sender, request, &self.inner.limits).await {
+            Ok((stream, answer)) => {
+                slot.answered();
+                Ok(stream.dialled(answer, slot))
+            }
+            Err(error) => {
+                if matches!(error, OpenError::Stale(_)) {
+                    slot.retire();
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Forgets tunnels that are gone, and a key without any.
+    fn prune(&self, key: &PoolKey) {
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get(key) else { return };
+        slot.tunnels.borrow_mut().retain(|tunnel| !tunnel.is_retired());
+        let unused = slot.tunnels.borrow().is_empty() && slot.dial.borrow().is_none();
+        if unused {
+            slots.remove(key);
+        }
+    }
+}
+
+impl Dial {
+    /// Waits for its end; its error is ours too.
+    async fn finished(&self) -> Result<(), ConnectError> {
+        self.over.notified().await;
+        self.error.borrow().clone().map_or(Ok(()), Err)
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("tunnels", &self.tunnels()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,129 @@
+//! Messages of the control plane as the mesh's types.
+//!
+//! What a message leaves out gets its documented default; what it says must make sense, or the
+//! resource is rejected as a whole.
+
+mod authorization;
+mod service;
+mod workload;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use prost::Message;
+use prost_types::Any;
+use sotto_proto::security::Authorization;
+use sotto_proto::workload::{Address, address};
+
+use crate::mesh::spiffe::SpiffeIdError;
+use crate::mesh::{MeshEvent, PolicyKey, ResourceKind, ServiceKey};
+
+use super::delta::type_url;
+
+#[cfg(test)]
+mod tests;
+
+/// Why a resource is rejected.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum DecodeError {
+    /// The bytes are not the message.
+    #[error("malformed message")]
+    Message(#[from] prost::DecodeError),
+    /// It is of another type.
+    #[error("unexpected type {0:?}")]
+    Type(String),
+    /// Something that must be there is not.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// The resource's name is not that of its content.
+    #[error("content is {0:?}")]
+    Name(String),
+    /// An address is neither 4 nor 16 bytes long, or its prefix is too long.
+    #[error("{0} is not an address")]
+    Address(&'static str),
+    /// A port is not within 1 to 65535.
+    #[error("{0} is not a port")]
+    Port(u32),
+    /// A reference is not `namespace/name`.
+    #[error("{0:?} is not namespace/name")]
+    Reference(String),
+    /// A value of an enumeration that this version does not know.
+    #[error("{what} {value} is not supported")]
+    Unsupported {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        value: i32,
+    },
+    /// The parts do not make an identity.
+    #[error(transparent)]
+    Identity(#[from] SpiffeIdError),
+}
+
+/// A resource of a kind, as the event of its arrival.
+///
+/// # Errors
+/// It is malformed or says something that cannot be honoured.
+pub fn event(kind: ResourceKind, resource: Option<&Any>) -> Result<MeshEvent, DecodeError> {
+    let any = resource.ok_or(DecodeError::Missing("resource"))?;
+    if any.type_url != type_url(kind) {
+        return Err(DecodeError::Type(any.type_url.clone()));
+    }
+    match kind {
+        ResourceKind::Address => {
+            let address = Address::decode(any.value.as_slice())?;
+            Ok(match address.r#type.ok_or(DecodeError::Missing("workload or service"))? {
+                address::Type::Workload(w) => MeshEvent::Workload(Arc::new(workload::workload(w)?)),
+                address::Type::Service(s) => MeshEvent::Service(Arc::new(service::service(s)?)),
+            })
+        }
+        ResourceKind::Authorization => {
+            let policy = Authorization::decode(any.value.as_slice())?;
+            Ok(MeshEvent::Policy(Arc::new(authorization::authorization(policy)?)))
+        }
+    }
+}
+
+/// 4 or 16 bytes as a canonical address.
+fn ip(bytes: &[u8], what: &'static str) -> Result<IpAddr, DecodeError> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        Ok(Ipv4Addr::from(octets).into())
+    } else if let Ok(octets) = <[u8; 16]>::try_from(bytes) {
+        Ok(IpAddr::V6(Ipv6Addr::from(octets)).to_canonical())
+    } else {
+        Err(DecodeError::Address(what))
+    }
+}
+
+/// A port that is not 0.
+fn port(number: u32) -> Result<u16, DecodeError> {
+    u16::try_from(number).ok().filter(|port| *port != 0).ok_or(DecodeError::Port(number))
+}
+
+/// A port for which 0 means none.
+fn optional_port(number: u32) -> Result<Option<u16>, DecodeError> {
+    if number == 0 { Ok(None) } else { port(number).map(Some) }
+}
+
+/// `namespace/hostname`.
+fn service_key(text: &str) -> Result<ServiceKey, DecodeError> {
+    let (namespace, hostname) = reference(text)?;
+    Ok(ServiceKey { namespace: namespace.into(), hostname: hostname.into() })
+}
+
+/// `namespace/name`.
+fn policy_key(text: &str) -> Result<PolicyKey, DecodeError> {
+    let (namespace, name) = reference(text)?;
+    Ok(PolicyKey { namespace: namespace.into(), name: name.into() })
+}
+
+fn reference(text: &str) -> Result<(&str, &str), DecodeError> {
+    text.split_once('/')
+        .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+        .ok_or_else(|| DecodeError::Reference(text.to_owned()))
+}
+
+/// A name that must not be empty.
+fn named(text: String, what: &'static str) -> Result<arcstr::ArcStr, DecodeError> {
+    if text.is_empty() { Err(DecodeError::Missing(what)) } else { Ok(text.into()) }
+}

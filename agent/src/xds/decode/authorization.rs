@@ -1,0 +1,108 @@
+//! Policies.
+//!
+//! A condition that cannot be met (an address that is none, a port beyond 65535) matches nothing;
+//! it must not vanish, or an ALLOW would widen to whatever its other conditions say.
+
+use ipnet::IpNet;
+use sotto_proto::security as proto;
+use sotto_proto::security::string_match::MatchType;
+
+use crate::mesh::policy::{
+    Action, Group, Match, PolicyScope, Rule, ServiceAccountMatch, StringMatch,
+};
+use crate::mesh::{Authorization, PolicyKey};
+
+use super::{DecodeError, ip, named};
+
+pub(super) fn authorization(from: proto::Authorization) -> Result<Authorization, DecodeError> {
+    let scope = match proto::Scope::try_from(from.scope) {
+        Ok(proto::Scope::Global) => PolicyScope::Global,
+        Ok(proto::Scope::Namespace) => PolicyScope::Namespace,
+        Ok(proto::Scope::WorkloadSelector) => PolicyScope::WorkloadSelector,
+        Err(_) => return Err(DecodeError::Unsupported { what: "scope", value: from.scope }),
+    };
+    let action = match proto::Action::try_from(from.action) {
+        Ok(proto::Action::Allow) => Action::Allow,
+        Ok(proto::Action::Deny) => Action::Deny,
+        Err(_) => return Err(DecodeError::Unsupported { what: "action", value: from.action }),
+    };
+    Ok(Authorization {
+        key: PolicyKey {
+            namespace: named(from.namespace, "namespace")?,
+            name: named(from.name, "name")?,
+        },
+        scope,
+        action,
+        groups: from.groups.into_iter().map(group).collect::<Result<_, _>>()?,
+        dry_run: from.dry_run,
+    })
+}
+
+fn group(from: proto::Group) -> Result<Group, DecodeError> {
+    let rules = from.rules.into_iter().map(rule).collect::<Result<_, _>>()?;
+    Ok(Group { rules })
+}
+
+fn rule(from: proto::Rules) -> Result<Rule, DecodeError> {
+    let matches = from.matches.into_iter().map(condition).collect::<Result<_, _>>()?;
+    Ok(Rule { matches })
+}
+
+fn condition(from: proto::Match) -> Result<Match, DecodeError> {
+    let decoded = Match {
+        namespaces: strings(from.namespaces)?,
+        not_namespaces: strings(from.not_namespaces)?,
+        principals: strings(from.principals)?,
+        not_principals: strings(from.not_principals)?,
+        source_ips: ranges(&from.source_ips),
+        not_source_ips: ranges(&from.not_source_ips),
+        destination_ips: ranges(&from.destination_ips),
+        not_destination_ips: ranges(&from.not_destination_ips),
+        destination_ports: ports(&from.destination_ports),
+        not_destination_ports: ports(&from.not_destination_ports),
+        service_accounts: service_accounts(from.service_accounts),
+        not_service_accounts: service_accounts(from.not_service_accounts),
+    };
+    let emptied = |before: usize, after: usize| before > 0 && after == 0;
+    let impossible = emptied(from.source_ips.len(), decoded.source_ips.len())
+        || emptied(from.destination_ips.len(), decoded.destination_ips.len())
+        || emptied(from.destination_ports.len(), decoded.destination_ports.len());
+    // A match without any field matches nothing.
+    Ok(if impossible { Match::default() } else { decoded })
+}
+
+fn strings(from: Vec<proto::StringMatch>) -> Result<Vec<StringMatch>, DecodeError> {
+    let decode = |from: proto::StringMatch| match from.match_type {
+        Some(MatchType::Exact(text)) => Ok(StringMatch::Exact(text.into())),
+        Some(MatchType::Prefix(text)) => Ok(StringMatch::Prefix(text.into())),
+        Some(MatchType::Suffix(text)) => Ok(StringMatch::Suffix(text.into())),
+        Some(MatchType::Presence(proto::Presence {})) => Ok(StringMatch::Presence),
+        None => Err(DecodeError::Missing("kind of a string match")),
+    };
+    from.into_iter().map(decode).collect()
+}
+
+fn ranges(from: &[proto::Address]) -> Vec<IpNet> {
+    from.iter().filter_map(range).collect()
+}
+
+fn range(from: &proto::Address) -> Option<IpNet> {
+    let address = ip(&from.address, "range").ok()?;
+    // A range of mapped addresses is a range of what they map to.
+    let unmapped = from.address.len() == 16 && address.is_ipv4();
+    let length = if unmapped { from.length.checked_sub(96)? } else { from.length };
+    IpNet::new(address, u8::try_from(length).ok()?).ok().map(|range| range.trunc())
+}
+
+/// Ports beyond 65535 match nothing. Port 0 is kept: it is no less a number.
+fn ports(from: &[u32]) -> Vec<u16> {
+    from.iter().filter_map(|port| u16::try_from(*port).ok()).collect()
+}
+
+fn service_accounts(from: Vec<proto::ServiceAccountMatch>) -> Vec<ServiceAccountMatch> {
+    let decode = |from: proto::ServiceAccountMatch| ServiceAccountMatch {
+        namespace: from.namespace.into(),
+        service_account: from.service_account.into(),
+    };
+    from.into_iter().map(decode).collect()
+}

@@ -1,0 +1,114 @@
+//! Services, and the ports and gateways that workloads have too.
+
+use ipnet::IpNet;
+use sotto_proto::workload::{self as proto, gateway_address, load_balancing};
+
+use crate::mesh::service::{
+    BalancingMode, LoadBalancing, Port, Scope, Waypoint, WaypointDestination,
+};
+use crate::mesh::{Network, NetworkAddress, Service, ServiceKey};
+use crate::route::HBONE_PORT;
+
+use super::{DecodeError, ip, named, optional_port, port};
+
+pub(super) fn service(from: proto::Service) -> Result<Service, DecodeError> {
+    let mut vips = Vec::new();
+    let mut cidr_vips = Vec::new();
+    for address in from.addresses {
+        match virtual_address(address)? {
+            VirtualAddress::One(address) => vips.push(address),
+            VirtualAddress::Range(network, range) => cidr_vips.push((network, range)),
+        }
+    }
+    // One waypoint is used: where several share the traffic, the one with most of it.
+    let heaviest = from.weighted_waypoints.into_iter().max_by_key(|waypoint| waypoint.weight);
+    let waypoint = from.waypoint.or_else(|| heaviest.and_then(|waypoint| waypoint.destination));
+    Ok(Service {
+        name: from.name.into(),
+        key: ServiceKey {
+            namespace: named(from.namespace, "namespace")?,
+            hostname: named(from.hostname, "hostname")?,
+        },
+        vips,
+        cidr_vips,
+        ports: ports(&from.ports)?,
+        subject_alt_names: from.subject_alt_names.into_iter().map(Into::into).collect(),
+        waypoint: waypoint.map(self::waypoint).transpose()?,
+        load_balancing: from.load_balancing.map(load_balancing).transpose()?.unwrap_or_default(),
+        canonical: from.canonical,
+    })
+}
+
+pub(super) fn ports(from: &[proto::Port]) -> Result<Vec<Port>, DecodeError> {
+    let decode = |from: &proto::Port| {
+        let target_port = optional_port(from.target_port)?;
+        Ok(Port { service_port: port(from.service_port)?, target_port })
+    };
+    from.iter().map(decode).collect()
+}
+
+pub(super) fn waypoint(from: proto::GatewayAddress) -> Result<Waypoint, DecodeError> {
+    let destination = from.destination.ok_or(DecodeError::Missing("gateway destination"))?;
+    let destination = match destination {
+        gateway_address::Destination::Hostname(host) => WaypointDestination::Service(ServiceKey {
+            namespace: named(host.namespace, "gateway namespace")?,
+            hostname: named(host.hostname, "gateway hostname")?,
+        }),
+        gateway_address::Destination::Address(at) => WaypointDestination::Address(
+            NetworkAddress::new(at.network, ip(&at.address, "gateway address")?),
+        ),
+    };
+    let hbone_port = optional_port(from.hbone_mtls_port)?.unwrap_or(HBONE_PORT);
+    Ok(Waypoint { destination, hbone_port })
+}
+
+enum VirtualAddress {
+    One(NetworkAddress),
+    Range(Network, IpNet),
+}
+
+fn virtual_address(from: proto::NetworkAddress) -> Result<VirtualAddress, DecodeError> {
+    const WHAT: &str = "virtual address";
+    let address = ip(&from.address, WHAT)?;
+    let full = if address.is_ipv4() { 32 } else { 128 };
+    match from.length {
+        None => Ok(VirtualAddress::One(NetworkAddress::new(from.network, address))),
+        Some(length) if length == full => {
+            Ok(VirtualAddress::One(NetworkAddress::new(from.network, address)))
+        }
+        Some(length) => {
+            let length = u8::try_from(length).map_err(|_| DecodeError::Address(WHAT))?;
+            let range = IpNet::new(address, length).map_err(|_| DecodeError::Address(WHAT))?;
+            Ok(VirtualAddress::Range(from.network.into(), range.trunc()))
+        }
+    }
+}
+
+fn load_balancing(from: proto::LoadBalancing) -> Result<LoadBalancing, DecodeError> {
+    let mode = match load_balancing::Mode::try_from(from.mode) {
+        Ok(load_balancing::Mode::UnspecifiedMode) => BalancingMode::Any,
+        Ok(load_balancing::Mode::Strict) => BalancingMode::Strict,
+        Ok(load_balancing::Mode::Failover) => BalancingMode::Failover,
+        Ok(load_balancing::Mode::Passthrough) => BalancingMode::Passthrough,
+        Err(_) => {
+            return Err(DecodeError::Unsupported { what: "load balancing", value: from.mode });
+        }
+    };
+    let preferences = from.routing_preference.into_iter().map(scope).collect::<Result<_, _>>()?;
+    let allow_unhealthy = from.health_policy == i32::from(load_balancing::HealthPolicy::AllowAll);
+    Ok(LoadBalancing { preferences, mode, allow_unhealthy })
+}
+
+fn scope(value: i32) -> Result<Scope, DecodeError> {
+    match load_balancing::Scope::try_from(value) {
+        Ok(load_balancing::Scope::Region) => Ok(Scope::Region),
+        Ok(load_balancing::Scope::Zone) => Ok(Scope::Zone),
+        Ok(load_balancing::Scope::Subzone) => Ok(Scope::Subzone),
+        Ok(load_balancing::Scope::Node) => Ok(Scope::Node),
+        Ok(load_balancing::Scope::Cluster) => Ok(Scope::Cluster),
+        Ok(load_balancing::Scope::Network) => Ok(Scope::Network),
+        Ok(load_balancing::Scope::UnspecifiedScope) | Err(_) => {
+            Err(DecodeError::Unsupported { what: "routing preference", value })
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The delta protocol without IO: what to send, and what a response means.
+//!
+//! One [`DeltaState`] per kind remembers the name and version of every resource held, so that a
+//! new stream gets only what changed and learns what went. Whatever a response holds that can be
+//! used is used: a bad resource is named in the answer and its last good version stays.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
+use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+
+use crate::mesh::{MeshEvent, PolicyKey, ResourceKind, ServiceKey, WorkloadUid};
+
+use super::chain;
+use super::decode::{self, DecodeError};
+
+#[cfg(test)]
+mod tests;
+
+/// The type URL of a kind.
+pub fn type_url(kind: ResourceKind) -> &'static str {
+    match kind {
+        ResourceKind::Address => ADDRESS_TYPE,
+        ResourceKind::Authorization => AUTHORIZATION_TYPE,
+    }
+}
+
+/// A resource that was not taken.
+#[derive(Debug, PartialEq)]
+pub struct Rejection {
+    /// Its name.
+    pub name: String,
+    /// What is wrong with it.
+    pub error: DecodeError,
+}
+
+/// What came of a response.
+#[derive(Debug, PartialEq)]
+pub struct Handled {
+    /// The kind of its resources.
+    pub kind: ResourceKind,
+    /// What to apply, in this order.
+    pub events: Vec<MeshEvent>,
+    /// What was not taken.
+    pub rejected: Vec<Rejection>,
+    /// Names that were taken or removed: earlier rejections of them are history.
+    pub settled: Vec<String>,
+    /// Resources held now.
+    pub held: usize,
+    /// The answer: an ACK, or a NACK that names what was rejected.
+    pub reply: DeltaDiscoveryRequest,
+}
+
+/// What we hold of one kind.
+#[derive(Debug)]
+pub struct DeltaState {
+    kind: ResourceKind,
+    held: HashMap<String, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    version: String,
+    key: ResourceKey,
+}
+
+/// A resource as the mesh names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ResourceKey {
+    Workload(WorkloadUid),
+    Service(ServiceKey),
+    Policy(PolicyKey),
+}
+
+/// Enough of the rejections to find the cause, in an error that the control plane logs.
+const MAX_REASONS: usize = 20;
+
+/// `google.rpc.Code.INVALID_ARGUMENT`.
+const INVALID_ARGUMENT: i32 = 3;
+
+impl DeltaState {
+    /// Holding nothing.
+    pub fn new(kind: ResourceKind) -> Self {
+        Self { kind, held: HashMap::new() }
+    }
+
+    /// The first request of a stream: everything of this kind, except what is held already.
+    pub fn initial_request(&self, node: &Node) -> DeltaDiscoveryRequest {
+        let versions =
+            self.held.iter().map(|(name, held)| (name.clone(), held.version.clone())).collect();
+        DeltaDiscoveryRequest {
+            node: Some(node.clone()),
+            type_url: type_url(self.kind).to_owned(),
+            initial_resource_versions: versions,
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    /// Takes what can be taken.
+    pub fn on_response(&mut self, response: DeltaDiscoveryResponse) -> Handled {
+        let mut events = Vec::new();
+        let mut rejected = Vec::new();
+        let mut settled = Vec::new();
+        for name in response.removed_resources {
+            // A name that is not held never existed here: legal.
+            if let Some(held) = self.held.remove(&name) {
+                events.push(held.key.removal());
+            }
+            settled.push(name);
+        }
+        for resource in response.resources {
+            let name = resource.name.clone();
+            match self.take(resource, &mut events) {
+                Ok(()) => settled.push(name),
+                Err(error) => rejected.push(Rejection { name, error }),
+            }
+        }
+        let reply = DeltaDiscoveryRequest {
+            type_url: type_url(self.kind).to_owned(),
+            response_nonce: response.nonce,
+            error_detail: error_detail(&rejected),
+            ..DeltaDiscoveryRequest::default()
+        };
+        Handled { kind: self.kind, events, rejected, settled, held: self.held.len(), reply }
+    }
+
+    fn take(&mut self, resource: Resource, events: &mut Vec<MeshEvent>) -> Result<(), DecodeError> {
+        let Resource { name, version, resource, .. } = resource;
+        let event = decode::event(self.kind, resource.as_ref())?;
+        let Some(key) = ResourceKey::of(&event) else {
+            return Err(DecodeError::Missing("resource"));
+        };
+        // Names and contents are one to one, so that a removal by name is unambiguous.
+        if key.name() != name {
+            return Err(DecodeError::Name(key.name()));
+        }
+        match self.held.insert(name, Held { version, key: key.clone() }) {
+            Some(old) if old.key != key => events.push(old.key.removal()),
+            _ => {}
+        }
+        events.push(event);
+        Ok(())
+    }
+}
+
+impl ResourceKey {
+    /// The key of a resource that came; none for one that went.
+    fn of(event: &MeshEvent) -> Option<Self> {
+        match event {
+            MeshEvent::Workload(workload) => Some(Self::Workload(workload.uid.clone())),
+            MeshEvent::Service(service) => Some(Self::Service(service.key.clone())),
+            MeshEvent::Policy(policy) => Some(Self::Policy(policy.key.clone())),
+            MeshEvent::RemoveWorkload(_)
+            | MeshEvent::RemoveService(_)
+            | MeshEvent::RemovePolicy(_) => None,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Workload(uid) => uid.to_string(),
+            Self::Service(key) => key.to_string(),
+            Self::Policy(key) => key.to_string(),
+        }
+    }
+
+    fn removal(self) -> MeshEvent {
+        match self {
+            Self::Workload(uid) => MeshEvent::RemoveWorkload(uid),
+            Self::Service(key) => MeshEvent::RemoveService(key),
+            Self::Policy(key) => MeshEvent::RemovePolicy(key),
+        }
+    }
+}
+
+fn error_detail(rejected: &[Rejection]) -> Option<Status> {
+    if rejected.is_empty() {
+        return None;
+    }
+    let reasons = rejected.iter().take(MAX_REASONS);
+    let reasons = reasons.map(|Rejection { name, error }| format!("{name}: {}", chain(error)));
+    let mut message = reasons.collect::<Vec<_>>().join("; ");
+    if rejected.len() > MAX_REASONS {
+        // Writing to a string cannot fail.
+        let _infallible = write!(message, "; and {} more", rejected.len() - MAX_REASONS);
+    }
+    Some(Status { code: INVALID_ARGUMENT, message, details: Vec::new() })
+}

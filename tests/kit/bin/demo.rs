@@ -1,0 +1,2 @@
+//! Shows plaintext become mutual TLS.
+fn main() {}

@@ -1,0 +1,257 @@
+//! A node: its network namespace, its cgroups, and what runs on it besides pods.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::process::Output;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::cni::Plugin;
+use crate::controllers::list;
+use crate::launch::Launch;
+use crate::objects::{self, Changes, Tasks};
+use crate::services::Services;
+use crate::topology::{Fabric, NodeNumber};
+use crate::{cgroup, command, kubelet, netns};
+
+/// What a node is made with.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Its place.
+    pub number: NodeNumber,
+    /// All nodes of the cluster.
+    pub all: Vec<NodeNumber>,
+    /// Its network namespace.
+    pub netns: String,
+    /// What pods' namespaces are called before their own part.
+    pub pod_netns_prefix: String,
+    /// Its files.
+    pub dir: PathBuf,
+    /// Its cgroup: a real node's is the root of the hierarchy.
+    pub cgroup: PathBuf,
+    /// The program that plays the apps.
+    pub kit_app: PathBuf,
+    /// The CNI plugin chained after the kit's own, if the cluster has a mesh.
+    pub plugin: Option<PathBuf>,
+}
+
+/// A running pod, as far as others than its own task may know it.
+#[derive(Debug, Clone)]
+pub struct RunningPod {
+    /// The pin of its network namespace.
+    pub netns: PathBuf,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+    /// A process in its mount namespace.
+    pub pid: u32,
+    /// The log of its first container.
+    pub log: PathBuf,
+}
+
+/// A node of the cluster.
+pub struct Node {
+    /// What it was made with.
+    pub config: NodeConfig,
+    /// Its client for the API server.
+    pub client: Client,
+    /// Its tasks.
+    pub tasks: Tasks,
+    pods: Mutex<HashMap<(String, String), RunningPod>>,
+    hosts: Mutex<HashMap<PathBuf, String>>,
+    services: Mutex<Services>,
+    taken: Mutex<BTreeSet<u8>>,
+}
+
+impl Node {
+    /// Makes the node, registers it and starts its kubelet and its services' rules.
+    ///
+    /// # Errors
+    /// A part of it cannot be made.
+    pub async fn start(
+        config: NodeConfig,
+        fabric: &Fabric,
+        client: &Client,
+        tasks: &Tasks,
+    ) -> Result<Arc<Self>> {
+        fabric.add_node(&config.netns, config.number, &config.all)?;
+        for group in ["agent", "kubelet", "pods"] {
+            cgroup::create(&config.cgroup.join(group))?;
+        }
+        std::fs::create_dir_all(config.dir.join("pods")).context("make the node's directory")?;
+        let node = Arc::new(Self {
+            config,
+            client: client.clone(),
+            tasks: tasks.clone(),
+            pods: Mutex::default(),
+            hosts: Mutex::default(),
+            services: Mutex::default(),
+            taken: Mutex::default(),
+        });
+        node.register().await?;
+        node.start_services();
+        kubelet::start(&node);
+        Ok(node)
+    }
+
+    /// `node1`, ..
+    pub fn name(&self) -> String {
+        self.config.number.name()
+    }
+
+    /// The socket of its agent.
+    pub fn cni_socket(&self) -> PathBuf {
+        self.config.dir.join("cni.sock")
+    }
+
+    /// Its chained CNI plugin.
+    pub fn plugin(&self) -> Option<Plugin> {
+        Some(Plugin {
+            program: self.config.plugin.clone()?,
+            socket: self.cni_socket(),
+            cgroup: self.config.cgroup.join("kubelet"),
+            netns: netns::path(&self.config.netns),
+        })
+    }
+
+    /// The pod `name`, if it runs here.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<RunningPod> {
+        self.pods.lock().get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// Runs a command in a pod, as `kubectl exec` does.
+    ///
+    /// # Errors
+    /// The pod does not run here, or the command takes longer than `limit`.
+    pub async fn exec(
+        &self,
+        (namespace, name): (&str, &str),
+        argv: &[&str],
+        limit: Duration,
+    ) -> Result<Output> {
+        let pod = self.pod(namespace, name);
+        let pod =
+            pod.with_context(|| format!("{namespace}/{name} does not run on {}", self.name()))?;
+        pod.launch(argv).output(b"", limit).await
+    }
+
+    pub(crate) fn pod_started(&self, namespace: &str, name: &str, pod: RunningPod) {
+        self.pods.lock().insert((namespace.to_owned(), name.to_owned()), pod);
+    }
+
+    pub(crate) fn pod_ended(&self, namespace: &str, name: &str) {
+        self.pods.lock().remove(&(namespace.to_owned(), name.to_owned()));
+    }
+
+    /// A free pod number; the gateway is 1.
+    pub(crate) fn take_number(&self) -> Result<u8> {
+        let mut taken = self.taken.lock();
+        // The next after the last taken first, so that an address is not used again at once.
+        let last = taken.last().copied().unwrap_or(1);
+        let free =
+            (last..=254).chain(2..last).find(|number| *number > 1 && !taken.contains(number));
+        let number = free.context("the node has no free pod address")?;
+        taken.insert(number);
+        Ok(number)
+    }
+
+    pub(crate) fn free_number(&self, number: u8) {
+        self.taken.lock().remove(&number);
+    }
+
+    /// Writes the hosts file of a pod of `namespace` now and whenever Services change.
+    pub(crate) fn keep_hosts(&self, file: PathBuf, namespace: &str) -> Result<()> {
+        let services = self.services.lock();
+        write_in_place(&file, &services.hosts(namespace))?;
+        self.hosts.lock().insert(file, namespace.to_owned());
+        Ok(())
+    }
+
+    pub(crate) fn forget_hosts(&self, file: &PathBuf) {
+        self.hosts.lock().remove(file);
+    }
+
+    async fn register(&self) -> Result<()> {
+        let (name, number) = (self.name(), self.config.number);
+        let labels = json!({ "kubernetes.io/hostname": name, "kubernetes.io/os": "linux" });
+        let node: NodeObject = serde_json::from_value(json!({
+            "metadata": { "name": name, "labels": labels },
+            "spec": { "podCIDR": number.pod_cidr(), "podCIDRs": [number.pod_cidr()] },
+            "status": {
+                "addresses": [{ "type": "InternalIP", "address": number.ip() },
+                    { "type": "Hostname", "address": name }],
+                "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady",
+                    "message": "the kit's kubelet runs" }],
+                "nodeInfo": { "kubeletVersion": "v1.33.0-kit", "architecture": "amd64",
+                    "bootID": "", "containerRuntimeVersion": "kit://1", "kernelVersion": "",
+                    "kubeProxyVersion": "", "machineID": "", "operatingSystem": "linux",
+                    "osImage": "pocket cluster", "systemUUID": "" }
+            }
+        }))?;
+        objects::put(&Api::all(self.client.clone()), &node).await.context("register the node")
+    }
+
+    fn start_services(self: &Arc<Self>) {
+        let changes = Changes::default();
+        changes.watch::<Service>(Api::all(self.client.clone()), &self.tasks);
+        changes.watch::<EndpointSlice>(Api::all(self.client.clone()), &self.tasks);
+        let node = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let mut last = String::new();
+            loop {
+                let done = node.sync_services(&mut last).await;
+                changes.after(&format!("{}: services", node.name()), done).await;
+            }
+        });
+    }
+
+    async fn sync_services(&self, last: &mut String) -> Result<()> {
+        let services =
+            Services { services: list(&self.client).await?, slices: list(&self.client).await? };
+        let rules = services.ruleset();
+        if *last != rules {
+            let pin = format!("--net={}", netns::path(&self.config.netns).display());
+            let script = rules.clone();
+            let feed = move || command::feed("nsenter", [&pin, "nft", "-f", "-"], &script);
+            tokio::task::spawn_blocking(feed).await?.context("load the services' rules")?;
+            *last = rules;
+        }
+        *self.services.lock() = services;
+        let services = self.services.lock();
+        for (file, namespace) in &*self.hosts.lock() {
+            write_in_place(file, &services.hosts(namespace))?;
+        }
+        Ok(())
+    }
+}
+
+impl RunningPod {
+    /// A command in the pod: its network, its files, its cgroup.
+    pub fn launch(&self, argv: &[&str]) -> Launch {
+        Launch {
+            argv: argv.iter().map(|word| String::from(*word)).collect(),
+            cgroup: self.cgroup.clone(),
+            netns: Some(self.netns.clone()),
+            mounts_of: Some(self.pid),
+            ..Launch::default()
+        }
+    }
+}
+
+/// The file is mounted over another, so it must stay the same file.
+fn write_in_place(file: &PathBuf, text: &str) -> Result<()> {
+    use std::io::Write;
+    if std::fs::read_to_string(file).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let open = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(file);
+    let mut open = open.with_context(|| format!("open {}", file.display()))?;
+    open.write_all(text.as_bytes()).and_then(|()| open.set_len(text.len() as u64))?;
+    Ok(())
+}

@@ -1,3 +1,151 @@
-//! Which pods are ours: found in the cluster and told by CNI, captured and released one by one.
+//! Which pods are ours: from Kubernetes labels and CNI calls to captured pods.
+//!
+//! Input: pods of this node and namespaces (watched), CNI ADD and DEL, what the kernel already
+//! holds. Output: calls of a [`Capture`], the pods' annotation, answers to the CNI plugin.
+//!
+//! Invariant: a pod is captured exactly if it should be, in the namespace it really has; nothing is
+//! released because the API server could not be read. [`machine`] decides and is pure; [`run`] acts.
+//!
+//! | task | started by | ends |
+//! |---|---|---|
+//! | driver: owns view, machine and jobs | [`run`] | its token |
+//! | CNI server | [`run`] | with the driver |
+//! | jobs: one capture, release, patch or look-up each | driver | by themselves, bounded in time |
 
+mod annotate;
+pub mod cni;
+mod driver;
+pub mod facts;
 pub mod install;
+pub mod machine;
+pub mod netns;
+pub mod plugin;
+pub mod pods;
+pub mod rules;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arcstr::ArcStr;
+
+use crate::mesh::{LocalPod, PodUid};
+use crate::sys::netns::Netns;
+
+pub use self::driver::run;
+
+/// What captures pods: the kernel programs, the listeners, the data threads, behind one face.
+pub trait Capture: Send + Sync + 'static {
+    /// Why it failed.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Captures a pod's connections; done when both directions are. A pod captured already, in the
+    /// same namespace, takes over what is new about it. Idempotent, also after a failure.
+    fn capture(
+        &self,
+        pod: Arc<LocalPod>,
+        netns: Netns,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Lets go of a pod; fine if it is not captured.
+    fn release(&self, uid: &PodUid) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// A pod the kernel still captures from an earlier run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdoptedPod {
+    /// Kubernetes UID.
+    pub uid: PodUid,
+    /// The namespace it was captured in.
+    pub netns_inode: u64,
+}
+
+/// How enrolment works on this node.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Kubernetes name of the node.
+    pub node_name: ArcStr,
+    /// Trust domain of identities.
+    pub trust_domain: ArcStr,
+    /// Root of the cgroup hierarchy that pods are in.
+    pub cgroup_root: PathBuf,
+    /// The host's `/proc`.
+    pub proc: PathBuf,
+    /// Where the CNI plugin finds us.
+    pub cni_socket: PathBuf,
+}
+
+/// What enrolment has come to, for readiness, metrics and the dump.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Pods and namespaces were listed completely at least once.
+    pub synced: bool,
+    /// Every pod that is to be captured is, and no other.
+    pub settled: bool,
+    /// Pods that are, or are to be, or were captured.
+    pub pods: Vec<PodStatus>,
+}
+
+/// One pod's enrolment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodStatus {
+    /// Kubernetes UID.
+    pub uid: PodUid,
+    /// The pod as it is, or is to be, captured; none for one adopted and not seen yet.
+    pub pod: Option<Arc<LocalPod>>,
+    /// How far it is.
+    pub state: PodState,
+}
+
+/// How far a pod's enrolment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PodState {
+    /// Captured by an earlier run; nobody listens yet.
+    Adopted,
+    /// To be captured.
+    Pending,
+    /// Captured.
+    Captured,
+    /// To be released.
+    Leaving,
+}
+
+impl PodState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Adopted, Self::Pending, Self::Captured, Self::Leaving];
+
+    /// As the metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Adopted => "adopted",
+            Self::Pending => "pending",
+            Self::Captured => "captured",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
+impl Status {
+    /// Pods by state, all states told.
+    pub fn by_state(&self) -> Vec<(&'static str, u64)> {
+        let count = |state| self.pods.iter().filter(|pod| pod.state == state).count() as u64;
+        PodState::ALL.into_iter().map(|state| (state.as_str(), count(state))).collect()
+    }
+}
+
+/// Why enrolment could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// The socket for the CNI plugin could not be made.
+    #[error("failed to listen on {path}")]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The host's network namespace, which no pod may be in, could not be told.
+    #[error("failed to tell the host's network namespace")]
+    Host(#[from] netns::LocateError),
+}

@@ -1,0 +1,244 @@
+//! Acts on what the machine decides: owns the view, the machine, and one job for each action.
+
+mod admit;
+mod jobs;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::admit::{Admission, Admit};
+use self::jobs::{Done, Jobs};
+use super::cni::wire::{Answer, Reply, Verb};
+use super::cni::{Call, CniSocket};
+use super::machine::{Action, Input, Machine, Ticket, Timing};
+use super::netns::Locator;
+use super::pods::{self, View};
+use super::{AdoptedPod, Capture, EnrollError, PodState, Settings, Status};
+
+/// CNI calls that may wait; more are turned away, and tried again by the kubelet.
+const MAX_CALLS: usize = 64;
+/// How often all pods are looked at even if nothing happened.
+const RESYNC: Duration = Duration::from_secs(30);
+/// How long the CNI server may take to answer its last calls.
+const SERVER_END: Duration = Duration::from_secs(5);
+
+/// Enrols this node's pods until `stop`. Captured pods stay captured then, for the next agent.
+///
+/// `adopted` is what the kernel holds already; `status` is kept up to date.
+///
+/// # Errors
+/// The CNI socket cannot be made, or this process's network namespace cannot be told.
+pub async fn run<C: Capture>(
+    settings: Settings,
+    client: kube::Client,
+    capture: Arc<C>,
+    adopted: Vec<AdoptedPod>,
+    status: watch::Sender<Status>,
+    stop: CancellationToken,
+) -> Result<(), EnrollError> {
+    let locator = Locator::new(settings.cgroup_root.clone(), settings.proc.clone())?;
+    let socket = CniSocket::bind(&settings.cni_socket)
+        .map_err(|source| EnrollError::Socket { path: settings.cni_socket.clone(), source })?;
+    let (calls, incoming) = mpsc::channel(MAX_CALLS);
+    let changes = pods::watch(&client, &settings.node_name);
+    let server = super::cni::serve(socket, calls, stop.clone());
+    let jobs = Jobs::new(capture, client, locator);
+    let mut driver = Driver::new(settings, jobs, status);
+    driver.input(Input::Adopted(adopted));
+    let mut running = JoinSet::new();
+    running.spawn(server);
+    driver.drive(changes, incoming, &stop).await;
+    // Calls that wait are answered by this: the server ends when they are.
+    drop(driver);
+    match tokio::time::timeout(SERVER_END, running.join_next()).await {
+        Ok(Some(Ok(Err(error)))) => tracing::warn!(%error, "the CNI server broke"),
+        Ok(Some(Err(error))) => tracing::error!(%error, "the CNI server panicked"),
+        Ok(Some(Ok(Ok(()))) | None) => {}
+        Err(_) => tracing::warn!("the CNI server was cut off"),
+    }
+    Ok(())
+}
+
+struct Driver<C> {
+    settings: Settings,
+    view: View,
+    machine: Machine,
+    jobs: Jobs<C>,
+    answers: HashMap<Ticket, oneshot::Sender<Reply>>,
+    next_ticket: u64,
+    status: watch::Sender<Status>,
+}
+
+impl<C: Capture> Driver<C> {
+    fn new(settings: Settings, jobs: Jobs<C>, status: watch::Sender<Status>) -> Self {
+        Self {
+            settings,
+            view: View::default(),
+            machine: Machine::new(Timing::default()),
+            jobs,
+            answers: HashMap::new(),
+            next_ticket: 0,
+            status,
+        }
+    }
+
+    async fn drive(
+        &mut self,
+        mut changes: impl futures::Stream<Item = Result<pods::Change, kube::runtime::watcher::Error>>
+        + Unpin,
+        mut calls: mpsc::Receiver<Call>,
+        stop: &CancellationToken,
+    ) {
+        let mut resync = tokio::time::interval(RESYNC);
+        loop {
+            let wake = self.machine.wake();
+            // Every branch is cancel safe: streams, channels, a join set, timers.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(change) = changes.next() => self.change(change),
+                Some(call) = calls.recv() => self.call(call),
+                Some(done) = self.jobs.next() => self.done(done),
+                () = sleep_until(wake) => self.input(Input::Tick),
+                _ = resync.tick() => self.snapshot(),
+            }
+        }
+    }
+
+    fn change(&mut self, change: Result<pods::Change, kube::runtime::watcher::Error>) {
+        match change {
+            Ok(change) => {
+                self.view.apply(change);
+                self.snapshot();
+            }
+            Err(error) => tracing::warn!(
+                error = %chain(&error),
+                "failed to watch pods and namespaces; what is known stays, and it is tried again"
+            ),
+        }
+    }
+
+    fn snapshot(&mut self) {
+        if let Some(targets) = self.view.targets(&self.settings.trust_domain) {
+            self.input(Input::Snapshot(targets));
+        }
+    }
+
+    fn call(&mut self, call: Call) {
+        let Call { verb, request, reply } = call;
+        match verb {
+            Verb::Add => {
+                let ticket = Ticket(self.next_ticket);
+                self.next_ticket += 1;
+                self.answers.insert(ticket, reply);
+                let known = self.view.pod(&request.pod_namespace, &request.pod_name);
+                let trust_domain = self.settings.trust_domain.clone();
+                self.jobs.admit(ticket, Admit { request, known, trust_domain });
+            }
+            Verb::Del => {
+                let answer = Answer { enrolled: false, reason: "noted".to_owned() };
+                answer_call(reply, Reply::Proceed(answer));
+                self.jobs.detach(request);
+            }
+            Verb::Check => {
+                answer_call(reply, self.check(&request.pod_namespace, &request.pod_name))
+            }
+        }
+    }
+
+    /// Whether a pod that is to be captured is.
+    fn check(&self, namespace: &str, name: &str) -> Reply {
+        let pods = self.machine.status();
+        let named = |pod: &&super::PodStatus| {
+            pod.pod.as_ref().is_some_and(|pod| pod.namespace == namespace && pod.name == name)
+        };
+        match pods.iter().find(named).map(|pod| pod.state) {
+            Some(PodState::Captured) => {
+                Reply::Proceed(Answer { enrolled: true, reason: "captured".to_owned() })
+            }
+            Some(PodState::Leaving) | None => {
+                Reply::Proceed(Answer { enrolled: false, reason: "not enrolled".to_owned() })
+            }
+            Some(state) => Reply::Fail(format!("the pod is {}", state.as_str())),
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Input(input) => self.input(input),
+            Done::Admitted { ticket, result } => match result {
+                Ok(Admission::Leave { reason }) => {
+                    self.answer(ticket, Reply::Proceed(Answer { enrolled: false, reason }));
+                }
+                Ok(Admission::Enroll { pod, container, netns }) => {
+                    self.input(Input::CniAdd { ticket, pod: Arc::new(pod), container, netns });
+                }
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "CNI ADD refused");
+                    let reply = if error.is_unsure() { Reply::Unsure } else { Reply::Fail };
+                    self.answer(ticket, reply(chain(&error)));
+                }
+            },
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        for action in self.machine.handle(input, Instant::now()) {
+            match action {
+                Action::Answer { ticket, result: Ok(()) } => {
+                    let reason = "the pod's connections are captured".to_owned();
+                    self.answer(ticket, Reply::Proceed(Answer { enrolled: true, reason }));
+                }
+                Action::Answer { ticket, result: Err(reason) } => {
+                    self.answer(ticket, Reply::Fail(reason));
+                }
+                other => self.jobs.start(other, &self.view),
+            }
+        }
+        self.publish();
+    }
+
+    fn answer(&mut self, ticket: Ticket, reply: Reply) {
+        if let Some(call) = self.answers.remove(&ticket) {
+            answer_call(call, reply);
+        }
+    }
+
+    fn publish(&self) {
+        let pods = self.machine.status();
+        let synced = self.view.is_complete();
+        let settled = synced && pods.iter().all(|pod| pod.state == PodState::Captured);
+        let status = Status { synced, settled, pods };
+        self.status.send_if_modified(|current| {
+            let changed = *current != status;
+            *current = status;
+            changed
+        });
+    }
+}
+
+/// Answers a call; one whose caller gave up needs no answer.
+fn answer_call(call: oneshot::Sender<Reply>, reply: Reply) {
+    if call.send(reply).is_err() {
+        tracing::debug!("the CNI plugin gave up waiting");
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An error and its causes, in one line.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

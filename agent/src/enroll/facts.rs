@@ -1,0 +1,131 @@
+//! What enrolment needs to know of Kubernetes objects, and nothing else of them.
+
+use std::net::IpAddr;
+
+use arcstr::ArcStr;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::ResourceExt as _;
+
+use super::rules::{self, Mode};
+use crate::mesh::PodUid;
+use crate::mesh::local::Exclusions;
+
+/// Label of pods and namespaces: `ambient` or `none`.
+pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
+/// Annotation of a pod that is captured, for the control plane: `enabled`.
+pub const REDIRECTION_ANNOTATION: &str = "ambient.istio.io/redirection";
+/// Value of [`REDIRECTION_ANNOTATION`].
+pub const REDIRECTION_ENABLED: &str = "enabled";
+/// Annotation of a pod with a sidecar proxy.
+pub const SIDECAR_ANNOTATION: &str = "sidecar.istio.io/status";
+/// Annotation: ports never captured outbound, as `5432,6379`.
+pub const EXCLUDE_PORTS_ANNOTATION: &str = "sotto.io/exclude-outbound-ports";
+/// Annotation: ranges never captured outbound, as `192.0.2.0/24,2001:db8::/32`.
+pub const EXCLUDE_CIDRS_ANNOTATION: &str = "sotto.io/exclude-outbound-cidrs";
+/// Annotation with the UID that the kubelet uses for a static pod.
+const STATIC_UID_ANNOTATION: &str = "kubernetes.io/config.hash";
+
+/// One pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Kubernetes UID.
+    pub uid: PodUid,
+    /// The UID the kubelet and the runtime use, if it is another: that of a static pod.
+    pub runtime_uid: Option<PodUid>,
+    /// Kubernetes namespace.
+    pub namespace: ArcStr,
+    /// Name.
+    pub name: ArcStr,
+    /// Service account.
+    pub service_account: ArcStr,
+    /// The pod's own label.
+    pub mode: Option<Mode>,
+    /// Shares the node's network.
+    pub host_network: bool,
+    /// Has a sidecar proxy.
+    pub sidecar: bool,
+    /// Has ended, and will not run again.
+    pub terminal: bool,
+    /// Addresses of its status; none before it runs.
+    pub ips: Vec<IpAddr>,
+    /// Carries the annotation that it is captured.
+    pub annotated: bool,
+    /// What its annotations exclude.
+    pub exclusions: Exclusions,
+    /// What is wrong with its annotations.
+    pub warnings: Vec<String>,
+}
+
+impl PodFacts {
+    /// The facts of a pod; none if it lacks a UID, name or namespace, as no stored pod does.
+    pub fn new(pod: &Pod) -> Option<Self> {
+        let spec = pod.spec.as_ref();
+        let status = pod.status.as_ref();
+        let annotations = pod.annotations();
+        let text = |key: &str| annotations.get(key).map_or("", String::as_str);
+        let mut warnings = Vec::new();
+        let exclusions = Exclusions {
+            outbound_ports: rules::ports(text(EXCLUDE_PORTS_ANNOTATION), &mut warnings),
+            outbound_cidrs: rules::cidrs(text(EXCLUDE_CIDRS_ANNOTATION), &mut warnings),
+        };
+        let account = spec.and_then(|spec| spec.service_account_name.as_deref());
+        let phase = status.and_then(|status| status.phase.as_deref());
+        Some(Self {
+            uid: PodUid(pod.metadata.uid.as_deref()?.into()),
+            runtime_uid: annotations.get(STATIC_UID_ANNOTATION).map(|uid| PodUid(uid.into())),
+            namespace: pod.metadata.namespace.as_deref()?.into(),
+            name: pod.metadata.name.as_deref()?.into(),
+            service_account: account.filter(|name| !name.is_empty()).unwrap_or("default").into(),
+            mode: pod.labels().get(MODE_LABEL).and_then(|value| Mode::parse(value)),
+            host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
+            sidecar: annotations.contains_key(SIDECAR_ANNOTATION),
+            terminal: matches!(phase, Some("Succeeded" | "Failed")),
+            ips: ips(pod),
+            annotated: text(REDIRECTION_ANNOTATION) == REDIRECTION_ENABLED,
+            exclusions,
+            warnings,
+        })
+    }
+
+    /// Whether the runtime means this pod when it says `uid`.
+    pub fn is(&self, uid: &PodUid) -> bool {
+        self.uid == *uid || self.runtime_uid.as_ref() == Some(uid)
+    }
+}
+
+/// The addresses of a pod's status, canonical.
+fn ips(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = &pod.status else { return Vec::new() };
+    let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+    let parsed: Vec<_> = all.chain(status.pod_ip.as_deref()).filter_map(parse_ip).collect();
+    let mut distinct = Vec::new();
+    for ip in parsed {
+        if !distinct.contains(&ip) {
+            distinct.push(ip);
+        }
+    }
+    distinct
+}
+
+fn parse_ip(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
+/// One namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceFacts {
+    /// Name.
+    pub name: ArcStr,
+    /// Its label.
+    pub mode: Option<Mode>,
+}
+
+impl NamespaceFacts {
+    /// The facts of a namespace.
+    pub fn new(namespace: &Namespace) -> Self {
+        Self {
+            name: namespace.name_any().into(),
+            mode: namespace.labels().get(MODE_LABEL).and_then(|value| Mode::parse(value)),
+        }
+    }
+}

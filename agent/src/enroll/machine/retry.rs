@@ -1,0 +1,41 @@
+//! When to try again.
+
+use tokio::time::Instant;
+
+use super::Timing;
+
+/// Backoff of one kind of action.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retry {
+    failures: u32,
+    at: Instant,
+}
+
+impl Retry {
+    pub(super) fn now(now: Instant) -> Self {
+        Self { failures: 0, at: now }
+    }
+
+    pub(super) fn after(at: Instant) -> Self {
+        Self { failures: 0, at }
+    }
+
+    pub(super) fn failed(&mut self, timing: &Timing, now: Instant) {
+        let pause = timing.retry_first.saturating_mul(1 << self.failures.min(16));
+        self.at = now + pause.min(timing.retry_most);
+        self.failures += 1;
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        now >= self.at
+    }
+
+    pub(super) fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// The first failure in a row: the one worth a warning.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.failures <= 1
+    }
+}

@@ -1,0 +1,155 @@
+//! Which pods are to be captured, and as what: pure.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use arcstr::ArcStr;
+use ipnet::IpNet;
+
+use super::facts::PodFacts;
+use crate::mesh::local::LocalPod;
+use crate::mesh::spiffe::{SpiffeId, SpiffeIdError};
+
+/// Value of the label `istio.io/dataplane-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// In the mesh.
+    Ambient,
+    /// Out of it.
+    None,
+}
+
+impl Mode {
+    /// The mode a label's value asks for; any other value asks for nothing, as in Istio.
+    pub fn parse(value: &str) -> Option<Self> {
+        match value {
+            "ambient" => Some(Self::Ambient),
+            "none" => Some(Self::None),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a pod is to be captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Enroll,
+    /// It is not.
+    Leave(Reason),
+}
+
+/// Why a pod is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It shares the node's network: capturing it would capture the node.
+    HostNetwork,
+    /// It has a sidecar proxy.
+    Sidecar,
+    /// It has ended.
+    Terminal,
+    /// Its label says `none`.
+    OptedOut,
+    /// Neither it nor its namespace asks for it.
+    NotSelected,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HostNetwork => "it uses the host network",
+            Self::Sidecar => "it has a sidecar",
+            Self::Terminal => "it has ended",
+            Self::OptedOut => "its label istio.io/dataplane-mode is none",
+            Self::NotSelected => {
+                "neither it nor its namespace is labelled istio.io/dataplane-mode=ambient"
+            }
+        })
+    }
+}
+
+/// Whether `pod` is to be captured, in a namespace labelled `namespace`.
+pub fn judge(pod: &PodFacts, namespace: Option<Mode>) -> Verdict {
+    if pod.host_network {
+        return Verdict::Leave(Reason::HostNetwork);
+    }
+    if pod.sidecar {
+        return Verdict::Leave(Reason::Sidecar);
+    }
+    if pod.terminal {
+        return Verdict::Leave(Reason::Terminal);
+    }
+    match (pod.mode, namespace) {
+        (Some(Mode::None), _) => Verdict::Leave(Reason::OptedOut),
+        (Some(Mode::Ambient), _) | (None, Some(Mode::Ambient)) => Verdict::Enroll,
+        (None, _) => Verdict::Leave(Reason::NotSelected),
+    }
+}
+
+/// The pod with the addresses `ips`: the first of each family counts.
+///
+/// # Errors
+/// Its namespace or service account cannot be part of an identity.
+pub fn local_pod(
+    pod: &PodFacts,
+    trust_domain: &ArcStr,
+    ips: &[IpAddr],
+) -> Result<LocalPod, SpiffeIdError> {
+    let canonical = || ips.iter().map(IpAddr::to_canonical);
+    Ok(LocalPod {
+        uid: pod.uid.clone(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        identity: SpiffeId::new(
+            trust_domain.clone(),
+            pod.namespace.clone(),
+            pod.service_account.clone(),
+        )?,
+        ip4: canonical().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
+        ip6: canonical().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
+        exclusions: pod.exclusions.clone(),
+    })
+}
+
+/// The ports of an annotation. What is not a port excludes nothing, and is warned of.
+pub(super) fn ports(text: &str, warnings: &mut Vec<String>) -> Vec<u16> {
+    let parse = |item: &str| item.parse::<u16>().ok().filter(|port| *port != 0);
+    let mut ports = items(text, super::facts::EXCLUDE_PORTS_ANNOTATION, "a port", parse, warnings);
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// The ranges of an annotation, bare addresses included. What is neither excludes nothing, and is warned of.
+pub(super) fn cidrs(text: &str, warnings: &mut Vec<String>) -> Vec<IpNet> {
+    let parse = |item: &str| match item.parse::<IpNet>() {
+        Ok(range) => Some(range.trunc()),
+        Err(_) => item.parse::<IpAddr>().ok().map(|ip| IpNet::from(ip.to_canonical())),
+    };
+    let mut ranges = items(text, super::facts::EXCLUDE_CIDRS_ANNOTATION, "a CIDR", parse, warnings);
+    ranges.sort_unstable();
+    ranges.dedup();
+    ranges
+}
+
+fn items<T>(
+    text: &str,
+    annotation: &str,
+    kind: &str,
+    parse: impl Fn(&str) -> Option<T>,
+    warnings: &mut Vec<String>,
+) -> Vec<T> {
+    let mut found = Vec::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        match parse(item) {
+            Some(value) => found.push(value),
+            None => warnings.push(format!(
+                "annotation {annotation}: {item:?} is not {kind}, so it is not excluded"
+            )),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

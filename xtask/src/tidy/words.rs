@@ -65,14 +65,15 @@ fn prose<'a>(path: &str, line: &'a str) -> &'a str {
     line.split_once(marker).map_or("", |(_, comment)| comment)
 }
 
-/// The digits of a reference such as `#12` or `project#12`.
+/// The digits of a reference such as `#12` or `project#12`. `PKCS #8` is a name.
 fn numbered(prose: &str) -> Option<&str> {
-    prose.split('#').skip(1).find_map(|after| {
-        let digits =
-            after.len() - after.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
-        let name_goes_on =
-            after[digits..].starts_with(|letter: char| letter.is_alphanumeric() || letter == '-');
-        (digits > 0 && !name_goes_on).then_some(&after[..digits])
+    prose.match_indices('#').find_map(|(at, _)| {
+        let after = &prose[at + 1..];
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        let goes_on =
+            after[digits..].starts_with(|next: char| next.is_alphanumeric() || next == '-');
+        let is_name = prose[..at].trim_end().ends_with("PKCS");
+        (digits > 0 && !goes_on && !is_name).then_some(&after[..digits])
     })
 }
 
@@ -105,7 +106,7 @@ mod tests {
 
     #[test]
     fn plain_words_pass() {
-        let text = "// Sends `{:#06x}` to 10.0.0.1 ## 3 times, see README.md and docs/ports.md, RFC 9113 (5.1).";
+        let text = "// Sends `{:#06x}` to 10.0.0.1 ## 3 times, see README.md and docs/ports.md, PKCS #8, RFC 9113 (5.1).";
         assert_eq!(found("agent/src/app.rs", text), [""; 0]);
         assert_eq!(found("agent/src/app.rs", "format!(\"{:#06x} TODOs #7\")"), [""; 0]);
         assert_eq!(

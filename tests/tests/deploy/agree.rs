@@ -1,0 +1,224 @@
+//! The parts name each other rightly: accounts, roles, selectors, ports, volumes, capabilities.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use sotto::sys::privileges;
+
+use crate::render::{documents, folders, items, name, of_kind, only};
+
+#[test]
+fn workloads_are_whole() {
+    for folder in folders() {
+        let all = documents(&folder);
+        for workload in workloads(&all) {
+            let what = format!("{folder}: {}", name(&workload["metadata"]));
+            let template = &workload["spec"]["template"];
+            let pod = &template["spec"];
+            contains(
+                &template["metadata"]["labels"],
+                &workload["spec"]["selector"]["matchLabels"],
+                &what,
+            );
+            let account = pod["serviceAccountName"].as_str().expect("an account");
+            let accounts = of_kind(&all, "ServiceAccount");
+            assert!(
+                accounts.iter().any(|found| name(&found["metadata"]) == account),
+                "{what}: account {account}"
+            );
+            volumes_fit(pod, &what);
+            for container in items(&pod["containers"]) {
+                assert_eq!(container["image"], "sotto:dev", "{what}");
+                assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{what}");
+                assert_ne!(container["securityContext"]["privileged"], true, "{what}");
+                probe_has_port(container, &what);
+            }
+        }
+    }
+}
+
+fn workloads(all: &[Value]) -> impl Iterator<Item = &Value> {
+    of_kind(all, "DaemonSet").into_iter().chain(of_kind(all, "Deployment"))
+}
+
+fn contains(labels: &Value, selector: &Value, what: &str) {
+    let wanted = selector.as_object().expect("labels to select");
+    assert!(!wanted.is_empty(), "{what}: selects everything");
+    for (key, value) in wanted {
+        assert_eq!(labels.get(key), Some(value), "{what}: label {key}");
+    }
+}
+
+/// Every mount has its volume, and every volume is mounted.
+fn volumes_fit(pod: &Value, what: &str) {
+    let volumes: BTreeSet<&str> = items(&pod["volumes"]).iter().map(name).collect();
+    let containers = items(&pod["containers"]).iter();
+    let mounted: BTreeSet<&str> =
+        containers.flat_map(|container| items(&container["volumeMounts"])).map(name).collect();
+    assert_eq!(volumes, mounted, "{what}");
+}
+
+fn probe_has_port(container: &Value, what: &str) {
+    for probe in ["readinessProbe", "livenessProbe", "startupProbe"] {
+        if let Some(port) = container[probe]["httpGet"]["port"].as_str() {
+            assert!(
+                items(&container["ports"]).iter().any(|found| name(found) == port),
+                "{what}: port {port}"
+            );
+        }
+    }
+}
+
+#[test]
+fn services_and_budgets_select_a_workload() {
+    for folder in folders() {
+        let all = documents(&folder);
+        let templates: Vec<&Value> =
+            workloads(&all).map(|workload| &workload["spec"]["template"]).collect();
+        let selects = |selector: &Value| {
+            let wanted = selector.as_object().expect("labels to select");
+            let matches = |template: &&&Value| {
+                wanted
+                    .iter()
+                    .all(|(key, value)| template["metadata"]["labels"].get(key) == Some(value))
+            };
+            let found: Vec<_> = templates.iter().filter(matches).collect();
+            assert_eq!(found.len(), 1, "{folder}: {selector}");
+            *found[0]
+        };
+        for budget in of_kind(&all, "PodDisruptionBudget") {
+            selects(&budget["spec"]["selector"]["matchLabels"]);
+        }
+        for service in of_kind(&all, "Service") {
+            let template = selects(&service["spec"]["selector"]);
+            let ports = items(&template["spec"]["containers"][0]["ports"]);
+            for port in items(&service["spec"]["ports"]) {
+                let found = ports.iter().find(|found| found["name"] == port["targetPort"]);
+                assert_eq!(
+                    found.expect("a port of that name")["containerPort"],
+                    port["port"],
+                    "{folder}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn bindings_name_roles_and_accounts_that_are_there() {
+    for folder in folders() {
+        let all = documents(&folder);
+        let is_there = |kind: &str, wanted: &str| {
+            of_kind(&all, kind).iter().any(|found| name(&found["metadata"]) == wanted)
+        };
+        for binding in
+            of_kind(&all, "ClusterRoleBinding").into_iter().chain(of_kind(&all, "RoleBinding"))
+        {
+            let role = &binding["roleRef"];
+            // Roles with this prefix are the platform's own.
+            let known = name(role).starts_with("system:")
+                || is_there(role["kind"].as_str().expect("a kind"), name(role));
+            assert!(known, "{folder}: role {}", name(role));
+            for subject in items(&binding["subjects"]) {
+                assert!(
+                    is_there("ServiceAccount", name(subject)),
+                    "{folder}: account {}",
+                    name(subject)
+                );
+                assert_eq!(subject["namespace"], "istio-system", "{folder}");
+            }
+        }
+    }
+}
+
+#[test]
+fn roles_ask_for_little() {
+    let all = documents("base");
+    for role in of_kind(&all, "ClusterRole").into_iter().chain(of_kind(&all, "Role")) {
+        let cluster_wide = role["kind"] == "ClusterRole";
+        for rule in items(&role["rules"]) {
+            let words = ["apiGroups", "resources", "verbs"].map(|key| items(&rule[key])).concat();
+            assert!(!words.contains(&Value::from("*")), "{rule}");
+            let secrets = items(&rule["resources"]).contains(&Value::from("secrets"));
+            assert!(!(cluster_wide && secrets), "secrets of every namespace: {rule}");
+            assert!(!items(&rule["verbs"]).contains(&Value::from("delete")), "{rule}");
+        }
+    }
+}
+
+fn agent(all: &[Value]) -> &Value {
+    &only(all, "DaemonSet")["spec"]["template"]["spec"]["containers"][0]
+}
+
+fn added(container: &Value) -> BTreeSet<&str> {
+    items(&container["securityContext"]["capabilities"]["add"])
+        .iter()
+        .map(|name| name.as_str().expect("a name"))
+        .collect()
+}
+
+#[test]
+fn the_agent_may_do_what_it_keeps_and_give_up_the_rest() {
+    let all = documents("base");
+    let mut expected: BTreeSet<String> =
+        privileges::AGENT.iter().map(|capability| upper(&format!("{capability:?}"))).collect();
+    expected.insert("SETPCAP".to_owned());
+    assert_eq!(added(agent(&all)), expected.iter().map(String::as_str).collect());
+}
+
+/// `NET_ADMIN` of `NetAdmin`.
+fn upper(camel: &str) -> String {
+    let mut snake = String::new();
+    for letter in camel.chars() {
+        if letter.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.extend(letter.to_uppercase());
+    }
+    snake
+}
+
+#[test]
+fn openshift_allows_what_the_agent_asks_for_and_no_more() {
+    let all = documents("overlays/openshift");
+    let constraints = only(&all, "SecurityContextConstraints");
+    let allowed: BTreeSet<&str> = items(&constraints["allowedCapabilities"])
+        .iter()
+        .map(|name| name.as_str().expect("a name"))
+        .collect();
+    assert_eq!(allowed, added(agent(&all)));
+    let pod = &only(&all, "DaemonSet")["spec"]["template"]["spec"];
+    let kinds = items(&pod["volumes"])
+        .iter()
+        .flat_map(|volume| volume.as_object().expect("a volume").keys());
+    let kinds: BTreeSet<&str> = kinds.map(String::as_str).filter(|key| *key != "name").collect();
+    let expected: BTreeSet<&str> =
+        items(&constraints["volumes"]).iter().map(|kind| kind.as_str().expect("a kind")).collect();
+    assert_eq!(kinds, expected);
+    assert_eq!(items(&pod["containers"]).len(), 1, "the network's files are the operator's");
+}
+
+#[test]
+fn istiod_gets_agents_alone_under_the_account_it_trusts() {
+    let all = documents("overlays/istiod");
+    assert_eq!(
+        only(&all, "DaemonSet")["spec"]["template"]["spec"]["serviceAccountName"],
+        "ztunnel"
+    );
+    for kind in ["Deployment", "Service", "CustomResourceDefinition", "Namespace"] {
+        assert_eq!(of_kind(&all, kind).len(), 0, "{kind}");
+    }
+}
+
+#[test]
+fn the_mesh_does_not_capture_itself() {
+    for folder in folders() {
+        for workload in workloads(&documents(&folder)) {
+            assert_eq!(
+                workload["spec"]["template"]["metadata"]["labels"]["istio.io/dataplane-mode"],
+                "none",
+                "{folder}"
+            );
+        }
+    }
+}

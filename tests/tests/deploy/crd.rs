@@ -1,0 +1,198 @@
+//! The definitions of Istio's kinds: structural, and they take what the tutorials apply.
+
+use serde_json::{Value, json};
+
+use crate::render::{documents, items, name, of_kind};
+
+/// The definition of a kind.
+fn definition(plural: &str) -> Value {
+    let all = documents("base");
+    let found = of_kind(&all, "CustomResourceDefinition")
+        .into_iter()
+        .find(|crd| crd["spec"]["names"]["plural"] == plural);
+    found.expect("the definition is in the base").clone()
+}
+
+#[test]
+fn definitions_are_structural() {
+    let all = documents("base");
+    let definitions = of_kind(&all, "CustomResourceDefinition");
+    assert_eq!(definitions.len(), 3);
+    for crd in definitions {
+        let spec = &crd["spec"];
+        let expected = format!(
+            "{}.{}",
+            spec["names"]["plural"].as_str().expect("a name"),
+            spec["group"].as_str().expect("a name")
+        );
+        assert_eq!(name(&crd["metadata"]), expected);
+        let stored = items(&spec["versions"]).iter().filter(|version| version["storage"] == true);
+        assert_eq!(stored.count(), 1, "{expected}: one version is stored");
+        for version in items(&spec["versions"]) {
+            let schema = &version["schema"]["openAPIV3Schema"];
+            let mut faults = Vec::new();
+            structural(schema, name(version), &mut faults);
+            assert!(faults.is_empty(), "{expected}: {faults:#?}");
+            columns_exist(version, schema, &expected);
+            assert_eq!(version["subresources"]["status"], json!({}), "{expected}");
+        }
+    }
+}
+
+/// The rules of structural schemas, as far as these definitions could break them.
+fn structural(schema: &Value, path: &str, faults: &mut Vec<String>) {
+    let mut expect = |holds: bool, what: &str| {
+        if !holds {
+            faults.push(format!("{path}: {what}"));
+        }
+    };
+    expect(schema["type"].is_string(), "has no type");
+    expect(schema.get("$ref").is_none(), "refers elsewhere");
+    let (properties, additional) = (schema.get("properties"), schema.get("additionalProperties"));
+    expect(properties.is_none() || additional.is_none(), "has properties and additional ones");
+    expect((schema["type"] == "array") == schema.get("items").is_some(), "items go with arrays");
+    for required in items(&schema["required"]) {
+        let known =
+            properties.is_some_and(|known| known.get(required.as_str().expect("a name")).is_some());
+        expect(known, "requires an unknown property");
+    }
+    for rule in items(&schema["x-kubernetes-validations"]) {
+        expect(rule["rule"].is_string() && rule["message"].is_string(), "a rule says what it asks");
+    }
+    for (key, property) in properties.and_then(Value::as_object).into_iter().flatten() {
+        structural(property, &format!("{path}.{key}"), faults);
+    }
+    for (key, inner) in [("items", schema.get("items")), ("additionalProperties", additional)] {
+        if let Some(inner) = inner {
+            structural(inner, &format!("{path}.{key}"), faults);
+        }
+    }
+}
+
+fn columns_exist(version: &Value, schema: &Value, crd: &str) {
+    for column in items(&version["additionalPrinterColumns"]) {
+        let path = column["jsonPath"].as_str().expect("a path");
+        if path.starts_with(".metadata.") {
+            continue;
+        }
+        let found =
+            path.split('.').skip(1).fold(schema, |schema, part| &schema["properties"][part]);
+        assert!(found.is_object(), "{crd}: column {path}");
+    }
+}
+
+#[test]
+fn short_names_are_those_that_people_type() {
+    for (plural, short) in
+        [("peerauthentications", "pa"), ("destinationrules", "dr"), ("authorizationpolicies", "ap")]
+    {
+        assert_eq!(definition(plural)["spec"]["names"]["shortNames"], json!([short]));
+    }
+}
+
+#[test]
+fn all_versions_of_a_kind_have_one_schema() {
+    for plural in ["peerauthentications", "destinationrules", "authorizationpolicies"] {
+        let crd = definition(plural);
+        let versions = items(&crd["spec"]["versions"]);
+        assert!(
+            versions.iter().all(|version| version["schema"] == versions[0]["schema"]),
+            "{plural}"
+        );
+        assert!(versions.iter().any(|version| name(version) == "v1beta1"), "{plural}");
+    }
+}
+
+/// What a schema has against a spec.
+fn faults(plural: &str, spec: &Value) -> Vec<String> {
+    let crd = definition(plural);
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let mut faults = Vec::new();
+    validate(schema, spec, "spec", &mut faults);
+    faults
+}
+
+/// The part of schema validation that these definitions use; their CEL rules need an API server.
+fn validate(schema: &Value, value: &Value, path: &str, faults: &mut Vec<String>) {
+    let is_kind = match schema["type"].as_str().unwrap_or("") {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        other => panic!("{path}: the validator does not know {other}"),
+    };
+    if !is_kind {
+        faults.push(format!("{path}: not of type {}", schema["type"]));
+    }
+    if schema.get("enum").is_some_and(|known| !items(known).contains(value)) {
+        faults.push(format!("{path}: {value} is not supported"));
+    }
+    for required in items(&schema["required"]).iter().filter_map(Value::as_str) {
+        if value.get(required).is_none() {
+            faults.push(format!("{path}.{required}: is required"));
+        }
+    }
+    for (key, inner) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}.{key}");
+        let open = schema["x-kubernetes-preserve-unknown-fields"] == true;
+        match schema["properties"].get(key).or_else(|| schema.get("additionalProperties")) {
+            Some(property) => validate(property, inner, &path, faults),
+            None if open => {}
+            None => faults.push(format!("{path}: unknown field")),
+        }
+    }
+    for (index, inner) in items(value).iter().enumerate() {
+        validate(&schema["items"], inner, &format!("{path}[{index}]"), faults);
+    }
+}
+
+#[test]
+fn peer_authentications_of_the_tutorials_are_taken() {
+    let good = [
+        json!({}),
+        json!({"mtls": {"mode": "STRICT"}}),
+        json!({"selector": {"matchLabels": {"app": "a"}}, "mtls": {"mode": "UNSET"}, "portLevelMtls": {"8080": {"mode": "DISABLE"}}}),
+    ];
+    for spec in good {
+        assert_eq!(faults("peerauthentications", &spec), [""; 0]);
+    }
+    let bad = [
+        (json!({"mtls": {"mode": "Strict"}}), "spec.mtls.mode: \"Strict\" is not supported"),
+        (json!({"mtls": {"modes": "STRICT"}}), "spec.mtls.modes: unknown field"),
+        (json!({"mtls": "STRICT"}), "spec.mtls: not of type \"object\""),
+        (json!({"selector": {"app": "a"}}), "spec.selector.app: unknown field"),
+    ];
+    for (spec, expected) in bad {
+        assert_eq!(faults("peerauthentications", &spec), [expected]);
+    }
+}
+
+#[test]
+fn authorization_policies_are_taken_with_every_field() {
+    let spec = json!({
+        "selector": {"matchLabels": {"app": "a"}},
+        "action": "DENY",
+        "rules": [{
+            "from": [{"source": {"principals": ["*"], "notNamespaces": ["b"], "ipBlocks": ["10.0.0.0/8"], "serviceAccounts": ["c/d"]}}],
+            "to": [{"operation": {"ports": ["80"], "methods": ["GET"]}}],
+            "when": [{"key": "source.ip", "values": ["10.1.0.0/16"], "notValues": ["10.1.2.3"]}],
+        }],
+    });
+    assert_eq!(faults("authorizationpolicies", &spec), [""; 0]);
+    let spec = json!({"targetRefs": [{"kind": "Gateway", "group": "gateway.networking.k8s.io", "name": "w"}]});
+    assert_eq!(faults("authorizationpolicies", &spec), [""; 0]);
+    let spec =
+        json!({"action": "BLOCK", "rules": [{"from": [{"principals": ["a"]}], "when": [{}]}]});
+    let expected = [
+        "spec.action: \"BLOCK\" is not supported",
+        "spec.rules[0].from[0].principals: unknown field",
+        "spec.rules[0].when[0].key: is required",
+    ];
+    assert_eq!(faults("authorizationpolicies", &spec), expected);
+}
+
+#[test]
+fn destination_rules_keep_what_is_not_read_here() {
+    let spec = json!({"host": "a.b.svc", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}, "connectionPool": {"tcp": {}}}, "subsets": []});
+    assert_eq!(faults("destinationrules", &spec), [""; 0]);
+    assert_eq!(faults("destinationrules", &json!({})), ["spec.host: is required"]);
+}

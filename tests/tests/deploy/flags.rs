@@ -1,0 +1,182 @@
+//! The arguments in the manifests, given to the binary's own parser and held against the rest.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use serde_json::Value;
+use sotto::config::{AgentArgs, Cli, CniAction, CniInstallArgs, Command, ControlPlaneArgs};
+
+use crate::render::{documents, folders, items, name, only};
+
+fn parse(container: &Value) -> Command {
+    let args = items(&container["args"]).iter().map(|arg| arg.as_str().expect("a text"));
+    let parsed = Cli::try_parse_from(std::iter::once("sotto").chain(args));
+    parsed.unwrap_or_else(|error| panic!("{}: {error}", name(container))).command
+}
+
+fn pod<'a>(all: &'a [Value], kind: &str) -> &'a Value {
+    &only(all, kind)["spec"]["template"]["spec"]
+}
+
+fn container<'a>(pod: &'a Value, wanted: &str) -> &'a Value {
+    items(&pod["containers"])
+        .iter()
+        .find(|container| name(container) == wanted)
+        .expect("the container")
+}
+
+fn agent(all: &[Value]) -> AgentArgs {
+    match parse(container(pod(all, "DaemonSet"), "agent")) {
+        Command::Agent(args) => *args,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn control_plane(all: &[Value]) -> ControlPlaneArgs {
+    match parse(container(pod(all, "Deployment"), "control-plane")) {
+        Command::ControlPlane(args) => *args,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Its arguments, and whether they install.
+fn cni(all: &[Value]) -> (CniInstallArgs, bool) {
+    match parse(container(pod(all, "DaemonSet"), "cni")) {
+        Command::Cni(args) => match args.action.expect("an action") {
+            CniAction::Install(args) => (args, true),
+            CniAction::Uninstall(args) => (args, false),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The mount that a path lies in: the volume's name, and whether it can be written.
+fn mounted(container: &Value, path: &Path) -> (String, bool) {
+    let mounts = items(&container["volumeMounts"]).iter();
+    let at = |mount: &&Value| PathBuf::from(mount["mountPath"].as_str().expect("a path"));
+    let innermost = mounts
+        .filter(|mount| path.starts_with(at(mount)))
+        .max_by_key(|mount| at(mount).components().count());
+    let mount = innermost.unwrap_or_else(|| panic!("{} is in no mount", path.display()));
+    (name(mount).to_owned(), mount["readOnly"] != true)
+}
+
+#[test]
+fn every_command_line_is_understood() {
+    for folder in folders() {
+        for document in documents(&folder) {
+            for container in items(&document["spec"]["template"]["spec"]["containers"]) {
+                parse(container);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_agents_paths_are_mounted() {
+    for folder in folders() {
+        let all = documents(&folder);
+        let args = agent(&all);
+        let container = container(pod(&all, "DaemonSet"), "agent");
+        let check = |path: &Path, volume: &str, writable: bool| {
+            assert_eq!(
+                mounted(container, path),
+                (volume.to_owned(), writable),
+                "{folder}: {}",
+                path.display()
+            );
+        };
+        check(&args.root_cert, "root-cert", false);
+        check(&args.token, "token", false);
+        check(&args.proc, "host-proc", true);
+        check(args.cgroup_root.as_deref().expect("given"), "host-cgroup", false);
+        check(&args.pin_dir, "bpffs", true);
+        check(&args.cni_socket, "run", true);
+        assert_eq!(
+            args.agent_cgroup.as_deref(),
+            Some(Path::new("/sys/fs/cgroup")),
+            "the container's own"
+        );
+    }
+}
+
+#[test]
+fn the_token_is_one_that_a_control_plane_takes() {
+    let all = documents("base");
+    let volumes = items(&pod(&all, "DaemonSet")["volumes"]);
+    let token = &volumes.iter().find(|volume| name(volume) == "token").expect("the volume")["projected"]
+        ["sources"][0]["serviceAccountToken"];
+    assert_eq!(token["audience"], "istio-ca");
+    assert_eq!(
+        agent(&all).token.file_name().and_then(|name| name.to_str()),
+        token["path"].as_str()
+    );
+}
+
+#[test]
+fn agents_find_the_control_plane_that_trusts_them() {
+    let all = documents("base");
+    let (agent, control_plane) = (agent(&all), control_plane(&all));
+    let service = only(&all, "Service");
+    let metadata = &service["metadata"];
+    let port = &service["spec"]["ports"][0]["port"];
+    let expected = format!(
+        "https://{}.{}.svc:{port}",
+        name(metadata),
+        metadata["namespace"].as_str().expect("a namespace")
+    );
+    assert_eq!(agent.xds_address, expected);
+    assert_eq!(control_plane.listen, format!("0.0.0.0:{port}"));
+    let account = pod(&all, "DaemonSet")["serviceAccountName"].as_str().expect("an account");
+    assert_eq!(control_plane.trusted_node_account, [format!("istio-system/{account}")]);
+    assert_eq!(agent.common.trust_domain, control_plane.common.trust_domain);
+    assert_eq!(agent.common.cluster_id, control_plane.common.cluster_id);
+    assert_eq!(agent.common.root_namespace, control_plane.common.root_namespace);
+}
+
+#[test]
+fn ports_are_those_that_are_listened_on() {
+    let all = documents("base");
+    for (kind, wanted, common) in [
+        ("DaemonSet", "agent", agent(&all).common),
+        ("Deployment", "control-plane", control_plane(&all).common),
+    ] {
+        for (port, address) in
+            [("metrics", common.metrics_address), ("ready", common.ready_address)]
+        {
+            let ports = items(&container(pod(&all, kind), wanted)["ports"]);
+            let found = ports.iter().find(|found| name(found) == port).expect("the port");
+            assert_eq!(address, format!("0.0.0.0:{}", found["containerPort"]), "{kind}");
+        }
+    }
+}
+
+#[test]
+fn the_drain_ends_before_the_pod_is_killed() {
+    let all = documents("base");
+    let drain = agent(&all).drain_deadline;
+    let seconds: u64 = drain.strip_suffix('s').and_then(|text| text.parse().ok()).expect("seconds");
+    assert!(
+        seconds
+            < pod(&all, "DaemonSet")["terminationGracePeriodSeconds"].as_u64().expect("seconds")
+    );
+}
+
+#[test]
+fn the_plugin_finds_the_agent_and_its_folders_are_mounted() {
+    for folder in ["base", "overlays/dev-node", "overlays/k3s", "overlays/istiod"] {
+        let all = documents(folder);
+        let (args, installs) = cni(&all);
+        assert!(installs && args.watch, "{folder}");
+        assert_eq!(
+            args.socket,
+            agent(&all).cni_socket,
+            "{folder}: the plugin runs on the node, where both are one path"
+        );
+        let container = container(pod(&all, "DaemonSet"), "cni");
+        assert_eq!(mounted(container, &args.bin_dir), ("cni-bin".to_owned(), true), "{folder}");
+        assert_eq!(mounted(container, &args.conf_dir), ("cni-conf".to_owned(), true), "{folder}");
+    }
+    let (args, installs) = cni(&documents("overlays/uninstall"));
+    assert!(!installs && args.watch);
+}

@@ -137,3 +137,6 @@ fn report_dry_runs(mesh: &Mesh, workload: Option<&Arc<Workload>>, request: &Requ
         tracing::debug!(policy = %matched.policy, "dry-run: {action} policy match");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,135 @@
+//! Where connections go, one fact each.
 
+use std::collections::BTreeMap;
+
+use crate::mesh::local::Exclusions;
+use crate::mesh::service::{
+    BalancingMode, LoadBalancing, Locality, Port, Scope, Waypoint, WaypointDestination,
+};
+use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol};
+use crate::mesh::{LocalPod, Mesh, MeshEvent, NetworkAddress, PodUid, Store};
+
+use super::*;
+
+mod balancing;
+mod incoming;
+mod outgoing;
+
+fn net() -> Network {
+    Network::new()
+}
+
+fn key(name: &str) -> ServiceKey {
+    ServiceKey {
+        namespace: "bookinfo".into(),
+        hostname: arcstr::format!("{name}.bookinfo.svc.cluster.local"),
+    }
+}
+
+/// The client: `productpage` at 10.0.0.1.
+fn client() -> LocalPod {
+    local("productpage", "10.0.0.1")
+}
+
+fn local(name: &str, ip: &str) -> LocalPod {
+    LocalPod {
+        uid: PodUid("uid".into()),
+        namespace: "bookinfo".into(),
+        name: name.into(),
+        identity: format!("spiffe://cluster.local/ns/bookinfo/sa/{name}").parse().unwrap(),
+        ip4: Some(ip.parse().unwrap()),
+        ip6: None,
+        exclusions: Exclusions::default(),
+    }
+}
+
+/// A pod whose account is the first part of its name.
+fn pod(name: &str, ip: &str) -> Workload {
+    let account = name.split('-').next().unwrap();
+    Workload::pod("c", "bookinfo", name, account, ip.parse().unwrap()).unwrap()
+}
+
+/// A pod behind a service, with the port mapping given.
+fn backing(mut workload: Workload, service: &str, ports: &[(u16, u16)]) -> Workload {
+    workload.services.insert(key(service), mapped(ports));
+    workload
+}
+
+fn mapped(ports: &[(u16, u16)]) -> Vec<Port> {
+    let port = |&(service_port, target): &(u16, u16)| {
+        let target_port = (target != 0).then_some(target);
+        Port { service_port, target_port }
+    };
+    ports.iter().map(port).collect()
+}
+
+/// A service with a virtual address; target port 0 is a named one.
+fn service(name: &str, vip: &str, ports: &[(u16, u16)]) -> Service {
+    Service {
+        name: name.into(),
+        key: key(name),
+        vips: vec![NetworkAddress::new(net(), vip.parse().unwrap())],
+        cidr_vips: vec![],
+        ports: mapped(ports),
+        subject_alt_names: vec![],
+        waypoint: None,
+        load_balancing: LoadBalancing::default(),
+        canonical: true,
+    }
+}
+
+#[derive(Default)]
+struct World {
+    workloads: Vec<Workload>,
+    services: Vec<Service>,
+}
+
+impl World {
+    fn mesh(&self) -> Arc<Mesh> {
+        let (mut store, reader) = Store::new();
+        let workloads = self.workloads.iter().cloned().map(Arc::new).map(MeshEvent::Workload);
+        let services = self.services.iter().cloned().map(Arc::new).map(MeshEvent::Service);
+        store.apply(workloads.chain(services));
+        reader.load()
+    }
+
+    fn route(&self, destination: &str) -> Route {
+        let mesh = self.mesh();
+        let pod = client();
+        let own = mesh.workload_of(&net(), &pod).cloned();
+        let destination = destination.parse().unwrap();
+        outbound(&mesh, &pod, own.as_deref(), &net(), destination, &mut rand::rng())
+    }
+
+    /// Checks a route by what [`summary`] says of it.
+    fn check(&self, destination: &str, expected: &str) {
+        assert_eq!(summary(&self.route(destination)), expected, "to {destination}");
+    }
+}
+
+fn world(workloads: Vec<Workload>, services: Vec<Service>) -> World {
+    World { workloads, services }
+}
+
+/// `tunnel <workload> <authority> via <gateway> as <accounts> [for <service>]`, `direct <target>
+/// [to <workload>] [for <service>]`, or `refuse: <why>`.
+fn summary(route: &Route) -> String {
+    let of = |service: &Option<Arc<Service>>| {
+        service.as_ref().map(|service| format!(" for {}", service.name)).unwrap_or_default()
+    };
+    match route {
+        Route::Tunnel(t) => {
+            let accounts: Vec<_> =
+                t.expected.iter().map(|uri| uri.rsplit('/').next().unwrap()).collect();
+            let (name, gateway, authority) = (&t.workload.name, t.gateway, &t.authority);
+            let accounts = accounts.join(",");
+            assert_eq!(t.target.to_string(), *authority);
+            format!("tunnel {name} {authority} via {gateway} as {accounts}{}", of(&t.service))
+        }
+        Route::Direct(d) => {
+            let to = d.workload.as_ref().map(|w| format!(" to {}", w.name)).unwrap_or_default();
+            format!("direct {}{to}{}", d.target, of(&d.service))
+        }
+        Route::Refuse(error) => format!("refuse: {error}"),
+    }
+}

@@ -1,0 +1,105 @@
+//! Inbound.
+
+use super::*;
+
+/// Checks what `details` at 10.0.0.2 makes of an authority: `destination [-> target] [proxy]
+/// [for service]`, or `status why`.
+fn check(world: &World, authority: &str, expected: &str) {
+    let result = inbound(
+        &world.mesh(),
+        &net(),
+        &local("details", "10.0.0.2"),
+        &authority.parse().unwrap(),
+        "10.0.0.2:15008".parse().unwrap(),
+    );
+    let text = match result {
+        Ok(target) => {
+            let mut text = target.destination.to_string();
+            if target.target != target.destination {
+                text += &format!(" -> {}", target.target);
+            }
+            if target.proxy_protocol {
+                text += " proxy";
+            }
+            text + &target.service.map(|s| format!(" for {}", s.name)).unwrap_or_default()
+        }
+        Err(error) => format!("{} {error}", error.status()),
+    };
+    assert_eq!(text, expected, "{authority}");
+}
+
+fn details() -> World {
+    world(
+        vec![backing(pod("details", "10.0.0.2"), "details", &[(80, 9080), (81, 0)])],
+        vec![service("details", "10.96.0.1", &[(80, 0), (81, 0), (82, 15001)])],
+    )
+}
+
+const HOST: &str = "details.bookinfo.svc.cluster.local";
+
+#[test]
+fn the_pods_own_address_is_served() {
+    check(&details(), "10.0.0.2:9080", "10.0.0.2:9080");
+    check(&details(), "[::ffff:10.0.0.2]:9080", "10.0.0.2:9080");
+    check(&World::default(), "10.0.0.2:9080", "10.0.0.2:9080");
+}
+
+#[test]
+fn another_address_is_not_served() {
+    check(&details(), "10.0.0.3:9080", "400 ip mismatch: 10.0.0.3 != 10.0.0.2");
+    check(&details(), "10.96.0.1:80", "400 ip mismatch: 10.96.0.1 != 10.0.0.2");
+    check(&details(), "127.0.0.1:80", "400 ip mismatch: 127.0.0.1 != 10.0.0.2");
+}
+
+#[test]
+fn a_hostname_leads_to_the_pods_port() {
+    check(&details(), &format!("{HOST}:80"), "10.0.0.2:9080 for details");
+    check(&details(), &format!("{}:80", HOST.to_uppercase()), "10.0.0.2:9080 for details");
+}
+
+#[test]
+fn an_unknown_hostname_or_port_is_unavailable() {
+    let unknown = "503 other.svc is not a service of this pod";
+    check(&details(), "other.svc:80", unknown);
+    let key = format!("bookinfo/{HOST}");
+    check(&details(), &format!("{HOST}:81"), &format!("503 {key} has no port 81 on this pod"));
+    check(&details(), &format!("{HOST}:99"), &format!("503 {key} has no port 99 on this pod"));
+    let mut elsewhere = details();
+    elsewhere.workloads[0].services.clear();
+    let not_ours = format!("503 {HOST} is not a service of this pod");
+    check(&elsewhere, &format!("{HOST}:80"), &not_ours);
+}
+
+#[test]
+fn ports_of_the_mesh_are_unavailable() {
+    for port in ILLEGAL_PORTS {
+        let expected = format!("503 port {port} is the mesh's own");
+        check(&details(), &format!("10.0.0.2:{port}"), &expected);
+    }
+    check(&details(), &format!("{HOST}:82"), "503 port 15001 is the mesh's own");
+}
+
+#[test]
+fn an_application_tunnel_has_a_port_of_its_own_but_is_judged_by_the_one_asked_for() {
+    let mut world = details();
+    world.workloads[0].application_tunnel =
+        Some(ApplicationTunnel { proxy_protocol: true, port: Some(15088) });
+    check(&world, "10.0.0.2:80", "10.0.0.2:80 -> 10.0.0.2:15088 proxy");
+    check(&world, "10.0.0.3:80", "400 ip mismatch: 10.0.0.3 != 10.0.0.2");
+}
+
+#[test]
+fn a_waypoint_serves_what_it_stands_in_front_of() {
+    let mut world = details();
+    world.workloads[0].application_tunnel =
+        Some(ApplicationTunnel { proxy_protocol: true, port: Some(15088) });
+    let mut behind = service("behind", "10.96.0.7", &[(80, 80)]);
+    let destination = WaypointDestination::Service(key("details"));
+    behind.waypoint = Some(Waypoint { destination, hbone_port: 15008 });
+    world.services.push(behind);
+    world.services.push(service("beside", "10.96.0.8", &[(80, 80)]));
+    check(&world, "10.96.0.7:80", "10.0.0.2:80 -> 10.0.0.2:15088 proxy");
+    check(&world, "10.96.0.8:80", "400 ip mismatch: 10.96.0.8 != 10.0.0.2");
+    world.workloads[0].application_tunnel = None;
+    check(&world, "10.96.0.7:80", "400 ip mismatch: 10.96.0.7 != 10.0.0.2");
+}

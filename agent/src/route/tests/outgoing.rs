@@ -1,0 +1,271 @@
+//! Outbound.
+
+use super::*;
+
+fn details() -> World {
+    world(
+        vec![
+            pod("productpage", "10.0.0.1"),
+            backing(pod("details", "10.0.0.2"), "details", &[(80, 9080)]),
+        ],
+        vec![service("details", "10.96.0.1", &[(80, 9080)])],
+    )
+}
+
+fn waypoint_at(address: &str) -> Option<Waypoint> {
+    let address = NetworkAddress::new(net(), address.parse().unwrap());
+    Some(Waypoint { destination: WaypointDestination::Address(address), hbone_port: 15008 })
+}
+
+fn waypoint_service(name: &str) -> Option<Waypoint> {
+    let destination = WaypointDestination::Service(key(name));
+    Some(Waypoint { destination, hbone_port: 15008 })
+}
+
+/// `details` and a waypoint `gate` at 10.0.0.9 behind 10.96.0.9.
+fn with_waypoint() -> World {
+    let mut world = details();
+    world.workloads.push(backing(pod("gate-1", "10.0.0.9"), "gate", &[(15008, 15008)]));
+    world.services.push(service("gate", "10.96.0.9", &[(15008, 15008)]));
+    world
+}
+
+#[test]
+fn a_service_address_leads_to_an_endpoint_and_its_port() {
+    let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
+    details().check("10.96.0.1:80", expected);
+    details().check("[::ffff:10.96.0.1]:80", expected);
+}
+
+#[test]
+fn a_pod_address_leads_to_that_pod() {
+    let expected = "tunnel details 10.0.0.2:1234 via 10.0.0.2:15008 as details";
+    details().check("10.0.0.2:1234", expected);
+}
+
+#[test]
+fn a_headless_service_is_reached_by_pod_address() {
+    let mut world = details();
+    world.services[0].vips.clear();
+    world.check("10.0.0.2:9080", "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details");
+    world.check("10.96.0.1:80", "direct 10.96.0.1:80");
+}
+
+#[test]
+fn an_unknown_destination_is_left_alone() {
+    details().check("93.184.216.34:443", "direct 93.184.216.34:443");
+    details().check("[2001:db8::1]:443", "direct [2001:db8::1]:443");
+    details().check("93.184.216.34:15008", "direct 93.184.216.34:15008");
+}
+
+#[test]
+fn a_workload_outside_the_mesh_is_reached_as_it_is() {
+    let mut world = details();
+    world.workloads[1].protocol = TunnelProtocol::Tcp;
+    world.check("10.96.0.1:80", "direct 10.0.0.2:9080 to details for details");
+    world.check("10.0.0.2:9080", "direct 10.0.0.2:9080 to details");
+    world.check("10.0.0.2:15008", "direct 10.0.0.2:15008 to details");
+}
+
+#[test]
+fn a_host_network_workload_is_reached_as_it_is_and_never_by_address() {
+    let mut world = details();
+    world.workloads[1].host_network = true;
+    world.check("10.96.0.1:80", "direct 10.0.0.2:9080 to details for details");
+    world.check("10.0.0.2:9080", "direct 10.0.0.2:9080");
+}
+
+#[test]
+fn a_named_port_is_the_endpoints_own() {
+    let mut world = details();
+    world.services[0].ports = mapped(&[(80, 0)]);
+    world.workloads[1].services = BTreeMap::from([(key("details"), mapped(&[(80, 7070)]))]);
+    world.check(
+        "10.96.0.1:80",
+        "tunnel details 10.0.0.2:7070 via 10.0.0.2:15008 as details for details",
+    );
+    world.workloads[1].services = BTreeMap::from([(key("details"), vec![])]);
+    world.check("10.96.0.1:80", "refuse: no healthy upstream: 10.96.0.1:80");
+}
+
+#[test]
+fn a_port_the_service_lacks_is_refused() {
+    details().check(
+        "10.96.0.1:81",
+        "refuse: no healthy upstream: 10.96.0.1:81: \
+         bookinfo/details.bookinfo.svc.cluster.local has no port 81",
+    );
+}
+
+#[test]
+fn a_service_without_a_healthy_endpoint_is_refused() {
+    let mut world = details();
+    world.workloads[1].healthy = false;
+    world.check("10.96.0.1:80", "refuse: no healthy upstream: 10.96.0.1:80");
+    world.services[0].load_balancing.allow_unhealthy = true;
+    let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
+    world.check("10.96.0.1:80", expected);
+    world.workloads.pop();
+    world.check("10.96.0.1:80", "refuse: no healthy upstream: 10.96.0.1:80");
+}
+
+#[test]
+fn a_service_may_name_other_identities() {
+    let mut world = details();
+    world.services[0].subject_alt_names =
+        vec![arcstr::literal!("spiffe://cluster.local/ns/bookinfo/sa/other")];
+    let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details,other for details";
+    world.check("10.96.0.1:80", expected);
+    world.check("10.0.0.2:80", "tunnel details 10.0.0.2:80 via 10.0.0.2:15008 as details");
+}
+
+#[test]
+fn the_longest_range_wins_and_an_exact_address_before_it() {
+    let mut world = details();
+    let mut wide = service("wide", "10.96.0.2", &[(80, 9080)]);
+    wide.cidr_vips = vec![(net(), "172.16.0.0/12".parse().unwrap())];
+    let mut narrow = service("narrow", "10.96.0.3", &[(80, 9081)]);
+    narrow.cidr_vips = vec![(net(), "172.16.1.0/24".parse().unwrap())];
+    let exact = service("exact", "172.16.1.1", &[(80, 9082)]);
+    for name in ["wide", "narrow", "exact"] {
+        world.workloads[1].services.insert(key(name), vec![]);
+    }
+    world.services.extend([wide, narrow, exact]);
+    let to = |port| format!("tunnel details 10.0.0.2:{port} via 10.0.0.2:15008 as details for ");
+    world.check("172.16.0.1:80", &(to(9080) + "wide"));
+    world.check("172.16.1.2:80", &(to(9081) + "narrow"));
+    world.check("172.16.1.1:80", &(to(9082) + "exact"));
+    world.check("172.32.0.1:80", "direct 172.32.0.1:80");
+}
+
+#[test]
+fn passthrough_keeps_the_destination() {
+    let mut world = details();
+    world.services[0].load_balancing.mode = BalancingMode::Passthrough;
+    world.services[0].cidr_vips = vec![(net(), "10.0.0.0/24".parse().unwrap())];
+    world.check("10.96.0.1:443", "direct 10.96.0.1:443 for details");
+    let expected = "tunnel details 10.0.0.2:443 via 10.0.0.2:15008 as details for details";
+    world.check("10.0.0.2:443", expected);
+}
+
+#[test]
+fn ports_of_the_mesh_are_refused() {
+    for port in [15001, 15006, 15008] {
+        let own = |ip: &str| format!("refuse: {ip}:{port} ends at a port of the mesh's own");
+        details().check(&format!("10.0.0.2:{port}"), &own("10.0.0.2"));
+        details().check(&format!("10.0.0.1:{port}"), &own("10.0.0.1"));
+        let mut world = details();
+        world.services[0].ports = mapped(&[(80, port)]);
+        world.workloads[1].services.insert(key("details"), vec![]);
+        world.check("10.96.0.1:80", &own("10.0.0.2"));
+    }
+}
+
+#[test]
+fn a_pod_that_reaches_itself_stays_at_home() {
+    let mut world = details();
+    let own = backing(pod("productpage", "10.0.0.1"), "productpage", &[(80, 9080)]);
+    world.workloads[0] = own;
+    world.services.push(service("productpage", "10.96.0.2", &[(80, 9080)]));
+    world.check("10.96.0.2:80", "direct 10.0.0.1:9080 to productpage for productpage");
+    world.check("10.0.0.1:9080", "direct 10.0.0.1:9080 to productpage");
+}
+
+#[test]
+fn a_service_address_goes_through_the_services_waypoint_alone() {
+    for waypoint in [waypoint_at("10.0.0.9"), waypoint_at("10.96.0.9"), waypoint_service("gate")] {
+        let mut world = with_waypoint();
+        world.services[0].waypoint = waypoint;
+        let expected = "tunnel gate-1 10.96.0.1:80 via 10.0.0.9:15008 as gate for details";
+        world.check("10.96.0.1:80", expected);
+        world.check("10.0.0.2:80", "tunnel details 10.0.0.2:80 via 10.0.0.2:15008 as details");
+    }
+}
+
+#[test]
+fn a_pod_address_goes_through_the_workloads_waypoint_alone() {
+    let mut world = with_waypoint();
+    world.workloads[1].waypoint = waypoint_service("gate");
+    world.check("10.0.0.2:80", "tunnel gate-1 10.0.0.2:80 via 10.0.0.9:15008 as gate");
+    let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
+    world.check("10.96.0.1:80", expected);
+}
+
+#[test]
+fn a_waypoint_does_not_go_through_itself() {
+    for waypoint in [waypoint_at("10.0.0.1"), waypoint_at("10.96.0.9"), waypoint_service("gate")] {
+        let mut world = with_waypoint();
+        world.workloads[0].services.insert(key("gate"), vec![]);
+        world.services[0].waypoint = waypoint.clone();
+        world.workloads[1].waypoint = waypoint;
+        let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
+        world.check("10.96.0.1:80", expected);
+        world.check("10.0.0.2:80", "tunnel details 10.0.0.2:80 via 10.0.0.2:15008 as details");
+    }
+}
+
+#[test]
+fn a_waypoint_is_never_gone_around() {
+    let refused = "refuse: no usable waypoint in front of 10.96.0.1:80";
+    let mut world = with_waypoint();
+    world.services[0].waypoint = waypoint_service("missing");
+    world.check("10.96.0.1:80", refused);
+    world.services[0].waypoint = waypoint_at("10.0.0.77");
+    world.check("10.96.0.1:80", refused);
+    world.services[0].waypoint = waypoint_service("gate");
+    world.workloads[2].healthy = false;
+    world.check("10.96.0.1:80", refused);
+}
+
+#[test]
+fn a_waypoints_port_may_be_mapped() {
+    let mut world = with_waypoint();
+    world.services[0].waypoint = waypoint_service("gate");
+    world.workloads[2].services = BTreeMap::from([(key("gate"), mapped(&[(15008, 25008)]))]);
+    let expected = "tunnel gate-1 10.96.0.1:80 via 10.0.0.9:25008 as gate for details";
+    world.check("10.96.0.1:80", expected);
+}
+
+#[test]
+fn another_network_is_refused_unless_an_endpoint_is_on_ours() {
+    let mut world = details();
+    let mut remote = backing(pod("details-remote", "10.0.0.3"), "details", &[(80, 9080)]);
+    remote.network = "west".into();
+    world.workloads.push(remote);
+    let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
+    for _ in 0..20 {
+        world.check("10.96.0.1:80", expected);
+    }
+    world.workloads.remove(1);
+    world.check(
+        "10.96.0.1:80",
+        "refuse: workload c//Pod/bookinfo/details-remote is on network \"west\", \
+         and tunnels across networks are not supported",
+    );
+}
+
+#[test]
+fn a_workload_with_a_hostname_alone_is_refused() {
+    let mut world = details();
+    world.workloads[1].addresses.clear();
+    world.workloads[1].hostname = "example.com".into();
+    world.check(
+        "10.96.0.1:80",
+        "refuse: workload c//Pod/bookinfo/details has the hostname \"example.com\" and no \
+         address, and resolving it is not supported",
+    );
+}
+
+#[test]
+fn the_family_of_the_destination_is_kept_where_possible() {
+    let mut world = details();
+    world.workloads[1].addresses.push("fd00::2".parse().unwrap());
+    let v6 = NetworkAddress::new(net(), "fd96::1".parse().unwrap());
+    world.services[0].vips.push(v6);
+    world.check(
+        "[fd96::1]:80",
+        "tunnel details [fd00::2]:9080 via [fd00::2]:15008 as details for details",
+    );
+    let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
+    world.check("10.96.0.1:80", expected);
+}

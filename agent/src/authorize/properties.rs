@@ -230,7 +230,7 @@ mod reference {
             StringMatch::Suffix(s) => {
                 text.len() >= s.len() && &text[text.len() - s.len()..] == s.as_str()
             }
-            StringMatch::Presence => text != "",
+            StringMatch::Presence => !text.is_empty(),
         }
     }
 }

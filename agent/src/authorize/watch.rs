@@ -67,7 +67,7 @@ pub async fn revoked(
         changes.mark_unchanged();
         let mesh = reader.load();
         let current = mesh.workload_of(network, pod);
-        let workload = current.or(judged.as_ref().map(|(workload, _)| workload)).cloned();
+        let workload = current.or_else(|| judged.as_ref().map(|(workload, _)| workload)).cloned();
         let unchanged = match (&workload, &judged) {
             (Some(new), Some((old, version))) => {
                 Arc::ptr_eq(new, old) && mesh.policy_version() == *version

@@ -1,1 +1,301 @@
+//! The store against a naive model, over random events.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::policy::{Action, PolicyScope};
+use super::service::{LoadBalancing, Port};
+use super::*;
+
+const NETWORKS: [&str; 2] = ["", "west"];
+const ADDRESSES: [&str; 4] = ["10.0.0.1", "10.0.0.2", "10.0.1.1", "fd00::1"];
+const RANGES: [&str; 4] = ["10.0.0.0/8", "10.0.0.0/24", "10.0.0.2/31", "fd00::/8"];
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+fn service_key(name: &str) -> ServiceKey {
+    // Two namespaces share each hostname.
+    let (namespace, hostname) = if name == "c" { ("other", "a") } else { ("ns", name) };
+    ServiceKey { namespace: namespace.into(), hostname: hostname.into() }
+}
+
+fn some<T: Clone + std::fmt::Debug + 'static>(all: &[T]) -> impl Strategy<Value = Vec<T>> {
+    subsequence(all.to_vec(), 0..=2)
+}
+
+fn any_workload() -> impl Strategy<Value = Workload> {
+    let parts = (
+        select(&NAMES[..]),
+        select(&NETWORKS[..]),
+        some(&ADDRESSES),
+        some(&NAMES),
+        proptest::bool::weighted(0.2),
+        any::<bool>(),
+    );
+    parts.prop_map(|(name, network, addresses, services, host_network, healthy)| {
+        let mut workload = Workload::pod("c", "ns", name, "sa", [10, 0, 0, 9].into()).unwrap();
+        workload.network = network.into();
+        workload.addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let port = Port { service_port: 80, target_port: Some(8080) };
+        workload.services = services.iter().map(|name| (service_key(name), vec![port])).collect();
+        workload.host_network = host_network;
+        workload.healthy = healthy;
+        workload
+    })
+}
+
+fn any_service() -> impl Strategy<Value = Service> {
+    let parts =
+        (select(&NAMES[..]), select(&NETWORKS[..]), some(&ADDRESSES), some(&RANGES), any::<bool>());
+    parts.prop_map(|(name, network, vips, ranges, canonical)| Service {
+        name: name.into(),
+        key: service_key(name),
+        vips: vips.iter().map(|ip| NetworkAddress::new(network, ip.parse().unwrap())).collect(),
+        cidr_vips: ranges.iter().map(|r| (network.into(), r.parse().unwrap())).collect(),
+        ports: vec![],
+        subject_alt_names: vec![],
+        waypoint: None,
+        load_balancing: LoadBalancing::default(),
+        canonical,
+    })
+}
+
+fn any_policy() -> impl Strategy<Value = Authorization> {
+    let scopes = vec![PolicyScope::Global, PolicyScope::Namespace, PolicyScope::WorkloadSelector];
+    let actions = vec![Action::Allow, Action::Deny];
+    (select(&NAMES[..]), select(scopes), select(actions), any::<bool>()).prop_map(
+        |(name, scope, action, dry_run)| Authorization {
+            key: PolicyKey { namespace: "ns".into(), name: name.into() },
+            scope,
+            action,
+            groups: vec![],
+            dry_run,
+        },
+    )
+}
+
+fn any_event() -> impl Strategy<Value = MeshEvent> {
+    prop_oneof![
+        4 => any_workload().prop_map(|w| MeshEvent::Workload(Arc::new(w))),
+        3 => any_service().prop_map(|s| MeshEvent::Service(Arc::new(s))),
+        2 => any_policy().prop_map(|p| MeshEvent::Policy(Arc::new(p))),
+        2 => any_workload().prop_map(|w| MeshEvent::RemoveWorkload(w.uid)),
+        1 => any_service().prop_map(|s| MeshEvent::RemoveService(s.key)),
+        1 => any_policy().prop_map(|p| MeshEvent::RemovePolicy(p.key)),
+    ]
+}
+
+/// Plain lists; every question is answered by a walk.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
+    services: BTreeMap<ServiceKey, Arc<Service>>,
+    policies: BTreeMap<PolicyKey, Arc<Authorization>>,
+    /// When each workload's present claim to an address began.
+    claims: BTreeMap<(NetworkAddress, WorkloadUid), usize>,
+    clock: usize,
+}
+
+impl Model {
+    fn apply(&mut self, event: &MeshEvent) {
+        self.clock += 1;
+        match event.clone() {
+            MeshEvent::Workload(w) => drop(self.workloads.insert(w.uid.clone(), w)),
+            MeshEvent::Service(s) => drop(self.services.insert(s.key.clone(), s)),
+            MeshEvent::Policy(p) => drop(self.policies.insert(p.key.clone(), p)),
+            MeshEvent::RemoveWorkload(uid) => drop(self.workloads.remove(&uid)),
+            MeshEvent::RemoveService(key) => drop(self.services.remove(&key)),
+            MeshEvent::RemovePolicy(key) => drop(self.policies.remove(&key)),
+        }
+        let claimed: BTreeSet<_> = self
+            .workloads
+            .values()
+            .filter(|w| !w.host_network)
+            .flat_map(|w| {
+                let at = |ip: &IpAddr| NetworkAddress::new(w.network.clone(), *ip);
+                w.addresses.iter().map(at).map(|at| (at, w.uid.clone()))
+            })
+            .collect();
+        self.claims.retain(|claim, _| claimed.contains(claim));
+        for claim in claimed {
+            self.claims.entry(claim).or_insert(self.clock);
+        }
+    }
+
+    fn by_address(&self, at: &NetworkAddress) -> Vec<&WorkloadUid> {
+        let mut uids: Vec<_> =
+            self.claims.iter().filter(|((of, _), _)| of == at).map(|((_, u), t)| (t, u)).collect();
+        uids.sort_by(|a, b| b.0.cmp(a.0));
+        uids.into_iter().map(|(_, uid)| uid).collect()
+    }
+
+    fn by_vip(&self, at: &NetworkAddress) -> Option<&ServiceKey> {
+        let order = |s: &&Arc<Service>| (!s.canonical, s.key.clone());
+        let exact = self.services.values().filter(|s| s.vips.contains(at)).min_by_key(order);
+        let longest = |s: &Service| {
+            let holds =
+                |(of, range): &&(Network, IpNet)| *of == at.network && range.contains(&at.address);
+            s.cidr_vips.iter().filter(holds).map(|(_, range)| range.prefix_len()).max()
+        };
+        let ranged = || {
+            let best = self.services.values().filter_map(|s| longest(s)).max()?;
+            self.services.values().filter(|s| longest(s) == Some(best)).min_by_key(order)
+        };
+        exact.or_else(ranged).map(|s| &s.key)
+    }
+
+    fn destinations(&self, network: &str) -> BTreeSet<IpNet> {
+        let owned = self.claims.keys().map(|(at, _)| at);
+        let vips = self.services.values().flat_map(|s| &s.vips);
+        let hosts = owned.chain(vips).filter(|at| at.network == network);
+        let ranges = self.services.values().flat_map(|s| &s.cidr_vips);
+        let ranges = ranges.filter(|(of, _)| of == network).map(|(_, range)| *range);
+        hosts.map(|at| IpNet::from(at.address)).chain(ranges).collect()
+    }
+}
+
+fn check(mesh: &Mesh, model: &Model) -> Result<(), TestCaseError> {
+    for (network, ip) in NETWORKS.iter().flat_map(|n| ADDRESSES.iter().map(move |ip| (n, ip))) {
+        let at = NetworkAddress::new(*network, ip.parse().unwrap());
+        let owners: Vec<_> =
+            mesh.workloads_by_address(&at.network, at.address).map(|w| &w.uid).collect();
+        prop_assert_eq!(owners, model.by_address(&at));
+        let service = mesh.service_by_vip(&at.network, at.address).map(|s| &s.key);
+        prop_assert_eq!(service, model.by_vip(&at));
+        let ours = model.destinations(network).iter().any(|range| range.contains(&at.address));
+        prop_assert_eq!(mesh.is_destination(&at.network, at.address), ours);
+    }
+    let uids: BTreeSet<_> = mesh.workloads().map(|w| &w.uid).collect();
+    prop_assert_eq!(uids, model.workloads.keys().collect());
+    for key in NAMES.map(service_key) {
+        prop_assert_eq!(mesh.service(&key), model.services.get(&key));
+        let endpoints: BTreeSet<_> = mesh.endpoints(&key).map(|(w, _)| &w.uid).collect();
+        let backing = model.workloads.values().filter(|w| w.services.contains_key(&key));
+        prop_assert_eq!(endpoints, backing.map(|w| &w.uid).collect());
+        prop_assert!(
+            mesh.endpoints(&key).all(|(w, ports)| ports == w.services[&key].as_slice()
+                && mesh.workload(&w.uid) == Some(w))
+        );
+        let named: BTreeSet<_> = mesh.services_by_hostname(&key.hostname).map(|s| &s.key).collect();
+        let same = model.services.keys().filter(|other| other.hostname == key.hostname);
+        prop_assert_eq!(named, same.collect());
+    }
+    check_policies(mesh, model)
+}
+
+fn check_policies(mesh: &Mesh, model: &Model) -> Result<(), TestCaseError> {
+    let keys: BTreeSet<_> = mesh.policies().map(|p| &p.key).collect();
+    prop_assert_eq!(keys, model.policies.keys().collect());
+    let of = |scope, action, dry_run| -> Vec<&PolicyKey> {
+        let matching = move |p: &&Arc<Authorization>| {
+            p.scope == scope && p.dry_run == dry_run && (dry_run || p.action == action)
+        };
+        model.policies.values().filter(matching).map(|p| &p.key).collect()
+    };
+    let empty = PolicySet::default();
+    let namespace = mesh.policies_of_namespace(&"ns".into()).unwrap_or(&empty);
+    for (scope, set) in
+        [(PolicyScope::Global, mesh.global_policies()), (PolicyScope::Namespace, namespace)]
+    {
+        let keys = |p: &Arc<Authorization>| p.key.clone();
+        let expected =
+            |action, dry| of(scope, action, dry).into_iter().cloned().collect::<Vec<_>>();
+        prop_assert_eq!(set.deny().map(keys).collect::<Vec<_>>(), expected(Action::Deny, false));
+        prop_assert_eq!(set.allow().map(keys).collect::<Vec<_>>(), expected(Action::Allow, false));
+        prop_assert_eq!(set.dry_run().map(keys).collect::<Vec<_>>(), expected(Action::Deny, true));
+    }
+    Ok(())
+}
+
+fn changes(before: &BTreeSet<IpNet>, after: &BTreeSet<IpNet>) -> DestinationsDelta {
+    let mut delta = DestinationsDelta::default();
+    for (range, hosts, cidrs) in [
+        (after - before, &mut delta.added, &mut delta.added_cidrs),
+        (before - after, &mut delta.removed, &mut delta.removed_cidrs),
+    ] {
+        for range in range {
+            if range.prefix_len() == range.max_prefix_len() {
+                hosts.push(range.addr());
+            } else {
+                cidrs.push(range);
+            }
+        }
+    }
+    delta
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn indexes_agree_with_plain_lists_after_any_events(
+        batches in vec(vec(any_event(), 0..6), 0..12),
+    ) {
+        let (mut store, reader) = Store::new();
+        let mut model = Model::default();
+        for batch in batches {
+            let before = (reader.load(), model.clone());
+            batch.iter().for_each(|event| model.apply(event));
+            store.apply(batch);
+            let mesh = reader.load();
+            check(&mesh, &model)?;
+            // Snapshots do not change under their readers.
+            check(&before.0, &before.1)?;
+            for network in NETWORKS {
+                let delta = DestinationsDelta::between(&before.0, &mesh, &network.into());
+                let expected =
+                    changes(&before.1.destinations(network), &model.destinations(network));
+                prop_assert_eq!(sorted(delta), sorted(expected));
+            }
+        }
+        // Nothing is left behind in any index.
+        let mesh = reader.load();
+        let uids = mesh.workloads().map(|w| MeshEvent::RemoveWorkload(w.uid.clone()));
+        let keys = mesh.services().map(|s| MeshEvent::RemoveService(s.key.clone()));
+        let policies = mesh.policies().map(|p| MeshEvent::RemovePolicy(p.key.clone()));
+        store.apply(uids.chain(keys).chain(policies));
+        let (left, fresh) = (reader.load(), Mesh::default());
+        prop_assert_eq!(left.contents(), fresh.contents());
+    }
+}
+
+fn sorted(mut delta: DestinationsDelta) -> DestinationsDelta {
+    delta.added.sort();
+    delta.removed.sort();
+    delta.added_cidrs.sort();
+    delta.removed_cidrs.sort();
+    delta
+}
+
+fn workload() -> MeshEvent {
+    let workload = Workload::pod("c", "ns", "a", "sa", [10, 0, 0, 1].into()).unwrap();
+    MeshEvent::Workload(Arc::new(workload))
+}
+
+#[test]
+fn a_batch_is_published_once_and_only_if_it_changes_something() {
+    let (mut store, reader) = Store::new();
+    let mut changes = reader.changes();
+    store.apply([]);
+    assert!(!changes.has_changed().unwrap());
+    store.apply([workload(), workload()]);
+    assert_eq!((*changes.borrow_and_update(), reader.load().version()), (1, 1));
+    store.apply([workload()]);
+    assert!(!changes.has_changed().unwrap());
+    assert_eq!(reader.load().version(), 1);
+}
+
+#[test]
+fn synced_takes_both_kinds() {
+    let (mut store, reader) = Store::new();
+    store.set_synced(ResourceKind::Address);
+    assert!(!reader.load().synced());
+    assert!(reader.load().kind_synced(ResourceKind::Address));
+    store.set_synced(ResourceKind::Authorization);
+    assert!(reader.load().synced());
+}

@@ -186,6 +186,16 @@ impl Mesh {
     }
 }
 
+#[cfg(test)]
+impl Mesh {
+    /// Every index, printed: two meshes that hold the same print the same, versions apart.
+    pub(super) fn contents(&self) -> String {
+        let resources = (&self.workloads, &self.services, &self.policies);
+        let indexes = (&self.by_address, &self.by_vip, &self.by_cidr, &self.by_hostname);
+        format!("{resources:?} {indexes:?} {:?} {:?}", self.endpoints, self.destinations)
+    }
+}
+
 // === changes, by the store alone ===
 
 impl Mesh {

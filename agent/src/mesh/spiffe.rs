@@ -90,3 +90,47 @@ impl FromStr for SpiffeId {
         Self::new(td, ns, sa).map_err(|_| shape())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(text: &str, sound: bool) {
+        assert_eq!(text.parse::<SpiffeId>().is_ok(), sound, "{text:?}");
+    }
+
+    #[test]
+    fn an_identity_has_exactly_five_parts() {
+        check("spiffe://cluster.local/ns/bookinfo/sa/details", true);
+        check("spiffe://cluster.local/ns/bookinfo/sa/details/", false);
+        check("spiffe://cluster.local/ns/bookinfo/sa", false);
+        check("spiffe://cluster.local/ns/bookinfo/sa/", false);
+        check("spiffe://cluster.local/ns//sa/details", false);
+        check("spiffe:///ns/bookinfo/sa/details", false);
+        check("spiffe://cluster.local/sa/details/ns/bookinfo", false);
+        check("cluster.local/ns/bookinfo/sa/details", false);
+        check("SPIFFE://cluster.local/ns/bookinfo/sa/details", false);
+        check("", false);
+    }
+
+    proptest! {
+        #[test]
+        fn an_identity_survives_printing_and_parsing(
+            domain in "[^/]{1,20}", namespace in "[^/]{1,20}", account in "[^/]{1,20}",
+        ) {
+            let id = SpiffeId::new(domain, namespace, account).unwrap();
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+
+        #[test]
+        fn parsing_arbitrary_text_never_panics_and_is_stable(
+            text in prop_oneof![".{0,60}", "spiffe://[a-z/]{0,40}", "spiffe://.{0,9}/ns/.{0,9}/sa/.{0,9}"],
+        ) {
+            if let Ok(id) = text.parse::<SpiffeId>() {
+                prop_assert_eq!(id.to_string(), text);
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use prost::Message;
 use prost_types::Any;
-use sotto_proto::security::Authorization;
+use sotto_proto::security;
 use sotto_proto::workload::{Address, address};
 
 use crate::mesh::spiffe::SpiffeIdError;
@@ -78,7 +78,7 @@ pub fn event(kind: ResourceKind, resource: Option<&Any>) -> Result<MeshEvent, De
             })
         }
         ResourceKind::Authorization => {
-            let policy = Authorization::decode(any.value.as_slice())?;
+            let policy = security::Authorization::decode(any.value.as_slice())?;
             Ok(MeshEvent::Policy(Arc::new(authorization::authorization(policy)?)))
         }
     }

@@ -1,1 +1,449 @@
+//! What messages mean.
 
+use std::net::IpAddr;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use sotto_proto::security as policy_proto;
+use sotto_proto::workload as proto;
+
+use crate::mesh::policy::{Action, Match, PolicyScope, StringMatch};
+use crate::mesh::service::{
+    BalancingMode, LoadBalancing, Port, Scope, Waypoint, WaypointDestination,
+};
+use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol, WorkloadKind};
+use crate::mesh::{Authorization as Policy, NetworkAddress, Service, Workload};
+
+use super::*;
+
+fn address(of: address::Type) -> Result<MeshEvent, DecodeError> {
+    let value = Address { r#type: Some(of) }.encode_to_vec();
+    let any = Any { type_url: type_url(ResourceKind::Address).into(), value };
+    event(ResourceKind::Address, Some(&any))
+}
+
+fn workload(from: proto::Workload) -> Result<Workload, DecodeError> {
+    match address(address::Type::Workload(from))? {
+        MeshEvent::Workload(workload) => Ok(Arc::unwrap_or_clone(workload)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn service(from: proto::Service) -> Result<Service, DecodeError> {
+    match address(address::Type::Service(from))? {
+        MeshEvent::Service(service) => Ok(Arc::unwrap_or_clone(service)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn policy(from: policy_proto::Authorization) -> Result<Policy, DecodeError> {
+    let value = from.encode_to_vec();
+    let any = Any { type_url: type_url(ResourceKind::Authorization).into(), value };
+    match event(ResourceKind::Authorization, Some(&any))? {
+        MeshEvent::Policy(policy) => Ok(Arc::unwrap_or_clone(policy)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn minimal() -> proto::Workload {
+    proto::Workload { uid: "uid".into(), namespace: "ns".into(), ..Default::default() }
+}
+
+fn minimal_service() -> proto::Service {
+    proto::Service { namespace: "ns".into(), hostname: "host".into(), ..Default::default() }
+}
+
+#[test]
+fn what_a_workload_leaves_out_has_its_default() {
+    let decoded = workload(minimal()).unwrap();
+    assert_eq!(decoded.identity.to_string(), "spiffe://cluster.local/ns/ns/sa/default");
+    assert_eq!((decoded.protocol, decoded.capacity), (TunnelProtocol::Tcp, 1));
+    assert!(decoded.healthy && !decoded.host_network && decoded.addresses.is_empty());
+}
+
+#[test]
+fn every_field_of_a_workload_arrives() {
+    let gateway =
+        |ip: [u8; 4], port| proto::GatewayAddress {
+            destination: Some(proto::gateway_address::Destination::Address(
+                proto::NetworkAddress { network: "n".into(), address: ip.to_vec(), length: None },
+            )),
+            hbone_mtls_port: port,
+        };
+    let at = |ip: [u8; 4], hbone_port| {
+        let at = NetworkAddress::new("n", IpAddr::from(ip));
+        Some(Waypoint { destination: WaypointDestination::Address(at), hbone_port })
+    };
+    let mapped = "::ffff:10.0.0.2".parse::<Ipv6Addr>().unwrap();
+    let decoded = workload(proto::Workload {
+        uid: "c//Pod/ns/details".into(),
+        name: "details".into(),
+        namespace: "ns".into(),
+        addresses: vec![vec![10, 0, 0, 1], mapped.octets().to_vec()],
+        hostname: "host".into(),
+        network: "n".into(),
+        tunnel_protocol: proto::TunnelProtocol::Hbone.into(),
+        trust_domain: "td".into(),
+        service_account: "sa".into(),
+        waypoint: Some(gateway([10, 0, 0, 8], 15008)),
+        network_gateway: Some(gateway([10, 0, 0, 9], 0)),
+        node: "node".into(),
+        canonical_name: "cn".into(),
+        canonical_revision: "v1".into(),
+        workload_type: proto::WorkloadType::Cronjob.into(),
+        workload_name: "details-v1".into(),
+        native_tunnel: true,
+        application_tunnel: Some(proto::ApplicationTunnel { protocol: 1, port: 15088 }),
+        services: [(
+            "ns/host.name".to_owned(),
+            proto::PortList {
+                ports: vec![proto::Port { service_port: 80, target_port: 0, app_protocol: 0 }],
+            },
+        )]
+        .into(),
+        authorization_policies: vec!["ns/p".into()],
+        status: proto::WorkloadStatus::Unhealthy.into(),
+        cluster_id: "c".into(),
+        locality: Some(proto::Locality {
+            region: "r".into(),
+            zone: "z".into(),
+            subzone: "s".into(),
+        }),
+        network_mode: proto::NetworkMode::HostNetwork.into(),
+        extensions: vec![],
+        capacity: Some(7),
+    })
+    .unwrap();
+    let ip = [10, 0, 0, 1].into();
+    let mut expected = Workload::pod("c", "ns", "details", "sa", ip).unwrap();
+    expected.identity = "spiffe://td/ns/ns/sa/sa".parse().unwrap();
+    expected.addresses.push([10, 0, 0, 2].into());
+    expected.hostname = "host".into();
+    expected.network = "n".into();
+    expected.waypoint = at([10, 0, 0, 8], 15008);
+    expected.network_gateway = at([10, 0, 0, 9], 15008);
+    expected.node = "node".into();
+    expected.canonical_name = "cn".into();
+    expected.canonical_revision = "v1".into();
+    expected.kind = WorkloadKind::CronJob;
+    expected.workload_name = "details-v1".into();
+    expected.native_tunnel = true;
+    expected.application_tunnel =
+        Some(ApplicationTunnel { proxy_protocol: true, port: Some(15088) });
+    expected.services = [(
+        service_key("ns/host.name").unwrap(),
+        vec![Port { service_port: 80, target_port: None }],
+    )]
+    .into();
+    expected.authorization_policies = vec![policy_key("ns/p").unwrap()];
+    expected.healthy = false;
+    expected.locality.region = "r".into();
+    expected.locality.zone = "z".into();
+    expected.locality.subzone = "s".into();
+    expected.host_network = true;
+    expected.capacity = 7;
+    assert_eq!(decoded, expected);
+}
+
+#[test]
+fn a_workload_that_makes_no_sense_is_rejected() {
+    let check = |change: fn(&mut proto::Workload), expected: &str| {
+        let mut from = minimal();
+        change(&mut from);
+        assert_eq!(workload(from).unwrap_err().to_string(), expected);
+    };
+    check(|w| w.uid.clear(), "uid is missing");
+    check(|w| w.namespace.clear(), "namespace is missing");
+    check(|w| w.addresses.push(vec![1, 2, 3]), "workload address is not an address");
+    check(|w| w.tunnel_protocol = 2, "tunnel protocol 2 is not supported");
+    check(|w| w.tunnel_protocol = 9, "tunnel protocol 9 is not supported");
+    check(|w| w.authorization_policies.push("p".into()), "\"p\" is not namespace/name");
+    check(|w| w.authorization_policies.push("/p".into()), "\"/p\" is not namespace/name");
+    check(|w| w.waypoint = Some(Default::default()), "gateway destination is missing");
+    check(
+        |w| w.trust_domain = "a/b".into(),
+        "\"spiffe://a/b/ns/ns/sa/default\" is not \
+         spiffe://<trust domain>/ns/<namespace>/sa/<service account>",
+    );
+}
+
+#[test]
+fn every_field_of_a_service_arrives() {
+    let vip = |address: &[u8], length| proto::NetworkAddress {
+        network: "n".into(),
+        address: address.to_vec(),
+        length,
+    };
+    let host = proto::NamespacedHostname { namespace: "ns".into(), hostname: "gate".into() };
+    let decoded = service(proto::Service {
+        name: "details".into(),
+        addresses: vec![
+            vip(&[10, 96, 0, 1], None),
+            vip(&[10, 96, 0, 2], Some(32)),
+            vip(&[172, 16, 3, 4], Some(12)),
+        ],
+        ports: vec![
+            proto::Port { service_port: 80, target_port: 9080, app_protocol: 1 },
+            proto::Port { service_port: 443, target_port: 0, app_protocol: 0 },
+        ],
+        subject_alt_names: vec!["spiffe://a/ns/b/sa/c".into()],
+        waypoint: Some(proto::GatewayAddress {
+            destination: Some(proto::gateway_address::Destination::Hostname(host)),
+            hbone_mtls_port: 15008,
+        }),
+        load_balancing: Some(proto::LoadBalancing {
+            routing_preference: vec![6, 1, 2, 3, 4, 5],
+            mode: 2,
+            health_policy: 1,
+        }),
+        canonical: true,
+        ..minimal_service()
+    })
+    .unwrap();
+    let all =
+        [Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node, Scope::Cluster];
+    let expected = Service {
+        name: "details".into(),
+        key: service_key("ns/host").unwrap(),
+        vips: vec![
+            NetworkAddress::new("n", IpAddr::from([10, 96, 0, 1])),
+            NetworkAddress::new("n", IpAddr::from([10, 96, 0, 2])),
+        ],
+        cidr_vips: vec![("n".into(), "172.16.0.0/12".parse().unwrap())],
+        ports: vec![
+            Port { service_port: 80, target_port: Some(9080) },
+            Port { service_port: 443, target_port: None },
+        ],
+        subject_alt_names: vec!["spiffe://a/ns/b/sa/c".into()],
+        waypoint: Some(Waypoint {
+            destination: WaypointDestination::Service(service_key("ns/gate").unwrap()),
+            hbone_port: 15008,
+        }),
+        load_balancing: LoadBalancing {
+            preferences: all.to_vec(),
+            mode: BalancingMode::Failover,
+            allow_unhealthy: true,
+        },
+        canonical: true,
+    };
+    assert_eq!(decoded, expected);
+}
+
+#[test]
+fn of_weighted_waypoints_the_heaviest_is_used() {
+    let gate = |name: &str, weight| proto::WeightedWaypoint {
+        destination: Some(proto::GatewayAddress {
+            destination: Some(proto::gateway_address::Destination::Hostname(
+                proto::NamespacedHostname { namespace: "ns".into(), hostname: name.into() },
+            )),
+            hbone_mtls_port: 0,
+        }),
+        weight,
+    };
+    let weighted_waypoints = vec![gate("a", 10), gate("b", 90)];
+    let decoded = service(proto::Service { weighted_waypoints, ..minimal_service() }).unwrap();
+    let expected = WaypointDestination::Service(service_key("ns/b").unwrap());
+    assert_eq!(decoded.waypoint.unwrap().destination, expected);
+}
+
+#[test]
+fn a_service_that_makes_no_sense_is_rejected() {
+    let check = |change: fn(&mut proto::Service), expected: &str| {
+        let mut from = minimal_service();
+        change(&mut from);
+        assert_eq!(service(from).unwrap_err().to_string(), expected);
+    };
+    let range = |length| proto::NetworkAddress {
+        network: String::new(),
+        address: vec![10, 0, 0, 0],
+        length: Some(length),
+    };
+    assert_eq!(
+        service(proto::Service { addresses: vec![range(8)], ..minimal_service() })
+            .unwrap()
+            .cidr_vips
+            .len(),
+        1
+    );
+    for length in [33, 300] {
+        let from = proto::Service { addresses: vec![range(length)], ..minimal_service() };
+        assert_eq!(service(from).unwrap_err(), DecodeError::Address("virtual address"));
+    }
+    check(|s| s.hostname.clear(), "hostname is missing");
+    check(|s| s.ports.push(proto::Port::default()), "0 is not a port");
+    check(
+        |s| s.ports.push(proto::Port { service_port: 80, target_port: 65536, app_protocol: 0 }),
+        "65536 is not a port",
+    );
+    check(
+        |s| s.load_balancing = Some(proto::LoadBalancing { mode: 9, ..Default::default() }),
+        "load balancing 9 is not supported",
+    );
+}
+
+fn with_match(condition: policy_proto::Match) -> policy_proto::Authorization {
+    policy_proto::Authorization {
+        name: "p".into(),
+        namespace: "ns".into(),
+        scope: policy_proto::Scope::Namespace.into(),
+        action: policy_proto::Action::Deny.into(),
+        groups: vec![policy_proto::Group {
+            rules: vec![policy_proto::Rules { matches: vec![condition] }],
+        }],
+        dry_run: true,
+        extensions: vec![],
+    }
+}
+
+/// What a policy's only match becomes.
+fn check_match(from: policy_proto::Match, expected: &Match) {
+    let decoded = policy(with_match(from)).unwrap();
+    assert_eq!(&decoded.groups[0].rules[0].matches, std::slice::from_ref(expected));
+}
+
+fn range(address: &[u8], length: u32) -> policy_proto::Address {
+    policy_proto::Address { address: address.to_vec(), length }
+}
+
+#[test]
+fn every_field_of_a_policy_arrives() {
+    use policy_proto::string_match::MatchType;
+    let string = |match_type| policy_proto::StringMatch { match_type: Some(match_type) };
+    let from = with_match(policy_proto::Match {
+        principals: vec![
+            string(MatchType::Exact("e".into())),
+            string(MatchType::Prefix("p".into())),
+            string(MatchType::Suffix("s".into())),
+            string(MatchType::Presence(policy_proto::Presence {})),
+        ],
+        source_ips: vec![range(&[10, 1, 2, 3], 8)],
+        not_destination_ports: vec![80],
+        service_accounts: vec![policy_proto::ServiceAccountMatch {
+            namespace: "n".into(),
+            service_account: "a".into(),
+        }],
+        ..Default::default()
+    });
+    let decoded = policy(from).unwrap();
+    assert_eq!(decoded.key.to_string(), "ns/p");
+    let facts = (decoded.scope, decoded.action, decoded.dry_run);
+    assert_eq!(facts, (PolicyScope::Namespace, Action::Deny, true));
+    let condition = &decoded.groups[0].rules[0].matches[0];
+    let patterns = [
+        StringMatch::Exact("e".into()),
+        StringMatch::Prefix("p".into()),
+        StringMatch::Suffix("s".into()),
+        StringMatch::Presence,
+    ];
+    assert_eq!(condition.principals, patterns);
+    assert_eq!(condition.source_ips, ["10.0.0.0/8".parse().unwrap()]);
+    assert_eq!(condition.not_destination_ports, [80]);
+    assert_eq!(&*condition.service_accounts[0].service_account, "a");
+}
+
+#[test]
+fn a_condition_that_cannot_be_met_matches_nothing() {
+    let namespaces = || {
+        vec![policy_proto::StringMatch {
+            match_type: Some(policy_proto::string_match::MatchType::Exact("ns".into())),
+        }]
+    };
+    for impossible in [
+        policy_proto::Match { source_ips: vec![range(&[1, 2], 8)], ..Default::default() },
+        policy_proto::Match {
+            destination_ips: vec![range(&[1, 2, 3, 4], 33)],
+            ..Default::default()
+        },
+        policy_proto::Match { destination_ports: vec![65536], ..Default::default() },
+    ] {
+        let from = policy_proto::Match { namespaces: namespaces(), ..impossible };
+        check_match(from, &Match::default());
+    }
+}
+
+#[test]
+fn invalid_addresses_and_ports_are_dropped_from_a_list() {
+    let from = policy_proto::Match {
+        source_ips: vec![range(&[1, 2], 8), range(&[10, 0, 0, 1], 32)],
+        not_source_ips: vec![range(&[], 0)],
+        destination_ports: vec![80, 70000],
+        not_destination_ports: vec![70000],
+        ..Default::default()
+    };
+    let expected = Match {
+        source_ips: vec!["10.0.0.1/32".parse().unwrap()],
+        destination_ports: vec![80],
+        ..Match::default()
+    };
+    check_match(from, &expected);
+}
+
+#[test]
+fn a_range_of_mapped_addresses_is_one_of_ipv4() {
+    let mapped = "::ffff:10.0.0.0".parse::<Ipv6Addr>().unwrap().octets();
+    let from = policy_proto::Match { source_ips: vec![range(&mapped, 104)], ..Default::default() };
+    let expected = Match { source_ips: vec!["10.0.0.0/8".parse().unwrap()], ..Match::default() };
+    check_match(from, &expected);
+}
+
+#[test]
+fn a_policy_that_makes_no_sense_is_rejected() {
+    let check = |change: fn(&mut policy_proto::Authorization), expected: &str| {
+        let mut from = with_match(policy_proto::Match::default());
+        change(&mut from);
+        assert_eq!(policy(from).unwrap_err().to_string(), expected);
+    };
+    check(|p| p.name.clear(), "name is missing");
+    check(|p| p.action = 2, "action 2 is not supported");
+    check(|p| p.scope = 3, "scope 3 is not supported");
+    check(
+        |p| p.groups[0].rules[0].matches[0].principals.push(Default::default()),
+        "kind of a string match is missing",
+    );
+}
+
+#[test]
+fn a_resource_of_another_type_is_rejected() {
+    let any = Any { type_url: "type.googleapis.com/other".into(), value: vec![] };
+    let error = event(ResourceKind::Address, Some(&any)).unwrap_err();
+    assert_eq!(error, DecodeError::Type("type.googleapis.com/other".into()));
+    let missing = event(ResourceKind::Address, None).unwrap_err();
+    assert_eq!(missing, DecodeError::Missing("resource"));
+}
+
+/// Field numbers and lengths that make sense now and then.
+fn any_message(depth: u32) -> impl Strategy<Value = Vec<u8>> {
+    let leaf = vec(any::<u8>(), 0..20);
+    leaf.prop_recursive(depth, 64, 6, |inner| {
+        let field = (1..28_u32, prop_oneof![inner.prop_map(Ok), any::<u32>().prop_map(Err)]);
+        vec(field, 0..6).prop_map(|fields| {
+            let mut bytes = Vec::new();
+            for (number, value) in fields {
+                match value {
+                    Ok(nested) => {
+                        prost::encoding::encode_varint(u64::from(number << 3 | 2), &mut bytes);
+                        prost::encoding::encode_varint(nested.len() as u64, &mut bytes);
+                        bytes.extend(nested);
+                    }
+                    Err(varint) => {
+                        prost::encoding::encode_varint(u64::from(number << 3), &mut bytes);
+                        prost::encoding::encode_varint(u64::from(varint), &mut bytes);
+                    }
+                }
+            }
+            bytes
+        })
+    })
+}
+
+proptest! {
+    #[test]
+    fn decoding_arbitrary_bytes_never_panics(
+        value in prop_oneof![vec(any::<u8>(), 0..200), any_message(4)],
+    ) {
+        for kind in [ResourceKind::Address, ResourceKind::Authorization] {
+            let any = Any { type_url: type_url(kind).into(), value: value.clone() };
+            let _either_way = event(kind, Some(&any));
+        }
+    }
+}

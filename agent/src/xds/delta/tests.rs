@@ -1,1 +1,270 @@
+//! The protocol against a server that holds a set of resources.
 
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use prost::Message;
+use prost_types::Any;
+use sotto_proto::{security, workload as proto};
+
+use super::*;
+
+fn any(kind: ResourceKind, message: &impl Message) -> Any {
+    Any { type_url: type_url(kind).to_owned(), value: message.encode_to_vec() }
+}
+
+/// What the server may hold under a name: a workload, a service or a policy, told apart by it.
+fn resource(name: &str, version: u32) -> Resource {
+    let (kind, message) = if let Some(uid) = name.strip_prefix("uid:") {
+        let workload = proto::Workload {
+            uid: format!("uid:{uid}"),
+            namespace: "ns".into(),
+            // The version shows in the content.
+            node: version.to_string(),
+            ..Default::default()
+        };
+        let address = proto::Address { r#type: Some(proto::address::Type::Workload(workload)) };
+        (ResourceKind::Address, any(ResourceKind::Address, &address))
+    } else {
+        let (namespace, hostname) = name.split_once('/').unwrap();
+        let service = proto::Service {
+            name: version.to_string(),
+            namespace: namespace.into(),
+            hostname: hostname.into(),
+            ..Default::default()
+        };
+        let address = proto::Address { r#type: Some(proto::address::Type::Service(service)) };
+        (ResourceKind::Address, any(ResourceKind::Address, &address))
+    };
+    assert_eq!(kind, ResourceKind::Address);
+    Resource {
+        name: name.into(),
+        version: version.to_string(),
+        resource: Some(message),
+        aliases: vec![],
+    }
+}
+
+/// A resource under `name` that no client can take.
+fn bad(name: &str, version: u32) -> Resource {
+    let mut resource = resource(name, version);
+    resource.resource = Some(Any { type_url: ADDRESS_TYPE.into(), value: vec![0xff] });
+    resource
+}
+
+fn policy(name: &str, action: i32) -> Resource {
+    let (namespace, plain) = name.split_once('/').unwrap();
+    let policy = security::Authorization {
+        name: plain.into(),
+        namespace: namespace.into(),
+        action,
+        ..Default::default()
+    };
+    let resource = Some(any(ResourceKind::Authorization, &policy));
+    Resource { name: name.into(), resource, ..Default::default() }
+}
+
+fn response(resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse {
+        type_url: ADDRESS_TYPE.into(),
+        nonce: "n1".into(),
+        resources,
+        removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+/// What a client that only follows events holds, by name, as the version in the content.
+#[derive(Debug, Default, PartialEq)]
+struct Follower(BTreeMap<String, String>);
+
+impl Follower {
+    fn follow(&mut self, events: Vec<MeshEvent>) {
+        for event in events {
+            match event {
+                MeshEvent::Workload(w) => {
+                    drop(self.0.insert(w.uid.to_string(), w.node.to_string()))
+                }
+                MeshEvent::Service(s) => drop(self.0.insert(s.key.to_string(), s.name.to_string())),
+                MeshEvent::Policy(p) => drop(self.0.insert(p.key.to_string(), String::new())),
+                MeshEvent::RemoveWorkload(uid) => drop(self.0.remove(&uid.to_string())),
+                MeshEvent::RemoveService(key) => drop(self.0.remove(&key.to_string())),
+                MeshEvent::RemovePolicy(key) => drop(self.0.remove(&key.to_string())),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_request_subscribes_to_everything_and_says_who_asks() {
+    let state = DeltaState::new(ResourceKind::Authorization);
+    let node =
+        Node { id: "ztunnel~1.2.3.4~p.ns~ns.svc.cluster.local".into(), ..Default::default() };
+    let expected = DeltaDiscoveryRequest {
+        node: Some(node.clone()),
+        type_url: AUTHORIZATION_TYPE.into(),
+        ..Default::default()
+    };
+    assert_eq!(state.initial_request(&node), expected);
+}
+
+#[test]
+fn a_good_response_is_acknowledged_by_its_nonce() {
+    let mut state = DeltaState::new(ResourceKind::Address);
+    let handled = state.on_response(response(vec![resource("uid:a", 1)], &[]));
+    let expected = DeltaDiscoveryRequest {
+        type_url: ADDRESS_TYPE.into(),
+        response_nonce: "n1".into(),
+        ..Default::default()
+    };
+    assert_eq!(handled.reply, expected);
+    assert_eq!((handled.events.len(), handled.held, handled.rejected.len()), (1, 1, 0));
+}
+
+#[test]
+fn a_bad_resource_is_named_and_the_others_are_taken() {
+    let mut state = DeltaState::new(ResourceKind::Address);
+    let all = vec![resource("uid:a", 1), bad("uid:b", 1), resource("ns/host", 1)];
+    let handled = state.on_response(response(all, &[]));
+    assert_eq!(handled.settled, ["uid:a", "ns/host"]);
+    let detail = handled.reply.error_detail.unwrap();
+    assert_eq!(detail.code, INVALID_ARGUMENT);
+    assert!(detail.message.starts_with("uid:b: malformed message: "), "{}", detail.message);
+    let held = state.initial_request(&Node::default()).initial_resource_versions;
+    assert!(held.contains_key("uid:a") && !held.contains_key("uid:b"));
+}
+
+#[test]
+fn a_rejected_version_leaves_the_last_good_one() {
+    let mut state = DeltaState::new(ResourceKind::Authorization);
+    let good = policy("ns/p", 1);
+    assert_eq!(state.on_response(response(vec![good], &[])).events.len(), 1);
+    let handled = state.on_response(response(vec![policy("ns/p", 7)], &[]));
+    assert_eq!((handled.events.len(), handled.held), (0, 1));
+    assert_eq!(handled.reply.error_detail.unwrap().message, "ns/p: action 7 is not supported");
+    // Still held, so its removal is still learnt.
+    let handled = state.on_response(response(vec![], &["ns/p"]));
+    assert_eq!(handled.held, 0);
+    assert!(matches!(handled.events[..], [MeshEvent::RemovePolicy(_)]));
+}
+
+#[test]
+fn a_name_that_is_not_the_contents_is_rejected() {
+    let mut state = DeltaState::new(ResourceKind::Address);
+    let mut wrong = resource("uid:a", 1);
+    wrong.name = "uid:b".into();
+    let handled = state.on_response(response(vec![wrong], &[]));
+    assert_eq!(handled.reply.error_detail.unwrap().message, "uid:b: content is \"uid:a\"");
+    assert_eq!(handled.events, []);
+}
+
+#[test]
+fn the_removal_of_an_unknown_name_is_legal() {
+    let mut state = DeltaState::new(ResourceKind::Address);
+    let handled = state.on_response(response(vec![], &["uid:never"]));
+    assert_eq!((handled.events, handled.reply.error_detail), (vec![], None));
+}
+
+#[test]
+fn a_long_list_of_rejections_is_cut_short() {
+    let mut state = DeltaState::new(ResourceKind::Address);
+    let all = (0..100).map(|n| bad(&format!("uid:{n}"), 1)).collect();
+    let message = state.on_response(response(all, &[])).reply.error_detail.unwrap().message;
+    assert!(message.ends_with("; and 80 more"), "{message}");
+}
+
+const NAMES: [&str; 5] = ["uid:a", "uid:b", "uid:c", "ns/host", "other/host"];
+
+/// What happens at the server.
+#[derive(Debug, Clone)]
+enum Step {
+    Set(&'static str, u32),
+    /// A version that the client will reject; the server keeps its good one.
+    Spoil(&'static str),
+    Remove(&'static str),
+    /// What changed is pushed, so many resources at a time.
+    Push(usize),
+    /// The stream breaks; what was not pushed is told on the next one.
+    Reconnect,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => (select(&NAMES[..]), 0..50_u32).prop_map(|(name, version)| Step::Set(name, version)),
+        1 => select(&NAMES[..]).prop_map(Step::Spoil),
+        3 => select(&NAMES[..]).prop_map(Step::Remove),
+        3 => (1..4_usize).prop_map(Step::Push),
+        1 => Just(Step::Reconnect),
+    ]
+}
+
+/// A server that pushes differences between what it holds and what it believes the client holds.
+#[derive(Default)]
+struct Server {
+    holds: BTreeMap<&'static str, u32>,
+    told: BTreeMap<String, String>,
+    spoilt: Vec<&'static str>,
+}
+
+impl Server {
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Set(name, version) => drop(self.holds.insert(name, *version)),
+            Step::Remove(name) => drop(self.holds.remove(name)),
+            Step::Spoil(name) => self.spoilt.push(name),
+            Step::Push(_) | Step::Reconnect => {}
+        }
+    }
+
+    /// At most `size` resources; nothing when all is told.
+    fn push(&mut self, size: usize) -> Option<DeltaDiscoveryResponse> {
+        let changed = self.holds.iter().filter(|(name, version)| {
+            self.told.get(**name).is_none_or(|told| *told != version.to_string())
+        });
+        let changed: Vec<_> = changed.take(size).map(|(name, v)| (*name, *v)).collect();
+        let gone = self.told.keys().filter(|name| !self.holds.contains_key(name.as_str()));
+        let gone: Vec<_> = gone.take(size).cloned().collect();
+        let spoilt: Vec<_> = self.spoilt.drain(..).map(|name| bad(name, 99)).collect();
+        if changed.is_empty() && gone.is_empty() && spoilt.is_empty() {
+            return None;
+        }
+        gone.iter().for_each(|name| drop(self.told.remove(name)));
+        let good = changed.into_iter().map(|(name, version)| {
+            self.told.insert(name.to_owned(), version.to_string());
+            resource(name, version)
+        });
+        let resources = spoilt.into_iter().chain(good).collect();
+        let gone: Vec<_> = gone.iter().map(String::as_str).collect();
+        Some(response(resources, &gone))
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_held_is_what_the_server_holds(steps in vec(any_step(), 0..60)) {
+        let mut server = Server::default();
+        let mut state = DeltaState::new(ResourceKind::Address);
+        let mut follower = Follower::default();
+        for step in steps.iter().chain([&Step::Push(2)]) {
+            server.step(step);
+            match step {
+                Step::Push(size) => {
+                    while let Some(response) = server.push(*size) {
+                        follower.follow(state.on_response(response).events);
+                    }
+                    let held = server.holds.iter();
+                    let held = held.map(|(name, v)| ((*name).to_owned(), v.to_string())).collect();
+                    prop_assert_eq!(&follower, &Follower(held));
+                }
+                Step::Reconnect => {
+                    let versions = state.initial_request(&Node::default());
+                    server.told = versions.initial_resource_versions.into_iter().collect();
+                    prop_assert_eq!(&server.told, &follower.0);
+                }
+                Step::Set(..) | Step::Spoil(_) | Step::Remove(_) => {}
+            }
+        }
+    }
+}

@@ -123,6 +123,11 @@ impl Lab {
         run(&self.cgroups, &self.host.netns, place, f)
     }
 
+    /// Does to the kubelet's cgroup what a restart of the kubelet does.
+    pub fn remake_kubelet_cgroup(&self) -> Result<()> {
+        self.cgroups.remake(Place::Kubelet)
+    }
+
     /// Where the lab's kernel side is pinned.
     pub fn pin_dir(&self) -> &std::path::Path {
         &self.pin_dir

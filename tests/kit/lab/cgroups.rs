@@ -30,11 +30,16 @@ impl Cgroups {
         *alive += 1;
         let node = domain.join(id);
         for path in [node.clone(), node.join("agent"), node.join("kubelet"), node.join("apps")] {
-            std::fs::create_dir_all(&path)?;
-            std::fs::write(path.join("cgroup.type"), "threaded")
-                .with_context(|| format!("failed to make {} threaded", path.display()))?;
+            make(&path)?;
         }
         Ok(Self { node })
+    }
+
+    /// Removes and makes a place that no thread is in.
+    pub(super) fn remake(&self, place: Place) -> Result<()> {
+        let path = self.path(place);
+        remove_directory(&path)?;
+        make(&path)
     }
 
     /// The root of the lab's cgroups.
@@ -71,6 +76,12 @@ impl Drop for Cgroups {
             eprintln!("lab: failed to remove its cgroups: {error:#}");
         }
     }
+}
+
+fn make(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path)?;
+    std::fs::write(path.join("cgroup.type"), "threaded")
+        .with_context(|| format!("failed to make {} threaded", path.display()))
 }
 
 fn domain() -> Result<PathBuf> {

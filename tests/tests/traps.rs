@@ -1,0 +1,89 @@
+//! What redirection by sockets, routes and programs can get wrong, each named by the fact that holds instead.
+//!
+//! Real kernel, real pods, no tunnel: a plaintext relay stands for the agent.
+
+#[path = "traps/inbound.rs"]
+mod inbound;
+#[path = "traps/lifecycle.rs"]
+mod lifecycle;
+#[path = "traps/outbound.rs"]
+mod outbound;
+#[path = "traps/selection.rs"]
+mod selection;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use kit::lab::{Lab, LabPod, Relay, Server, ask, connect};
+use sotto::capture::Role;
+use sotto::capture::bpf::{Kernel, KernelConfig};
+use sotto_abi::{Counter, Counts};
+
+/// Where the servers of these tests listen.
+const PORT: u16 = 8080;
+/// "At once", generously: any retransmission takes a second at least.
+const AT_ONCE: Duration = Duration::from_millis(700);
+
+/// A lab with a client pod and a serving pod.
+struct Bench {
+    // Dropped in this order: relays of the tests go first, the lab last.
+    kernel: Kernel,
+    _server: Server,
+    client: LabPod,
+    server: LabPod,
+    lab: Lab,
+}
+
+impl Bench {
+    fn new(name: &str) -> Result<Self> {
+        Self::with(name, |_| {})
+    }
+
+    fn with(name: &str, change: impl FnOnce(&mut KernelConfig)) -> Result<Self> {
+        let lab = Lab::new(name)?;
+        let kernel = lab.install(change)?;
+        let (client, server) = (lab.pod(2)?, lab.pod(3)?);
+        let serving = server.serve(PORT)?;
+        Ok(Self { kernel, _server: serving, client, server, lab })
+    }
+
+    fn enrol_client(&mut self) -> Result<Relay> {
+        self.lab.enrol(&mut self.kernel, &self.client)
+    }
+
+    fn enrol_server(&mut self) -> Result<Relay> {
+        self.lab.enrol(&mut self.kernel, &self.server)
+    }
+
+    /// The server's IPv4 and IPv6 address.
+    fn targets(&self) -> [SocketAddr; 2] {
+        [self.server.ip4(), self.server.ip6()].map(|ip| SocketAddr::new(ip, PORT))
+    }
+
+    /// What was counted for a pod.
+    fn counts(&self, pod: &LabPod) -> Result<Counts> {
+        let counters = self.kernel.counters()?;
+        let of_pod = counters.pods.into_iter().find(|(uid, _)| *uid == pod.capture.pod.uid);
+        Ok(of_pod.context("the pod is not counted")?.1)
+    }
+}
+
+/// Connects from a pod and asks the server who the client is.
+fn who_am_i(from: &LabPod, to: SocketAddr) -> Result<SocketAddr> {
+    let told = from.run(move || ask(&mut connect(to)?, "hello"));
+    told.with_context(|| format!("failed to ask {to}"))
+}
+
+/// The error of a connect(2), and that it came at once.
+fn refusal(from: &LabPod, to: SocketAddr) -> std::io::ErrorKind {
+    let started = Instant::now();
+    let error = from.run(move || connect(to)).expect_err("the connection should fail");
+    assert!(started.elapsed() < AT_ONCE, "{error} took {:?}", started.elapsed());
+    error.kind()
+}
+
+/// All that a relay saw, without the clients' ports.
+fn seen(relay: &Relay) -> Vec<(Role, IpAddr, SocketAddr)> {
+    relay.seen().into_iter().map(|one| (one.role, one.client.ip(), one.destination)).collect()
+}

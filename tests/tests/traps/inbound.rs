@@ -1,0 +1,135 @@
+//! What reaches a pod.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use anyhow::Result;
+use kit::lab::{Place, ask, connect};
+use sotto::capture::Role;
+use sotto_abi::{Counter, HBONE_PORT};
+
+use super::{AT_ONCE, Bench, PORT, seen, who_am_i};
+
+#[test]
+fn inbound_is_captured_and_the_app_sees_the_clients_address() -> Result<()> {
+    let mut bench = Bench::new("in")?;
+    let relay = bench.enrol_server()?;
+    for (to, client) in bench.targets().into_iter().zip([bench.client.ip4(), bench.client.ip6()]) {
+        let told = who_am_i(&bench.client, to)?;
+        assert_eq!(told.ip(), client);
+        // A client's own ports begin at 32768: it can never have this one for the same connection.
+        assert!((16_384..32_768).contains(&told.port()), "{told}");
+        assert_eq!(seen(&relay).last(), Some(&(Role::Plaintext, client, to)));
+    }
+    assert_eq!(bench.counts(&bench.server)?.of(Counter::Plaintext), 2);
+    Ok(())
+}
+
+#[test]
+fn the_hbone_port_goes_to_the_hbone_listener() -> Result<()> {
+    let mut bench = Bench::new("hbone")?;
+    let relay = bench.enrol_server()?;
+    for ip in [bench.server.ip4(), bench.server.ip6()] {
+        let to = SocketAddr::new(ip, HBONE_PORT);
+        let said = bench.client.run(move || -> std::io::Result<String> {
+            let mut text = String::new();
+            connect(to)?.read_to_string(&mut text).map(|_| text)
+        })?;
+        assert_eq!(said, "hbone\n");
+    }
+    let roles: Vec<_> = relay.seen().into_iter().map(|one| one.role).collect();
+    assert_eq!(roles, [Role::Hbone, Role::Hbone]);
+    Ok(())
+}
+
+#[test]
+fn a_closed_port_is_a_reset_and_not_a_hang() -> Result<()> {
+    let mut bench = Bench::new("closed")?;
+    let relay = bench.enrol_server()?;
+    for ip in [bench.server.ip4(), bench.server.ip6()] {
+        let to = SocketAddr::new(ip, PORT + 1);
+        let started = Instant::now();
+        let read = bench.client.run(move || connect(to)?.read(&mut [0; 1]));
+        assert_eq!(read.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset));
+        assert!(started.elapsed() < AT_ONCE, "{ip} took {:?}", started.elapsed());
+    }
+    assert_eq!(relay.count(), 2);
+    Ok(())
+}
+
+#[test]
+fn only_the_kubelets_connections_are_exempt() -> Result<()> {
+    let mut bench = Bench::new("probe")?;
+    let relay = bench.enrol_server()?;
+    for to in bench.targets() {
+        bench.lab.on_node(Place::Kubelet, move || ask(&mut connect(to)?, "probe"))?;
+        assert_eq!(relay.count(), 0);
+    }
+    assert_eq!(bench.counts(&bench.server)?.of(Counter::Probe), 2);
+    for (index, to) in bench.targets().into_iter().enumerate() {
+        bench.lab.on_node(Place::App, move || ask(&mut connect(to)?, "hello"))?;
+        assert_eq!(relay.count(), index + 1);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_probe_sees_the_apps_own_refusal() -> Result<()> {
+    let mut bench = Bench::new("refusal")?;
+    let _relay = bench.enrol_server()?;
+    for ip in [bench.server.ip4(), bench.server.ip6()] {
+        let to = SocketAddr::new(ip, PORT + 1);
+        let refused = bench.lab.on_node(Place::Kubelet, move || connect(to)).map(drop);
+        assert_eq!(
+            refused.map_err(|error| error.kind()),
+            Err(std::io::ErrorKind::ConnectionRefused)
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_probes_port_is_not_exempt_after_the_probe() -> Result<()> {
+    use socket2::{Domain, Protocol, Socket, Type};
+
+    let mut bench = Bench::new("after")?;
+    let relay = bench.enrol_server()?;
+    let [to, _] = bench.targets();
+    let from = SocketAddr::from(([10, 77, 0, 1], 40_123));
+    let ask = move || -> std::io::Result<std::net::IpAddr> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_linger(Some(std::time::Duration::ZERO))?;
+        socket.bind(&from.into())?;
+        kit::lab::ask_from(socket, to)
+    };
+    bench.lab.on_node(Place::Kubelet, ask)?;
+    assert_eq!(relay.count(), 0);
+    bench.lab.on_node(Place::App, ask)?;
+    assert_eq!(relay.count(), 1);
+    Ok(())
+}
+
+#[test]
+fn the_agents_own_listeners_cannot_be_reached_by_address() -> Result<()> {
+    let mut bench = Bench::new("own")?;
+    let relay = bench.enrol_server()?;
+    let listening = bench.server.run(|| -> Result<String> {
+        let output = std::process::Command::new("ss").args(["-Hltn"]).output()?;
+        Ok(String::from_utf8(output.stdout)?)
+    })?;
+    let own: Vec<SocketAddr> = listening
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(3))
+        .filter_map(|address| address.parse().ok())
+        .filter(|address: &SocketAddr| address.ip().is_loopback())
+        .collect();
+    assert!(own.len() >= 6, "{listening}");
+    for to in own {
+        let read = bench.server.run(move || connect(to)?.read(&mut [0; 1]));
+        assert!(matches!(read, Ok(0) | Err(_)), "{to}: {read:?}");
+    }
+    assert_eq!(relay.count(), 0);
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! Agents come, go and are replaced; pods are enrolled and released.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+use kit::lab::{LabPod, ask, connect};
+use sotto::capture::PodListeners;
+use sotto_abi::{Counter, names};
+
+use super::{Bench, PORT, refusal, who_am_i};
+
+#[test]
+fn a_dead_agent_means_refused_at_once() -> Result<()> {
+    let mut bench = Bench::new("dead")?;
+    let relay = bench.enrol_client()?;
+    let inside = bench.enrol_server()?;
+    who_am_i(&bench.client, bench.targets()[0])?;
+    drop((relay, inside));
+    let outsider = bench.lab.pod(4)?;
+    for to in bench.targets() {
+        assert_eq!(refusal(&bench.client, to), ErrorKind::ConnectionRefused);
+        assert_eq!(refusal(&outsider, to), ErrorKind::ConnectionRefused);
+    }
+    assert_eq!(bench.counts(&bench.client)?.of(Counter::Refused), 2);
+    assert_eq!(bench.counts(&bench.server)?.of(Counter::Dropped), 2);
+    Ok(())
+}
+
+#[test]
+fn a_dead_agent_means_direct_where_that_is_wanted() -> Result<()> {
+    let mut bench = Bench::with("open", |config| config.fail_open = true)?;
+    let relay = bench.enrol_client()?;
+    let inside = bench.enrol_server()?;
+    drop((relay, inside));
+    for (to, own) in bench.targets().into_iter().zip([bench.client.ip4(), bench.client.ip6()]) {
+        assert_eq!(who_am_i(&bench.client, to)?.ip(), own);
+    }
+    assert_eq!(bench.counts(&bench.client)?.of(Counter::FailedOpen), 2);
+    Ok(())
+}
+
+#[test]
+fn a_pod_without_an_ipv6_address_cannot_leak_over_ipv6() -> Result<()> {
+    let bench = Bench::new("no6")?;
+    let Bench { mut kernel, lab, server, .. } = bench;
+    let client = lab.pod_on(&lab.host.bridge, 9, |pod| pod.ip6 = None)?;
+    let _relay = lab.enrol(&mut kernel, &client)?;
+    let to = SocketAddr::new(server.ip6(), PORT);
+    assert_eq!(refusal(&client, to), ErrorKind::ConnectionRefused);
+    Ok(())
+}
+
+#[test]
+fn established_connections_survive_enrolment_and_release() -> Result<()> {
+    let mut bench = Bench::new("survive")?;
+    for to in bench.targets() {
+        let before = bench.client.run(move || connect(to))?;
+        let relay = bench.enrol_client()?;
+        let inside = bench.enrol_server()?;
+        let captured = bench.client.run(move || connect(to))?;
+        let mut both = [before, captured];
+        for stream in &mut both {
+            ask(stream, "enrolled")?;
+        }
+        assert_eq!((relay.count(), inside.count()), (1, 1));
+
+        bench.kernel.release(&bench.client.capture.pod.uid)?;
+        bench.kernel.release(&bench.server.capture.pod.uid)?;
+        for stream in &mut both {
+            ask(stream, "released")?;
+        }
+        who_am_i(&bench.client, to)?;
+        assert_eq!((relay.count(), inside.count()), (1, 1));
+
+        drop((relay, inside));
+        bench.kernel.finish_release(&bench.client.capture)?;
+        bench.kernel.finish_release(&bench.server.capture)?;
+        ask(&mut both[0], "finished")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn release_leaves_nothing_behind() -> Result<()> {
+    let mut bench = Bench::new("leave")?;
+    let before = traces(&bench.client)?;
+    for _ in 0..2 {
+        let relay = bench.enrol_client()?;
+        assert_ne!(traces(&bench.client)?, before);
+        who_am_i(&bench.client, bench.targets()[0])?;
+        assert_eq!(relay.count(), 1);
+        bench.kernel.release(&bench.client.capture.pod.uid)?;
+        drop(relay);
+        bench.kernel.finish_release(&bench.client.capture)?;
+        assert_eq!(traces(&bench.client)?, before);
+        let pods = std::fs::read_dir(bench.lab.pin_dir().join(names::PODS_DIRECTORY))?;
+        assert_eq!(pods.count(), 0);
+        who_am_i(&bench.client, bench.targets()[0])?;
+    }
+    // To release what is not there is fine.
+    bench.kernel.release(&bench.client.capture.pod.uid)?;
+    bench.kernel.finish_release(&bench.client.capture)?;
+    Ok(())
+}
+
+#[test]
+fn a_setting_that_was_on_before_stays_on() -> Result<()> {
+    const SETTING: &str = "net.ipv4.fwmark_reflect";
+    let mut bench = Bench::new("setting")?;
+    bench.client.run(|| sotto::sys::sysctl::write(SETTING, "1"))?;
+    let relay = bench.enrol_client()?;
+    bench.kernel.release(&bench.client.capture.pod.uid)?;
+    drop(relay);
+    bench.kernel.finish_release(&bench.client.capture)?;
+    assert_eq!(bench.client.run(|| sotto::sys::sysctl::read(SETTING))?, "1");
+    Ok(())
+}
+
+#[test]
+fn removal_takes_back_all_of_the_node_and_its_pods() -> Result<()> {
+    let mut bench = Bench::new("remove")?;
+    let before = traces(&bench.client)?;
+    let relay = bench.enrol_client()?;
+    sotto::capture::bpf::remove_all(bench.lab.pin_dir())
+        .map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    assert!(!bench.lab.pin_dir().exists());
+    who_am_i(&bench.client, bench.targets()[0])?;
+    assert_eq!(relay.count(), 0);
+    drop(relay);
+    assert_eq!(traces(&bench.client)?, before);
+    Ok(())
+}
+
+#[test]
+fn the_next_agent_adopts_what_the_last_one_left() -> Result<()> {
+    let mut bench = Bench::new("adopt")?;
+    let relay = bench.enrol_client()?;
+    let [to, _] = bench.targets();
+    who_am_i(&bench.client, to)?;
+    bench.kernel.set_synced(true)?;
+    who_am_i(&bench.client, to)?;
+    drop(relay);
+
+    // The last agent's process is gone: all of its sockets and descriptors are. The next is of another cgroup.
+    let Bench { kernel, _server, client, server, lab } = bench;
+    drop(kernel);
+    let mut kernel = lab.install(|config| config.agent_cgroup_id += 1_000_000)?;
+    let adopted = kernel.adopted()?;
+    assert_eq!(adopted.len(), 1);
+    assert_eq!(adopted[0].uid, client.capture.pod.uid);
+    // It knows nothing of the mesh yet, so nothing goes direct, and nobody listens yet.
+    assert_eq!(refusal(&client, to), ErrorKind::ConnectionRefused);
+
+    // Its predecessor's cgroup, ours, is still exempt: the relay's dials get out.
+    let relay = lab.enrol(&mut kernel, &client)?;
+    who_am_i(&client, to)?;
+    assert_eq!(relay.count(), 1);
+    let bench = Bench { kernel, _server, client, server, lab };
+    let counts = bench.counts(&bench.client)?;
+    assert_eq!(
+        [Counter::Captured, Counter::Unknown, Counter::Refused].map(|one| counts.of(one)),
+        [2, 1, 1]
+    );
+    Ok(())
+}
+
+#[test]
+fn new_listeners_take_over_at_once_while_the_old_ones_drain() -> Result<()> {
+    let mut bench = Bench::new("handover")?;
+    let (old, old_inside) = (bench.enrol_client()?, bench.enrol_server()?);
+    let [to, _] = bench.targets();
+    let mut kept = bench.client.run(move || connect(to))?;
+    ask(&mut kept, "old")?;
+    let (new, new_inside) = (bench.enrol_client()?, bench.enrol_server()?);
+    for _ in 0..20 {
+        who_am_i(&bench.client, to)?;
+    }
+    old.stop_accepting();
+    old_inside.stop_accepting();
+    for _ in 0..20 {
+        who_am_i(&bench.client, to)?;
+    }
+    ask(&mut kept, "still")?;
+    assert_eq!((old.count(), old_inside.count()), (1, 1));
+    assert_eq!((new.count(), new_inside.count()), (40, 40));
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_is_gone_is_forgotten() -> Result<()> {
+    let mut bench = Bench::new("gone")?;
+    let relay = bench.enrol_client()?;
+    assert_eq!(bench.kernel.adopted()?.len(), 1);
+    drop(relay);
+    let Bench { mut kernel, _server, client, server, lab } = bench;
+    drop(client);
+    // The kernel takes namespaces down on its own time.
+    for _ in 0..100 {
+        kernel.maintain()?;
+        if std::fs::read_dir(lab.pin_dir().join(names::PODS_DIRECTORY))?.count() == 0 {
+            drop((server, _server));
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    anyhow::bail!("the pins of a pod that is gone stay")
+}
+
+#[test]
+fn a_kubelets_cgroup_made_anew_is_found_again() -> Result<()> {
+    let mut bench = Bench::new("kubelet")?;
+    let relay = bench.enrol_server()?;
+    let [to, _] = bench.targets();
+    bench.lab.remake_kubelet_cgroup()?;
+    bench.kernel.maintain()?;
+    let probe = move || ask(&mut connect(to)?, "probe");
+    bench.lab.on_node(kit::lab::Place::Kubelet, probe)?;
+    assert_eq!(relay.count(), 0);
+    Ok(())
+}
+
+#[test]
+fn a_pod_made_anew_under_its_uid_is_captured_in_its_new_namespace() -> Result<()> {
+    let mut bench = Bench::new("anew")?;
+    let _relay = bench.enrol_client()?;
+    let uid = bench.client.capture.pod.uid.clone();
+    let again = bench.lab.pod_on(&bench.lab.host.bridge, 9, |pod| pod.uid = uid)?;
+    let relay = bench.lab.enrol(&mut bench.kernel, &again)?;
+    who_am_i(&again, bench.targets()[0])?;
+    assert_eq!(relay.count(), 1);
+    who_am_i(&bench.client, bench.targets()[0])?;
+    assert_eq!(bench.kernel.adopted()?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn listeners_that_were_handed_out_cannot_capture() -> Result<()> {
+    let mut bench = Bench::new("taken")?;
+    let mut listeners = PodListeners::bind(&bench.client.capture, 1)?;
+    let _share = listeners.take_thread(0);
+    assert!(bench.kernel.capture(&bench.client.capture, &listeners).is_err());
+    bench.kernel.release(&bench.client.capture.pod.uid)?;
+    bench.kernel.finish_release(&bench.client.capture)?;
+    who_am_i(&bench.client, bench.targets()[0])?;
+    Ok(())
+}
+
+/// All that an enrolment changes inside a pod.
+fn traces(pod: &LabPod) -> Result<Vec<String>> {
+    pod.run(|| {
+        let mut traces = Vec::new();
+        for family in ["-4", "-6"] {
+            for what in [&["rule"][..], &["route", "show", "table", "all"]] {
+                let output = std::process::Command::new("ip").arg(family).args(what).output()?;
+                traces.push(String::from_utf8(output.stdout)?);
+            }
+        }
+        for setting in
+            ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"]
+        {
+            traces.push(sotto::sys::sysctl::read(setting)?);
+        }
+        let sockets = std::process::Command::new("ss").args(["-Hltn"]).output()?;
+        traces.push(String::from_utf8(sockets.stdout)?);
+        Ok(traces)
+    })
+}

@@ -15,6 +15,8 @@ pub mod tls;
 pub mod verify;
 
 #[cfg(test)]
+mod handshake_tests;
+#[cfg(test)]
 mod testing;
 
 pub use ca::{CaClient, CaConfig, CaError};

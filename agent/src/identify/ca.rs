@@ -262,3 +262,6 @@ fn read_answer(
     }
     Ok(Issued { chain, roots, key })
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,8 +159,19 @@ impl ServerCertVerifier for ExpectedPeerVerifier {
     }
 }
 
+/// A [`PeerError`] as rustls carries it: rustls prints the `Debug` form to the user.
+#[derive(thiserror::Error)]
+#[error(transparent)]
+struct Rejection(PeerError);
+
+impl fmt::Debug for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 fn rejection(why: PeerError) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Rejection(why)))))
 }
 
 fn only_tls13() -> Error {

@@ -72,10 +72,20 @@ pub async fn accept(
     stop: CancellationToken,
 ) -> Result<Server, AcceptError> {
     let patience = limits.handshake_timeout;
-    let handshake = timeout(patience, handshake(tcp, tls, limits));
-    let (mut connection, peer) = tokio::select! {
+    // Boxed, and gone once the tunnel is there: its states are many kilobytes.
+    let handshake = timeout(patience, Box::pin(handshake(tcp, tls, limits)));
+    let shaken = tokio::select! {
         () = stop.cancelled() => return Err(AcceptError::Stopped),
-        done = handshake => done.unwrap_or(Err(AcceptError::Timeout(patience)))?,
+        done = handshake => done.unwrap_or(Err((AcceptError::Timeout(patience), None))),
+    };
+    let (mut connection, peer) = match shaken {
+        Ok(accepted) => accepted,
+        Err((error, tcp)) => {
+            if let Some(tcp) = tcp {
+                linger(tcp).await;
+            }
+            return Err(error);
+        }
     };
     let alive: Pin<Box<dyn Future<Output = ()>>> = match connection.ping_pong() {
         Some(pings) => {
@@ -89,26 +99,20 @@ pub async fn accept(
 
 type Accepted = (Connection<TlsStream<TcpStream>, Bytes>, Vec<CertificateDer<'static>>);
 
+/// A refused peer's connection is given back: its alert is still on the way.
 async fn handshake(
     tcp: TcpStream,
     tls: Arc<ServerConfig>,
     limits: &Limits,
-) -> Result<Accepted, AcceptError> {
-    let mut tls = match TlsAcceptor::from(tls).accept(tcp).into_fallible().await {
-        Ok(tls) => tls,
-        Err((error, tcp)) => {
-            linger(tcp).await;
-            return Err(AcceptError::Tls(error));
-        }
-    };
+) -> Result<Accepted, (AcceptError, Option<TcpStream>)> {
+    let shaken = TlsAcceptor::from(tls).accept(tcp).into_fallible().await;
+    let mut tls = shaken.map_err(|(error, tcp)| (AcceptError::Tls(error), Some(tcp)))?;
     let session = tls.get_mut().1;
     if session.alpn_protocol() != Some(ALPN) {
         // rustls lets a client pass that offers no protocol at all.
         session.send_close_notify();
-        if tls.flush().await.is_ok() {
-            linger(tls.into_inner().0).await;
-        }
-        return Err(AcceptError::Protocol);
+        let tcp = tls.flush().await.is_ok().then(|| tls.into_inner().0);
+        return Err((AcceptError::Protocol, tcp));
     }
     session.set_buffer_limit(Some(TLS_BUFFER));
     let peer = session.peer_certificates().unwrap_or_default().to_vec();
@@ -121,7 +125,7 @@ async fn handshake(
         .max_send_buffer_size(limits.send_buffer)
         .handshake(tls)
         .await
-        .map_err(AcceptError::H2)?;
+        .map_err(|error| (AcceptError::H2(error), None))?;
     Ok((connection, peer))
 }
 
@@ -247,3 +251,6 @@ impl fmt::Debug for Incoming {
         f.debug_struct("Incoming").field("authority", &self.authority).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

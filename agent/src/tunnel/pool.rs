@@ -311,3 +311,6 @@ impl std::fmt::Debug for Pool {
         f.debug_struct("Pool").field("tunnels", &self.tunnels()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,11 @@ impl Leg {
     fn new(tcp: TcpStream) -> Self {
         Self { tcp, ended: false }
     }
+
+    /// Closes it in order.
+    fn end(mut self) {
+        self.ended = true;
+    }
 }
 
 impl Drop for Leg {
@@ -97,22 +102,25 @@ impl Drop for Leg {
 ///
 /// # Cancel safety
 /// Dropping the future resets both sides.
-pub async fn relay(
+pub fn relay(
     app: TcpStream,
     mut tunnel: TunnelStream,
     progress: &Progress,
-) -> Result<(), RelayError> {
+) -> impl Future<Output = Result<(), RelayError>> {
+    // Made here, not at the first poll, so that a drop before it resets too.
     let mut app = Leg::new(app);
-    let (send, recv) = tunnel.halves();
-    let (read, write) = app.tcp.split();
-    futures::future::try_join(
-        tunnelled::upload(read, send, &progress.sent),
-        tunnelled::download(recv, write, &progress.received),
-    )
-    .await?;
-    app.ended = true;
-    tunnel.finish();
-    Ok(())
+    async move {
+        let (send, recv) = tunnel.halves();
+        let (read, write) = app.tcp.split();
+        futures::future::try_join(
+            tunnelled::upload(read, send, &progress.sent),
+            tunnelled::download(recv, write, &progress.received),
+        )
+        .await?;
+        app.end();
+        tunnel.finish();
+        Ok(())
+    }
 }
 
 /// Relays between two plain connections, until both directions have ended.
@@ -122,21 +130,27 @@ pub async fn relay(
 ///
 /// # Cancel safety
 /// Dropping the future resets both sides.
-pub async fn relay_tcp(
+pub fn relay_tcp(
     app: TcpStream,
     peer: TcpStream,
     _passage: Passage<'_>,
     progress: &Progress,
-) -> Result<(), RelayError> {
+) -> impl Future<Output = Result<(), RelayError>> {
     let (mut app, mut peer) = (Leg::new(app), Leg::new(peer));
-    let (app_read, app_write) = app.tcp.split();
-    let (peer_read, peer_write) = peer.tcp.split();
-    let (from_app, from_peer) = (RelayError::App, RelayError::Peer);
-    futures::future::try_join(
-        plain::copy(app_read, from_app, peer_write, from_peer, &progress.sent),
-        plain::copy(peer_read, from_peer, app_write, from_app, &progress.received),
-    )
-    .await?;
-    (app.ended, peer.ended) = (true, true);
-    Ok(())
+    async move {
+        let (app_read, app_write) = app.tcp.split();
+        let (peer_read, peer_write) = peer.tcp.split();
+        let (from_app, from_peer) = (RelayError::App, RelayError::Peer);
+        futures::future::try_join(
+            plain::copy(app_read, from_app, peer_write, from_peer, &progress.sent),
+            plain::copy(peer_read, from_peer, app_write, from_app, &progress.received),
+        )
+        .await?;
+        app.end();
+        peer.end();
+        Ok(())
+    }
 }
+
+#[cfg(test)]
+mod tests;

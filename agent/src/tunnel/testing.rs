@@ -1,1 +1,172 @@
-//! tests
+//! Certificates, permits, connections and a far end for this module's tests.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::{Incoming, accept};
+use super::connect::{ALPN, ConnectRequest};
+use super::limits::Limits;
+use super::pool::PoolKey;
+use crate::authorize::{Decision, Permit, Request, decide};
+use crate::mesh::{Mesh, PodUid, SpiffeId, Workload};
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Runs a test on a `LocalSet`, no longer than 20 s.
+pub(super) async fn local<F: Future>(test: F) -> F::Output {
+    let set = tokio::task::LocalSet::new();
+    let patience = Duration::from_secs(20);
+    set.run_until(tokio::time::timeout(patience, test)).await.expect("the test hangs")
+}
+
+/// Mutual TLS under one root, by address.
+pub(super) struct Pki {
+    pub(super) server: Arc<ServerConfig>,
+    pub(super) client: Arc<ClientConfig>,
+    roots: Arc<RootCertStore>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Pki {
+    pub(super) fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let mut roots = RootCertStore::empty();
+        roots.add(params.self_signed(&key).unwrap().der().clone()).unwrap();
+        let (roots, issuer) = (Arc::new(roots), Issuer::new(params, key));
+        let verifier = WebPkiClientVerifier::builder(Arc::clone(&roots)).build().unwrap();
+        let (chain, key) = leaf(&issuer);
+        let mut server = ServerConfig::builder()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .unwrap();
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        let client = client(&roots, &issuer, &[ALPN]);
+        Self { server: Arc::new(server), client, roots, issuer }
+    }
+
+    /// A client with a new certificate.
+    pub(super) fn client(&self, protocols: &[&[u8]]) -> Arc<ClientConfig> {
+        client(&self.roots, &self.issuer, protocols)
+    }
+}
+
+fn client(
+    roots: &Arc<RootCertStore>,
+    issuer: &Issuer<'static, KeyPair>,
+    protocols: &[&[u8]],
+) -> Arc<ClientConfig> {
+    let (chain, key) = leaf(issuer);
+    let mut client = ClientConfig::builder()
+        .with_root_certificates(Arc::clone(roots))
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    client.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    Arc::new(client)
+}
+
+fn leaf(
+    issuer: &Issuer<'static, KeyPair>,
+) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::IpAddress(LOCALHOST)];
+    let chain = vec![params.signed_by(&key, issuer).unwrap().der().clone()];
+    (chain, key.serialize_der().try_into().unwrap())
+}
+
+/// What `authorize` gives where no policy is.
+pub(super) fn permit() -> Permit {
+    let workload = Workload::pod("c", "ns", "pod", "sa", LOCALHOST).unwrap();
+    let destination = SocketAddr::new(LOCALHOST, 80);
+    let request = Request { source_ip: LOCALHOST, source: None, destination };
+    match decide(&Mesh::default(), &workload, &request) {
+        Decision::Allow(permit) => permit,
+        other => panic!("no policy denies: {other:?}"),
+    }
+}
+
+/// Two ends of a connection.
+pub(super) async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+pub(super) fn request() -> ConnectRequest {
+    ConnectRequest { authority: "10.0.0.1:80".to_owned(), headers: http::HeaderMap::new() }
+}
+
+/// The far end of tunnels.
+pub(super) struct Gateway {
+    pub(super) address: SocketAddr,
+    /// Tunnels accepted so far.
+    pub(super) tunnels: Rc<Cell<usize>>,
+    /// Cancelled, the present tunnels drain; replaced for the next ones.
+    pub(super) stop: Rc<Cell<CancellationToken>>,
+}
+
+impl Gateway {
+    /// Accepts tunnels, and gives each stream to `handle`.
+    pub(super) async fn start(
+        pki: &Pki,
+        limits: Limits,
+        handle: impl Fn(Incoming) + Clone + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tunnels = Rc::new(Cell::new(0));
+        let stop = Rc::new(Cell::new(CancellationToken::new()));
+        let (server, count, stopping) =
+            (Arc::clone(&pki.server), Rc::clone(&tunnels), Rc::clone(&stop));
+        spawn_local(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                count.set(count.get() + 1);
+                let token = stopping.take();
+                stopping.set(token.clone());
+                let (limits, handle) = (limits.clone(), handle.clone());
+                let tls = Arc::clone(&server);
+                spawn_local(async move {
+                    let Ok(mut server) = accept(tcp, tls, &limits, token).await else { return };
+                    while let Some(incoming) = server.next().await {
+                        handle(incoming);
+                    }
+                });
+            }
+        });
+        Self { address, tunnels, stop }
+    }
+
+    /// The present tunnels say GOAWAY; the next ones are served.
+    pub(super) fn go_away(&self) {
+        self.stop.replace(CancellationToken::new()).cancel();
+    }
+
+    pub(super) fn key(&self) -> PoolKey {
+        PoolKey {
+            source: SpiffeId::new("cluster.local", "ns", "sa").unwrap(),
+            pod: PodUid("uid".into()),
+            gateway: self.address,
+            expected: Vec::new(),
+        }
+    }
+
+    pub(super) fn dial(&self) -> impl Future<Output = io::Result<TcpStream>> + use<> {
+        TcpStream::connect(self.address)
+    }
+}

@@ -1,0 +1,174 @@
+//! What the accepting end makes of good and bad peers.
+
+use tokio::net::TcpListener;
+use tokio::task::spawn_local;
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::tunnel::connect::{ConnectError, ConnectRequest};
+use crate::tunnel::pool::Pool;
+use crate::tunnel::testing::{Gateway, Pki, local, permit, request, tcp_pair};
+
+fn quick() -> Limits {
+    Limits { handshake_timeout: Duration::from_millis(300), ..Limits::default() }
+}
+
+/// What `accept` says to a peer that sends these bytes, and what it answers.
+async fn speak(bytes: &[u8]) -> (AcceptError, Vec<u8>) {
+    let (mut peer, ours) = tcp_pair().await;
+    let stop = CancellationToken::new();
+    let limits = quick();
+    let accepted = accept(ours, Pki::new().server, &limits, stop);
+    let answer = async {
+        peer.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset instead of an end is no answer, and no hang.
+        _ = peer.read_to_end(&mut answer).await;
+        answer
+    };
+    let (accepted, answer) = tokio::join!(accepted, answer);
+    (accepted.unwrap_err(), answer)
+}
+
+#[tokio::test]
+async fn what_is_no_tls_gets_an_alert_and_a_close() {
+    let http = b"GET / HTTP/1.1\r\nhost: pod\r\n\r\n";
+    for bytes in [&http[..], &[0x80; 100], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let (error, answer) = local(speak(bytes)).await;
+        assert!(matches!(error, AcceptError::Tls(_)), "{error:?}");
+        // Type alert, version, length 2, level fatal.
+        assert_eq!(answer[..6], [21, 3, 3, 0, 2, 2], "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_message_too_long_to_hold_is_closed() {
+    let mut bytes = vec![0x16, 3, 1, 0x40, 0];
+    bytes.extend([0xff; 0x4000]);
+    let (error, answer) = local(speak(&bytes)).await;
+    assert!(matches!(error, AcceptError::Tls(_)), "{error:?}");
+    assert!(answer.is_empty(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_closed_in_time() {
+    for bytes in [&[][..], &[0x16, 3, 1]] {
+        let (error, answer) = local(speak(bytes)).await;
+        assert!(matches!(error, AcceptError::Timeout(_)), "{error:?}");
+        assert!(answer.is_empty(), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_of_no_protocol_is_closed() {
+    local(async {
+        let pki = Pki::new();
+        let (peer, ours) = tcp_pair().await;
+        let limits = quick();
+        let accepted = accept(ours, Arc::clone(&pki.server), &limits, CancellationToken::new());
+        let connect = async {
+            let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+            let connector = TlsConnector::from(pki.client(&[]));
+            let mut tls = connector.connect(name, peer).await.unwrap();
+            let mut rest = Vec::new();
+            tls.read_to_end(&mut rest).await.unwrap();
+            rest
+        };
+        let (accepted, rest) = tokio::join!(accepted, connect);
+        assert!(matches!(accepted.unwrap_err(), AcceptError::Protocol));
+        assert!(rest.is_empty(), "{rest:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_caller_sees_the_request_and_the_peer_the_answer() {
+    local(async {
+        let pki = Pki::new();
+        let gateway = Gateway::start(&pki, Limits::default(), |incoming| {
+            assert_eq!(incoming.authority(), "reviews.bookinfo.svc:9080");
+            assert_eq!(incoming.headers()[hbone::BAGGAGE], "service.name=a");
+            let mut headers = HeaderMap::new();
+            headers.insert(hbone::BAGGAGE, "service.name=b".parse().unwrap());
+            let stream = incoming.accept(&permit(), headers).unwrap();
+            spawn_local(async move {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                drop(stream);
+            });
+        })
+        .await;
+        let mut headers = HeaderMap::new();
+        headers.insert(hbone::BAGGAGE, "service.name=a".parse().unwrap());
+        let request = ConnectRequest { authority: "reviews.bookinfo.svc:9080".to_owned(), headers };
+        let pool = Pool::new(Limits::default());
+        let key = gateway.key();
+        let connect = pool.connect(&key, gateway.dial(), pki.client, &request);
+        let mut stream = connect.await.unwrap();
+        assert_eq!(stream.take_answer()[hbone::BAGGAGE], "service.name=b");
+        assert_eq!(stream.peer_certificates().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refusal_carries_its_status() {
+    local(async {
+        let pki = Pki::new();
+        let refuse = |incoming: Incoming| incoming.refuse(hbone::DENIED);
+        let gateway = Gateway::start(&pki, Limits::default(), refuse).await;
+        let pool = Pool::new(Limits::default());
+        for _ in 0..2 {
+            let client = Arc::clone(&pki.client);
+            let (key, request) = (gateway.key(), request());
+            let connect = pool.connect(&key, gateway.dial(), client, &request);
+            let error = connect.await.unwrap_err();
+            assert!(matches!(error, ConnectError::Refused { status: hbone::DENIED, .. }));
+        }
+        assert_eq!(gateway.tunnels.get(), 1);
+    })
+    .await;
+}
+
+/// The status that a request gets which the pool would not send.
+async fn status_of(request: Request<()>) -> StatusCode {
+    let pki = Pki::new();
+    let served = |incoming: Incoming| panic!("{incoming:?} is no CONNECT");
+    let gateway = Gateway::start(&pki, Limits::default(), served).await;
+    let tcp = gateway.dial().await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    let tls = TlsConnector::from(pki.client).connect(name, tcp).await.unwrap();
+    let (sender, connection) = h2::client::handshake(tls).await.unwrap();
+    spawn_local(connection);
+    let (answer, _) = sender.ready().await.unwrap().send_request(request, true).unwrap();
+    answer.await.unwrap().status()
+}
+
+#[tokio::test]
+async fn what_is_no_connect_is_a_bad_request() {
+    for method in [Method::GET, Method::POST, Method::OPTIONS] {
+        let request =
+            Request::builder().method(method).uri("https://10.0.0.1:80/").body(()).unwrap();
+        assert_eq!(local(status_of(request)).await, StatusCode::BAD_REQUEST);
+    }
+}
+
+#[tokio::test]
+async fn too_many_headers_are_refused() {
+    let request = Request::connect("10.0.0.1:80").header("a", "x".repeat(70_000)).body(()).unwrap();
+    let status = local(status_of(request)).await;
+    assert_eq!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_stop_during_the_handshake_ends_it() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let accepted = accept(ours, Pki::new().server, &Limits::default(), stop).await;
+        assert!(matches!(accepted, Err(AcceptError::Stopped)));
+    })
+    .await;
+}

@@ -1,0 +1,303 @@
+//! Bytes end to end: an application, a relay, a tunnel, a relay, an application.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::*;
+use crate::tunnel::limits::Limits;
+use crate::tunnel::pool::Pool;
+use crate::tunnel::testing::{Gateway, Pki, local, permit, request, tcp_pair};
+
+type Outcome = JoinHandle<Result<(), RelayError>>;
+
+/// Two applications with something in between.
+struct Path {
+    client: TcpStream,
+    server: TcpStream,
+    /// The relays in between, the client's first.
+    relays: Vec<Outcome>,
+    progress: Arc<Progress>,
+    /// Of the server's relay; of the one relay if there is only one.
+    far: Arc<Progress>,
+}
+
+fn start(app: TcpStream, tunnel: TunnelStream, progress: &Arc<Progress>) -> Outcome {
+    let progress = Arc::clone(progress);
+    spawn_local(async move { relay(app, tunnel, &progress).await })
+}
+
+/// A tunnel in between, with the same limits at both ends.
+async fn tunnelled(limits: Limits) -> Path {
+    let pki = Pki::new();
+    let (taken, stream) = oneshot::channel();
+    let taken = Rc::new(RefCell::new(Some(taken)));
+    let gateway = Gateway::start(&pki, limits.clone(), move |incoming| {
+        let stream = incoming.accept(&permit(), HeaderMap::new()).unwrap();
+        assert!(taken.borrow_mut().take().unwrap().send(stream).is_ok());
+    })
+    .await;
+    let pool = Pool::new(limits);
+    let (key, request) = (gateway.key(), request());
+    let near = pool.connect(&key, gateway.dial(), pki.client, &request).await.unwrap();
+    let far = stream.await.unwrap();
+    // The tunnel lives as long as the test's `LocalSet`.
+    spawn_local(async move {
+        let _pool = pool;
+        std::future::pending::<()>().await;
+    });
+    let ((client, client_side), (server, server_side)) = (tcp_pair().await, tcp_pair().await);
+    let (progress, counted) = (Arc::default(), Arc::default());
+    let relays = vec![start(client_side, near, &progress), start(server_side, far, &counted)];
+    Path { client, server, relays, progress, far: counted }
+}
+
+/// One plain relay in between.
+async fn plain() -> Path {
+    let ((client, client_side), (server, server_side)) = (tcp_pair().await, tcp_pair().await);
+    let progress = Arc::new(Progress::default());
+    let counted = Arc::clone(&progress);
+    let relay = spawn_local(async move {
+        let permit = permit();
+        relay_tcp(client_side, server_side, Passage::Inbound(&permit), &counted).await
+    });
+    let far = Arc::clone(&progress);
+    Path { client, server, relays: vec![relay], progress, far }
+}
+
+/// Runs a check over a tunnel and over a plain relay.
+async fn both<F: Future<Output = ()>>(check: impl Fn(Path) -> F) {
+    local(async {
+        check(tunnelled(Limits::default()).await).await;
+        check(plain().await).await;
+    })
+    .await;
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+async fn ended(relays: Vec<Outcome>) {
+    for relay in relays {
+        relay.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn megabytes_both_ways_arrive_as_sent() {
+    both(|mut path| async move {
+        let (up, down) = (noise(1, 5 << 20), noise(2, 3 << 20));
+        let (mut client_read, mut client_write) = path.client.split();
+        let (mut server_read, mut server_write) = path.server.split();
+        let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
+        let (sent_up, sent_down, read_up, read_down) = tokio::join!(
+            async {
+                client_write.write_all(&up).await?;
+                client_write.shutdown().await
+            },
+            async {
+                server_write.write_all(&down).await?;
+                server_write.shutdown().await
+            },
+            server_read.read_to_end(&mut got_up),
+            client_read.read_to_end(&mut got_down),
+        );
+        sent_up.unwrap();
+        sent_down.unwrap();
+        assert_eq!((read_up.unwrap(), read_down.unwrap()), (up.len(), down.len()));
+        assert_eq!(Sha256::digest(&got_up), Sha256::digest(&up));
+        assert_eq!(Sha256::digest(&got_down), Sha256::digest(&down));
+        ended(path.relays).await;
+        let moved = (path.progress.sent(), path.progress.received());
+        assert_eq!(moved, (5 << 20, 3 << 20));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn small_messages_pass_at_once_and_are_counted_live() {
+    both(|mut path| async move {
+        let mut answer = [0; 4];
+        for round in 1..=50_u64 {
+            path.client.write_all(b"ping").await.unwrap();
+            path.server.read_exact(&mut answer).await.unwrap();
+            path.server.write_all(b"pong").await.unwrap();
+            path.client.read_exact(&mut answer).await.unwrap();
+            assert_eq!((path.progress.sent(), path.progress.received()), (4 * round, 4 * round));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn either_side_may_end_first_and_still_read() {
+    both(|mut path| async move {
+        path.client.shutdown().await.unwrap();
+        let mut all = Vec::new();
+        path.server.read_to_end(&mut all).await.unwrap();
+        path.server.write_all(b"late").await.unwrap();
+        path.server.shutdown().await.unwrap();
+        path.client.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"late");
+        ended(path.relays).await;
+    })
+    .await;
+    both(|mut path| async move {
+        path.server.shutdown().await.unwrap();
+        let mut all = Vec::new();
+        path.client.read_to_end(&mut all).await.unwrap();
+        path.client.write_all(b"late").await.unwrap();
+        path.client.shutdown().await.unwrap();
+        path.server.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"late");
+        ended(path.relays).await;
+    })
+    .await;
+}
+
+async fn assert_reset(tcp: &mut TcpStream) {
+    let error = tcp.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_reset_on_either_side_is_a_reset_on_the_other() {
+    both(|mut path| async move {
+        path.client.set_zero_linger().unwrap();
+        drop(path.client);
+        assert_reset(&mut path.server).await;
+        for relay in path.relays {
+            relay.await.unwrap().unwrap_err();
+        }
+    })
+    .await;
+    both(|mut path| async move {
+        path.server.set_zero_linger().unwrap();
+        drop(path.server);
+        assert_reset(&mut path.client).await;
+        for relay in path.relays {
+            relay.await.unwrap().unwrap_err();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_relay_dropped_midway_resets_both_applications() {
+    both(|mut path| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        path.relays[0].abort();
+        assert_reset(&mut path.client).await;
+        assert_reset(&mut path.server).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_stops_the_writer() {
+    local(async {
+        let (window, buffer) = (1 << 18, 1 << 18);
+        let limits = Limits { stream_window: window, send_buffer: buffer, ..Limits::default() };
+        let mut path = tunnelled(limits).await;
+        let (chunk, pause) = (noise(3, 1 << 16), Duration::from_millis(300));
+        let mut on_the_way = 0;
+        while let Ok(sent) = tokio::time::timeout(pause, path.client.write(&chunk)).await {
+            on_the_way += sent.unwrap();
+            assert!(on_the_way < 64 << 20, "nothing stops the writer");
+        }
+        let held = path.progress.sent() - path.far.received();
+        let most = u64::from(window) + (1 << 18);
+        assert!(held <= most, "{held} bytes wait in the tunnel, want at most {most}");
+
+        let mut sink = vec![0; 1 << 16];
+        while on_the_way > 0 {
+            on_the_way -= path.server.read(&mut sink).await.unwrap();
+        }
+    })
+    .await;
+}
+
+/// Speaks HTTP/2 as a peer might, for what our own end would not do.
+async fn with_raw_peer(act: impl FnOnce(h2::SendStream<bytes::Bytes>, h2::RecvStream)) -> Path {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let (client, server) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
+    let (sender, connection) = client.unwrap();
+    spawn_local(async move { _ = connection.await });
+    let mut server = server.unwrap();
+    let head = http::Request::connect("10.0.0.1:80").body(()).unwrap();
+    let (answer, send) = sender.ready().await.unwrap().send_request(head, false).unwrap();
+    let (incoming, mut respond) = server.accept().await.unwrap().unwrap();
+    let peer = respond.send_response(http::Response::new(()), false).unwrap();
+    spawn_local(async move { while server.accept().await.is_some() {} });
+    let recv = answer.await.unwrap().into_body();
+    act(peer, incoming.into_body());
+    let (client, client_side) = tcp_pair().await;
+    let progress: Arc<Progress> = Arc::default();
+    let relays = vec![start(client_side, TunnelStream::new(send, recv), &progress)];
+    let (server, _) = tcp_pair().await;
+    Path { client, server, relays, far: Arc::clone(&progress), progress }
+}
+
+#[tokio::test]
+async fn a_peer_that_cancels_has_ended_in_order() {
+    for reason in [Reason::CANCEL, Reason::NO_ERROR] {
+        local(async {
+            let mut path = with_raw_peer(|mut send, recv| {
+                send.send_data("bye".into(), false).unwrap();
+                spawn_local(async move {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    send.send_reset(reason);
+                    drop(recv);
+                });
+            })
+            .await;
+            let mut all = Vec::new();
+            path.client.read_to_end(&mut all).await.unwrap();
+            assert_eq!(all, b"bye");
+            ended(path.relays).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_fails_resets_the_application() {
+    local(async {
+        let mut path = with_raw_peer(|mut send, _| send.send_reset(Reason::INTERNAL_ERROR)).await;
+        assert_reset(&mut path.client).await;
+        let error = path.relays.remove(0).await.unwrap().unwrap_err();
+        assert!(matches!(error, RelayError::Reset(Reason::INTERNAL_ERROR)), "{error:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_relay_is_small() {
+    local(async {
+        let mut sizes = Vec::new();
+        let path = with_raw_peer(|_, _| {}).await;
+        drop(path);
+        let (app, peer) = (tcp_pair().await.0, tcp_pair().await.0);
+        let progress = Progress::default();
+        sizes.push(size_of_val(&relay_tcp(app, peer, Passage::Outbound, &progress)));
+        fn size<F>(_: impl Fn(TcpStream, TunnelStream, &'static Progress) -> F) -> usize {
+            size_of::<F>()
+        }
+        sizes.push(size(relay));
+        assert!(sizes.iter().all(|size| *size <= 1024), "{sizes:?} bytes");
+    })
+    .await;
+}

@@ -19,6 +19,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub mod cluster;
+pub mod convert;
+pub mod model;
 
 use crate::sys::Shutdown;
 

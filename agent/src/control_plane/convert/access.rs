@@ -1,0 +1,335 @@
+//! AuthorizationPolicy, as far as layer 4 can enforce it.
+//!
+//! What only an HTTP proxy can see is never guessed: an ALLOW rule that asks for it is left out
+//! (it allows nothing), in a DENY rule it is taken as met (it denies more), except that a DENY
+//! rule of nothing else denies nothing. Policies for waypoints, AUDIT and CUSTOM are not sent.
+
+use std::fmt;
+
+use sotto_proto::security::{Action, Authorization, Group, Match, Rules as Clause, Scope};
+
+use super::spec::{ActionName, AuthorizationPolicySpec, Condition, Operation, Rule, Source};
+use crate::control_plane::model::{AuthorizationPolicy, Labels, ObjectKey, selects};
+use values::{addresses, ports, service_accounts, strings};
+
+mod values;
+
+pub use values::ValueError;
+
+/// A policy's converted content; its scope depends on where it lives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// ALLOW or DENY.
+    pub action: Action,
+    /// ORed; none matches nothing.
+    pub groups: Vec<Group>,
+    /// Logged, never enforced.
+    pub dry_run: bool,
+}
+
+/// A converted policy and what its author should know of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Converted {
+    /// None: not for the nodes to enforce.
+    pub rules: Option<Rules>,
+    /// Where it does less or more than it says.
+    pub notes: Vec<Note>,
+}
+
+/// Where a policy does less or more than it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// An action that layer 4 does not have.
+    UnsupportedAction(ActionName),
+    /// It is for a waypoint.
+    Targeted,
+    /// An ALLOW rule asks for HTTP attributes.
+    RuleLeftOut(usize),
+    /// A DENY rule's HTTP attributes are taken as met.
+    DeniesMore(usize),
+    /// A DENY rule asks for HTTP attributes alone.
+    DeniesNothing(usize),
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnsupportedAction(action) => {
+                write!(f, "action {action:?} is not supported at layer 4: the policy has no effect")
+            }
+            Self::Targeted => f.write_str("targetRefs are for waypoints: nodes do not enforce it"),
+            Self::RuleLeftOut(at) => {
+                write!(f, "rules[{at}] asks for HTTP attributes: it allows nothing")
+            }
+            Self::DeniesMore(at) => {
+                write!(f, "rules[{at}] asks for HTTP attributes: it denies without asking for them")
+            }
+            Self::DeniesNothing(at) => {
+                write!(f, "rules[{at}] asks for HTTP attributes alone: it denies nothing")
+            }
+        }
+    }
+}
+
+/// Converts a policy of `namespace`.
+///
+/// # Errors
+/// A value is malformed; the error names it.
+pub fn convert(
+    spec: &AuthorizationPolicySpec,
+    namespace: &str,
+    dry_run: bool,
+) -> Result<Converted, ValueError> {
+    let action = match spec.action {
+        None | Some(ActionName::Allow) => Action::Allow,
+        Some(ActionName::Deny) => Action::Deny,
+        Some(other) => {
+            return Ok(Converted { rules: None, notes: vec![Note::UnsupportedAction(other)] });
+        }
+    };
+    if spec.target_ref.is_some() || spec.target_refs.as_ref().is_some_and(|refs| !refs.is_empty()) {
+        return Ok(Converted { rules: None, notes: vec![Note::Targeted] });
+    }
+    let (mut groups, mut notes) = (Vec::new(), Vec::new());
+    for (at, rule) in spec.rules.iter().flatten().enumerate() {
+        let parts = Parts::parse(rule, namespace).map_err(|error| error.within("rules", at))?;
+        let http = parts.http();
+        let made = match action {
+            Action::Allow if http => Vec::new(),
+            Action::Allow => vec![parts.all()],
+            Action::Deny => parts.without_http(),
+        };
+        if http {
+            notes.push(match (action, made.is_empty()) {
+                (Action::Allow, _) => Note::RuleLeftOut(at),
+                (Action::Deny, true) => Note::DeniesNothing(at),
+                (Action::Deny, false) => Note::DeniesMore(at),
+            });
+        }
+        groups.extend(made);
+    }
+    Ok(Converted { rules: Some(Rules { action, groups, dry_run }), notes })
+}
+
+/// The resource of a policy, if nodes enforce it.
+pub fn authorization(policy: &AuthorizationPolicy, root: &str) -> Option<Authorization> {
+    let rules = policy.rules.as_ref()?;
+    let scope = if selector(policy).is_some() {
+        Scope::WorkloadSelector
+    } else if policy.key.namespace == *root {
+        Scope::Global
+    } else {
+        Scope::Namespace
+    };
+    Some(Authorization {
+        name: policy.key.name.to_string(),
+        namespace: policy.key.namespace.to_string(),
+        scope: scope.into(),
+        action: rules.action.into(),
+        groups: rules.groups.clone(),
+        dry_run: rules.dry_run,
+        extensions: Vec::new(),
+    })
+}
+
+/// Keys of the policies that select a workload, to put in its `authorization_policies`: those of
+/// its namespace and of the root namespace.
+pub fn references<'p>(
+    policies: impl Iterator<Item = &'p AuthorizationPolicy>,
+    labels: &Labels,
+) -> Vec<&'p ObjectKey> {
+    policies
+        .filter(|policy| policy.rules.is_some())
+        .filter(|policy| selector(policy).is_some_and(|s| selects(s, labels)))
+        .map(|policy| &policy.key)
+        .collect()
+}
+
+/// A policy's selector; an empty one selects all, as none does.
+fn selector(policy: &AuthorizationPolicy) -> Option<&Labels> {
+    policy.selector.as_ref().filter(|labels| !labels.is_empty())
+}
+
+/// A rule in parts, each alternative or condition with what layer 4 sees of it.
+struct Parts {
+    from: Vec<Part>,
+    to: Vec<Part>,
+    when: Vec<Part>,
+}
+
+/// One alternative or condition.
+struct Part {
+    /// What layer 4 sees; empty if nothing.
+    visible: Match,
+    /// Whether there is more that only an HTTP proxy sees.
+    http: bool,
+}
+
+impl Parts {
+    fn parse(rule: &Rule, namespace: &str) -> Result<Self, ValueError> {
+        let from = rule.from.iter().flatten().enumerate().map(|(at, from)| {
+            let source = from.source.as_ref().ok_or_else(|| ValueError::empty("source"));
+            source.and_then(|s| parse_source(s, namespace)).map_err(|e| e.within("from", at))
+        });
+        let to = rule.to.iter().flatten().enumerate().map(|(at, to)| {
+            let operation = to.operation.as_ref().ok_or_else(|| ValueError::empty("operation"));
+            operation.and_then(parse_operation).map_err(|e| e.within("to", at))
+        });
+        let when = rule.when.iter().flatten().enumerate();
+        let when = when.map(|(at, when)| parse_condition(when).map_err(|e| e.within("when", at)));
+        Ok(Self {
+            from: from.collect::<Result<_, _>>()?,
+            to: to.collect::<Result<_, _>>()?,
+            when: when.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn http(&self) -> bool {
+        self.from.iter().chain(&self.to).chain(&self.when).any(|part| part.http)
+    }
+
+    /// The whole rule, of which layer 4 sees everything.
+    fn all(self) -> Group {
+        let clauses = [clause(self.to), clause(self.from)].into_iter().flatten();
+        let when = self.when.into_iter().map(|part| Clause { matches: vec![part.visible] });
+        Group { rules: clauses.chain(when).collect() }
+    }
+
+    /// The rule with its HTTP conditions taken as met: the OR, over every pair of a source and an
+    /// operation, of what remains, without the pairs of which nothing does.
+    fn without_http(self) -> Vec<Group> {
+        if !self.http() {
+            return vec![self.all()];
+        }
+        let when = self.when.into_iter().map(|part| part.visible);
+        let when: Vec<Clause> = when
+            .filter(|visible| *visible != Match::default())
+            .map(|visible| Clause { matches: vec![visible] })
+            .collect();
+        let (to, any_to) = strip(self.to);
+        let (from, any_from) = strip(self.from);
+        let group = |parts: [Option<Clause>; 2]| {
+            let rules = parts.into_iter().flatten().chain(when.clone()).collect::<Vec<_>>();
+            (!rules.is_empty()).then_some(Group { rules })
+        };
+        let groups = match (any_to, any_from) {
+            (false, false) => vec![group([to, from])],
+            (true, false) if from.is_some() || !when.is_empty() => vec![group([None, from])],
+            (false, true) if to.is_some() || !when.is_empty() => vec![group([to, None])],
+            (true, true) if !when.is_empty() => vec![group([None, None])],
+            _ => vec![group([to, None]), group([None, from])],
+        };
+        groups.into_iter().flatten().collect()
+    }
+}
+
+fn clause(parts: Vec<Part>) -> Option<Clause> {
+    let matches: Vec<_> = parts.into_iter().map(|part| part.visible).collect();
+    (!matches.is_empty()).then_some(Clause { matches })
+}
+
+/// What layer 4 sees of some alternatives, and whether one of them is met by anything it sees.
+fn strip(parts: Vec<Part>) -> (Option<Clause>, bool) {
+    let all = parts.len();
+    let visible: Vec<_> =
+        parts.into_iter().filter(|part| part.visible != Match::default()).collect();
+    let met = visible.len() < all;
+    (clause(visible), met)
+}
+
+fn parse_source(source: &Source, namespace: &str) -> Result<Part, ValueError> {
+    let Source {
+        principals,
+        not_principals,
+        request_principals,
+        not_request_principals,
+        namespaces,
+        not_namespaces,
+        service_accounts: accounts,
+        not_service_accounts: not_accounts,
+        ip_blocks,
+        not_ip_blocks,
+        remote_ip_blocks,
+        not_remote_ip_blocks,
+    } = source;
+    let visible = Match {
+        principals: strings(principals),
+        not_principals: strings(not_principals),
+        namespaces: strings(namespaces),
+        not_namespaces: strings(not_namespaces),
+        service_accounts: service_accounts("serviceAccounts", accounts, namespace)?,
+        not_service_accounts: service_accounts("notServiceAccounts", not_accounts, namespace)?,
+        source_ips: addresses("ipBlocks", ip_blocks)?,
+        not_source_ips: addresses("notIpBlocks", not_ip_blocks)?,
+        ..Match::default()
+    };
+    let http = [request_principals, not_request_principals, remote_ip_blocks, not_remote_ip_blocks];
+    part("source", visible, http.into_iter().any(present))
+}
+
+fn parse_operation(operation: &Operation) -> Result<Part, ValueError> {
+    let Operation {
+        hosts,
+        not_hosts,
+        ports: wanted,
+        not_ports,
+        methods,
+        not_methods,
+        paths,
+        not_paths,
+    } = operation;
+    let visible = Match {
+        destination_ports: ports("ports", wanted)?,
+        not_destination_ports: ports("notPorts", not_ports)?,
+        ..Match::default()
+    };
+    let http = [hosts, not_hosts, methods, not_methods, paths, not_paths];
+    part("operation", visible, http.into_iter().any(present))
+}
+
+fn parse_condition(condition: &Condition) -> Result<Part, ValueError> {
+    let Condition { key, values, not_values } = condition;
+    if !present(values) && !present(not_values) {
+        return Err(ValueError::empty("values"));
+    }
+    let empty = Match::default();
+    let visible = match key.as_str() {
+        "source.ip" => Match {
+            source_ips: addresses("values", values)?,
+            not_source_ips: addresses("notValues", not_values)?,
+            ..empty
+        },
+        "destination.ip" => Match {
+            destination_ips: addresses("values", values)?,
+            not_destination_ips: addresses("notValues", not_values)?,
+            ..empty
+        },
+        "destination.port" => Match {
+            destination_ports: ports("values", values)?,
+            not_destination_ports: ports("notValues", not_values)?,
+            ..empty
+        },
+        "source.namespace" => {
+            Match { namespaces: strings(values), not_namespaces: strings(not_values), ..empty }
+        }
+        "source.principal" => {
+            Match { principals: strings(values), not_principals: strings(not_values), ..empty }
+        }
+        _ => return Ok(Part { visible: empty, http: true }),
+    };
+    Ok(Part { visible, http: false })
+}
+
+fn part(what: &'static str, visible: Match, http: bool) -> Result<Part, ValueError> {
+    if !http && visible == Match::default() {
+        return Err(ValueError::empty(what));
+    }
+    Ok(Part { visible, http })
+}
+
+fn present(values: &Option<Vec<String>>) -> bool {
+    values.as_ref().is_some_and(|values| !values.is_empty())
+}
+
+#[cfg(test)]
+mod tests;

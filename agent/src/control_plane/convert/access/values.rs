@@ -1,0 +1,93 @@
+//! The values of conditions: patterns, addresses, ports, service accounts.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use sotto_proto::security::{
+    Address, Presence, ServiceAccountMatch, StringMatch, string_match::MatchType,
+};
+
+use crate::control_plane::convert::matching;
+
+/// A malformed value, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct ValueError {
+    path: String,
+    problem: String,
+}
+
+impl ValueError {
+    fn new(field: &'static str, problem: String) -> Self {
+        Self { path: field.to_owned(), problem }
+    }
+
+    pub(super) fn empty(field: &'static str) -> Self {
+        Self::new(field, "is empty".to_owned())
+    }
+
+    /// The same, seen from one level further out.
+    pub(super) fn within(self, field: &'static str, at: usize) -> Self {
+        Self { path: format!("{field}[{at}].{}", self.path), ..self }
+    }
+}
+
+type Values = Option<Vec<String>>;
+
+/// `*` is any but empty, `x*` a prefix, `*x` a suffix, anything else itself.
+pub(super) fn strings(values: &Values) -> Vec<StringMatch> {
+    let pattern = |value: &String| {
+        matching(match (value.as_str(), value.strip_prefix('*'), value.strip_suffix('*')) {
+            ("*", _, _) => MatchType::Presence(Presence {}),
+            (_, Some(suffix), _) => MatchType::Suffix(suffix.to_owned()),
+            (_, _, Some(prefix)) => MatchType::Prefix(prefix.to_owned()),
+            _ => MatchType::Exact(value.clone()),
+        })
+    };
+    values.iter().flatten().map(pattern).collect()
+}
+
+/// Addresses or CIDR ranges.
+pub(super) fn addresses(field: &'static str, values: &Values) -> Result<Vec<Address>, ValueError> {
+    let parse = |value: &String| {
+        let net =
+            value.parse::<IpNet>().or_else(|_| value.parse::<IpAddr>().map(IpNet::from)).map_err(
+                |_| ValueError::new(field, format!("{value:?} is no address or CIDR range")),
+            )?;
+        let address = match net.addr() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        Ok(Address { address, length: u32::from(net.prefix_len()) })
+    };
+    values.iter().flatten().map(parse).collect()
+}
+
+/// Ports, 1 to 65535.
+pub(super) fn ports(field: &'static str, values: &Values) -> Result<Vec<u32>, ValueError> {
+    let parse = |value: &String| match value.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(u32::from(port)),
+        _ => Err(ValueError::new(field, format!("{value:?} is no port"))),
+    };
+    values.iter().flatten().map(parse).collect()
+}
+
+/// `namespace/name`, or a name in the policy's own namespace.
+pub(super) fn service_accounts(
+    field: &'static str,
+    values: &Values,
+    namespace: &str,
+) -> Result<Vec<ServiceAccountMatch>, ValueError> {
+    let parse = |value: &String| {
+        let (namespace, name) = value.split_once('/').unwrap_or((namespace, value));
+        if namespace.is_empty() || name.is_empty() || name.contains('/') {
+            let problem = format!("{value:?} is no service account");
+            return Err(ValueError::new(field, problem));
+        }
+        Ok(ServiceAccountMatch {
+            namespace: namespace.to_owned(),
+            service_account: name.to_owned(),
+        })
+    };
+    values.iter().flatten().map(parse).collect()
+}

@@ -21,6 +21,7 @@ use std::time::Duration;
 pub mod cluster;
 pub mod convert;
 pub mod model;
+pub mod snapshot;
 
 use crate::sys::Shutdown;
 

@@ -18,8 +18,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub mod ads;
+pub mod caller;
 pub mod cluster;
 pub mod convert;
+pub mod metrics;
 pub mod model;
 pub mod snapshot;
 

@@ -1,0 +1,94 @@
+//! Who calls: a service account, proven by a bearer token made for the mesh.
+
+use std::future::Future;
+
+use secrecy::SecretString;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use super::model::ObjectKey;
+
+/// The audience that tokens for the control plane are made for.
+pub const TOKEN_AUDIENCE: &str = "istio-ca";
+
+/// An authenticated caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its service account.
+    pub account: ObjectKey,
+    /// The pod its token is bound to.
+    pub pod: Option<CallerPod>,
+}
+
+/// The pod that a token is bound to; it is in the service account's namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallerPod {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// Why a token does not prove anything.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthenticateError {
+    /// It is not valid, or not for us.
+    #[error("{0}")]
+    Rejected(String),
+    /// The question could not be asked.
+    #[error("token cannot be reviewed")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Tells who holds a token.
+pub trait Authenticate: Send + Sync + 'static {
+    /// Asks who holds `token`. Bounded in time.
+    fn authenticate(
+        &self,
+        token: &SecretString,
+    ) -> impl Future<Output = Result<Caller, AuthenticateError>> + Send;
+}
+
+/// Authenticates a call, with a log line that says exactly what is wrong if it fails.
+///
+/// # Errors
+/// `Unauthenticated`, or `Unavailable` if the question could not be asked.
+pub async fn authenticate(
+    authenticator: &impl Authenticate,
+    metadata: &MetadataMap,
+    cluster_id: &str,
+) -> Result<Caller, Status> {
+    let checked = cluster(metadata, cluster_id).and_then(|()| bearer(metadata));
+    let result = match checked {
+        Ok(token) => authenticator.authenticate(&token).await,
+        Err(reason) => Err(AuthenticateError::Rejected(reason)),
+    };
+    result.map_err(|error| {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::warn!(%error, source, "caller not authenticated");
+        match error {
+            AuthenticateError::Rejected(_) => Status::unauthenticated("authentication failure"),
+            AuthenticateError::Unavailable(_) => Status::unavailable(error.to_string()),
+        }
+    })
+}
+
+/// A node of another cluster would ask about pods that are not ours.
+fn cluster(metadata: &MetadataMap, ours: &str) -> Result<(), String> {
+    match metadata.get("clusterid").map(|value| value.to_str()) {
+        None | Some(Ok("")) => Ok(()),
+        Some(Ok(named)) if named == ours => Ok(()),
+        Some(named) => Err(format!("clusterid is {:?}, not {ours:?}", named.unwrap_or("(binary)"))),
+    }
+}
+
+fn bearer(metadata: &MetadataMap) -> Result<SecretString, String> {
+    let Some(value) = metadata.get("authorization") else {
+        return Err("no authorization metadata".to_owned());
+    };
+    let token = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
+    match token.map(str::trim) {
+        Some(token) if !token.is_empty() => Ok(token.into()),
+        _ => Err("authorization metadata is no bearer token".to_owned()),
+    }
+}

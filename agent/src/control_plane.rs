@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub mod ads;
+pub mod ca;
 pub mod caller;
 pub mod cluster;
 pub mod convert;

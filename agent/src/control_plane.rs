@@ -1,7 +1,7 @@
 //! The embedded control plane: it reads Kubernetes and tells the nodes, as istiod would.
 //!
 //! In: Kubernetes objects ([`cluster`], the only part that sees their types). Between: plain
-//! records (`model`), turned into xDS resources (`snapshot`) with Istio's policy semantics
+//! records ([`model`]), turned into xDS resources ([`snapshot`]) with Istio's policy semantics
 //! (`convert`, pure). Out: delta ADS (`ads`) and workload certificates (`ca`) over one TLS
 //! listener (`serve`), the root certificate in every namespace, readiness and metrics (`health`).
 //!
@@ -16,18 +16,34 @@
 //! | health | the readiness and metrics listeners | with the token |
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 
 pub mod ads;
 pub mod ca;
 pub mod caller;
 pub mod cluster;
 pub mod convert;
+pub mod health;
 pub mod metrics;
 pub mod model;
+mod refresh;
+pub mod serve;
 pub mod snapshot;
 
 use crate::sys::Shutdown;
+use ads::{Ads, AdsConfig};
+use ca::{Admission, Authority, Ca, CaConfig};
+use caller::Authenticate;
+use cluster::{Reviewer, Watches};
+use health::Readiness;
+use metrics::Metrics;
+use model::ObjectKey;
+use snapshot::index::Index;
+use snapshot::{Settings, Snapshot};
 
 /// What `sotto control-plane` needs to know.
 #[derive(Debug, Clone)]
@@ -44,9 +60,9 @@ pub struct ControlPlaneConfig {
     pub cluster_id: String,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
-    /// Service accounts of node agents, as `namespace/name`: they may subscribe and ask for
+    /// Service accounts of node agents, namespace and name: they may subscribe and ask for
     /// certificates on behalf of the pods of their node.
-    pub trusted_node_accounts: Vec<String>,
+    pub trusted_node_accounts: Vec<(String, String)>,
     /// DNS names of the serving certificate, besides its services' own.
     pub dns_names: Vec<String>,
     /// Where `/healthz/ready` is served.
@@ -79,7 +95,22 @@ pub enum ControlPlaneError {
         /// Why.
         source: std::io::Error,
     },
+    /// There is no root to sign with.
+    #[error("set up the certificate authority")]
+    Root(#[from] cluster::RootError),
+    /// The listener cannot be set up, or failed.
+    #[error("serve the nodes")]
+    Serve(#[from] serve::ServeError),
 }
+
+/// Names of what readiness waits for.
+const PARTS: [&str; 3] = [ROOT, CLUSTER, LISTENER];
+const ROOT: &str = "root certificate";
+const CLUSTER: &str = "first lists from the API server";
+const LISTENER: &str = "listener";
+
+/// Changes from the watches that wait for the index; full, the watches wait.
+const EVENTS: usize = 1024;
 
 /// Runs the control plane until `shutdown` says so.
 ///
@@ -90,8 +121,115 @@ pub async fn run(
     client: cluster::Client,
     shutdown: Shutdown,
 ) -> Result<(), ControlPlaneError> {
-    drop(client);
-    tracing::info!(listen = %config.listen, "control plane starting");
-    shutdown.token.cancelled().await;
-    Ok(())
+    let (metrics, registry) = Metrics::new();
+    let readiness = Readiness::new(&PARTS);
+    let (ready_address, metrics_address) = (config.ready_address, config.metrics_address);
+    health::serve(ready_address, metrics_address, readiness.clone(), registry, &shutdown).await?;
+    let address = config.listen;
+    // Bound first, so that a taken address is an error at once; connections wait in the backlog.
+    let listener = TcpListener::bind(address).await.map_err(|source| {
+        ControlPlaneError::Listen { purpose: "discovery and certificates", address, source }
+    })?;
+
+    let root = cluster::root(client.clone(), &config.namespace, &config.trust_domain);
+    let Some(root) = shutdown.token.run_until_cancelled(root).await else { return Ok(()) };
+    let authority = Arc::new(root?);
+    readiness.done(ROOT);
+    let root_pem = authority.root_pem().to_owned();
+    cluster::publish(client.clone(), root_pem, metrics.clone(), &shutdown);
+
+    let (events, changes) = mpsc::channel(EVENTS);
+    let watches = Watches { client: client.clone(), events, metrics: metrics.clone() };
+    cluster::watch(watches, &shutdown);
+    let (publish, mut snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    shutdown.spawn(refresh::run(
+        Index::new(config.settings()),
+        changes,
+        publish,
+        metrics.clone(),
+        shutdown.token.clone(),
+    ));
+    // The first snapshot is complete. Before it, nodes would be told that nothing exists.
+    let first = shutdown.token.run_until_cancelled(snapshots.changed()).await;
+    if !matches!(first, Some(Ok(()))) {
+        return Ok(());
+    }
+    readiness.done(CLUSTER);
+
+    let reviewer = Arc::new(Reviewer::new(client));
+    let tls = serve::tls(authority.clone(), config.serving_names(), &shutdown)?;
+    let ads = config.ads(reviewer.clone(), snapshots.clone(), metrics.clone(), &shutdown);
+    let ca = config.ca(reviewer, authority, snapshots, metrics);
+    tracing::info!(listen = %address, "serving");
+    readiness.done(LISTENER);
+    Ok(serve::grpc(listener, tls, ads, ca, &shutdown).await?)
+}
+
+impl ControlPlaneConfig {
+    fn settings(&self) -> Settings {
+        Settings {
+            cluster_id: self.cluster_id.as_str().into(),
+            cluster_domain: self.cluster_domain.as_str().into(),
+            trust_domain: self.trust_domain.as_str().into(),
+            root_namespace: self.root_namespace.as_str().into(),
+        }
+    }
+
+    /// Where agents look for us: under istiod's name too, so that they need not be told.
+    fn serving_names(&self) -> Vec<String> {
+        let mut names = vec!["istiod.istio-system.svc".to_owned()];
+        for service in ["istiod", "sotto-control-plane"] {
+            let short = format!("{service}.{}.svc", self.namespace);
+            names.push(format!("{short}.{}", self.cluster_domain));
+            names.push(short);
+        }
+        names.extend(self.dns_names.iter().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn node_accounts(&self) -> Arc<[ObjectKey]> {
+        let accounts = self.trusted_node_accounts.iter();
+        accounts.map(|(namespace, name)| ObjectKey::new(namespace, name)).collect()
+    }
+
+    fn ads<A: Authenticate>(
+        &self,
+        authenticator: Arc<A>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        metrics: Metrics,
+        shutdown: &Shutdown,
+    ) -> impl serve::Grpc + use<A> {
+        Ads::service(AdsConfig {
+            authenticator,
+            accounts: self.node_accounts(),
+            cluster_id: self.cluster_id.clone(),
+            snapshots,
+            metrics,
+            shutdown: shutdown.clone(),
+        })
+    }
+
+    fn ca<A: Authenticate>(
+        &self,
+        authenticator: Arc<A>,
+        authority: Arc<Authority>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        metrics: Metrics,
+    ) -> impl serve::Grpc + use<A> {
+        Ca::service(CaConfig {
+            authenticator,
+            admission: Admission {
+                node_accounts: self.node_accounts(),
+                trust_domain: self.trust_domain.as_str().into(),
+            },
+            authority,
+            cluster_id: self.cluster_id.clone(),
+            snapshots,
+            default_lifetime: self.default_certificate_ttl,
+            max_lifetime: self.max_certificate_ttl,
+            metrics,
+        })
+    }
 }

@@ -1,0 +1,235 @@
+//! The TLS listener of ADS and CA, with a certificate of our own root, renewed before it ends.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic::{Code, Status};
+
+use super::ca::{Authority, AuthorityError};
+use crate::sys::Shutdown;
+
+/// How long the serving certificate lives; it is renewed at half of that.
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How soon a failed renewal is tried again.
+const RENEWAL_RETRY: Duration = Duration::from_secs(60);
+/// How long a peer may take for its handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes at a time; more wait in the listen backlog.
+const HANDSHAKES: usize = 256;
+/// How often an idle connection is probed, and how long the answer may take.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests at a time on one connection.
+const MAX_STREAMS: u32 = 128;
+/// Pause after a failed accept, usually for want of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Why it cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// No certificate of our own.
+    #[error("make the serving certificate")]
+    Certificate(#[source] AuthorityError),
+    /// TLS refuses it.
+    #[error("set up TLS")]
+    Tls(#[source] rustls::Error),
+    /// gRPC ended with an error.
+    #[error("serve gRPC")]
+    Grpc(#[source] tonic::transport::Error),
+}
+
+/// The current serving certificate.
+#[derive(Debug)]
+struct Current(ArcSwap<CertifiedKey>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// TLS with a certificate for `names`, renewed by a task of `shutdown`.
+///
+/// # Errors
+/// The first certificate cannot be made.
+pub fn tls(
+    authority: Arc<Authority>,
+    names: Vec<String>,
+    shutdown: &Shutdown,
+) -> Result<Arc<ServerConfig>, ServeError> {
+    let current = Arc::new(Current(ArcSwap::from_pointee(certify(&authority, &names)?)));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(ServeError::Tls)?
+        .with_no_client_auth()
+        .with_cert_resolver(current.clone());
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stop = shutdown.token.clone();
+    shutdown.spawn(async move {
+        stop.run_until_cancelled(renew(&authority, &names, &current)).await;
+    });
+    Ok(Arc::new(config))
+}
+
+async fn renew(authority: &Authority, names: &[String], current: &Current) {
+    let mut wait = LIFETIME / 2;
+    loop {
+        sleep(wait).await;
+        wait = match certify(authority, names) {
+            Ok(key) => {
+                current.0.store(Arc::new(key));
+                tracing::info!("serving certificate renewed");
+                LIFETIME / 2
+            }
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, source, "serving certificate not renewed");
+                RENEWAL_RETRY
+            }
+        };
+    }
+}
+
+fn certify(authority: &Authority, names: &[String]) -> Result<CertifiedKey, ServeError> {
+    let made =
+        authority.serving(names, LIFETIME, SystemTime::now()).map_err(ServeError::Certificate)?;
+    let key = aws_lc_rs::sign::any_ecdsa_type(&PrivateKeyDer::from(made.key));
+    Ok(CertifiedKey::new(made.chain, key.map_err(ServeError::Tls)?))
+}
+
+/// Serves both services on `listener` until `shutdown` says so.
+///
+/// # Errors
+/// gRPC fails as a whole; a connection's failure is its own.
+pub async fn grpc(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    ads: impl Grpc,
+    ca: impl Grpc,
+    shutdown: &Shutdown,
+) -> Result<(), ServeError> {
+    let (ready, connections) = mpsc::channel(64);
+    shutdown.spawn(accept(listener, TlsAcceptor::from(config), ready, shutdown.clone()));
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(MAX_STREAMS)
+        .serve_with_incoming_shutdown(
+            either(ads, ca),
+            ReceiverStream::new(connections),
+            shutdown.token.clone().cancelled_owned(),
+        )
+        .await
+        .map_err(ServeError::Grpc)
+}
+
+/// A gRPC service as tonic generates it.
+pub trait Grpc:
+    Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send>
+    + NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Grpc for S where
+    S: Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error = Infallible,
+            Future: Send,
+        > + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// Whichever of two services a request names; both are always ready.
+fn either<A: Grpc, B: Grpc>(
+    a: A,
+    b: B,
+) -> impl Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
+    tower::service_fn(move |request: http::Request<Body>| {
+        let (mut a, mut b) = (a.clone(), b.clone());
+        async move {
+            let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+            if service == A::NAME {
+                a.call(request).await
+            } else if service == B::NAME {
+                b.call(request).await
+            } else {
+                Ok(Status::new(Code::Unimplemented, "no such service").into_http())
+            }
+        }
+    })
+}
+
+type Ready = mpsc::Sender<io::Result<TlsStream<TcpStream>>>;
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, ready: Ready, shutdown: Shutdown) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let stop = shutdown.token.clone();
+    let accepting = async {
+        // The semaphore is never closed.
+        while let Ok(permit) = handshakes.clone().acquire_owned().await {
+            match listener.accept().await {
+                Ok((tcp, peer)) => {
+                    let task = handshake(tcp, peer, tls.clone(), ready.clone());
+                    let stop = shutdown.token.clone();
+                    shutdown.spawn(async move {
+                        stop.run_until_cancelled(task).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(accepting).await;
+}
+
+async fn handshake(tcp: TcpStream, peer: SocketAddr, tls: TlsAcceptor, ready: Ready) {
+    let secured = async {
+        tcp.set_nodelay(true)?;
+        tls.accept(tcp).await
+    };
+    match timeout(HANDSHAKE_TIMEOUT, secured).await {
+        Ok(Ok(stream)) => {
+            if ready.send(Ok(stream)).await.is_err() {
+                tracing::debug!(%peer, "connection came while stopping");
+            }
+        }
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "handshake failed"),
+        Err(_) => tracing::debug!(%peer, "handshake took too long"),
+    }
+}

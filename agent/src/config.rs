@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub mod agent;
 pub mod control_plane;
 
-pub use agent::{AgentArgs, AgentConfig};
+pub use agent::{AgentArgs, AgentConfig, UnknownDestinations};
 pub use control_plane::{ControlPlaneArgs, ControlPlaneSettings};
 
 /// Exit code of a configuration mistake (`EX_USAGE` of sysexits.h).

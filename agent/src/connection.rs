@@ -1,1 +1,204 @@
-//! (in the making)
+//! The story: what happens to a captured connection, outbound and inbound.
+//!
+//! A connection is one task on one data thread. It waits a bounded time for what is not known yet;
+//! whatever goes wrong ends in a reset for the app and one line in the access log.
+
+mod carry;
+mod context;
+mod denied;
+mod inbound;
+mod open;
+mod record;
+mod upstream;
+
+use std::rc::Rc;
+
+use http::HeaderMap;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::authorize::watch;
+use crate::capture::{Captured, Role};
+use crate::identify::peer;
+use crate::observe::connection::Transferred;
+use crate::observe::labels::{Reporter, ResponseFlags};
+use crate::route::{self, Route};
+use crate::sys::socket;
+use crate::tunnel::accept::{self, Incoming};
+use crate::tunnel::hbone;
+
+use inbound::{Arrival, Caller};
+
+pub use context::{Context, Shared, Timings};
+pub use open::{Direction, OpenConnection};
+
+/// Serves one captured connection to its end; `stop` tells peers' tunnels to go elsewhere.
+pub async fn handle(context: &Rc<Context>, captured: Captured, stop: &CancellationToken) {
+    // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's
+    // peer is no app: it may have an alert to read.
+    if captured.role != Role::Hbone
+        && let Err(error) = socket::reset_on_close(&captured.stream)
+    {
+        tracing::debug!(%error, client = %captured.client, "the client is gone already");
+        return;
+    }
+    match captured.role {
+        Role::Outbound => outbound(context, captured).await,
+        Role::Plaintext => inbound_plaintext(context, captured).await,
+        Role::Hbone => inbound_tunnel(context, captured, stop).await,
+    }
+}
+
+/// From an app of this node to wherever the mesh says its destination is.
+async fn outbound(context: &Context, captured: Captured) {
+    let mesh = match context.synced_mesh().await {
+        Ok(mesh) => mesh,
+        Err(unknown) => return record::never_opened(Reporter::Source, &captured, &unknown),
+    };
+    let (pod, destination) = (&captured.pod.pod, captured.original_destination);
+    let source = mesh.workload_of(&context.network, pod).cloned();
+    let route = route::outbound(
+        &mesh,
+        pod,
+        source.as_deref(),
+        &context.network,
+        destination,
+        &mut rand::rng(),
+    );
+    // The connection may outlive many snapshots; it must not keep this one.
+    drop(mesh);
+    let record = record::outbound(context, &captured, source.clone(), &route);
+    match route {
+        Route::Tunnel(to) => {
+            let source = source.as_deref();
+            match upstream::tunnel(context, &captured.pod, captured.client, source, &to).await {
+                Ok(tunnel) => carry::outbound_tunnel(record, captured.stream, tunnel).await,
+                Err(error) => record.fail(error.flags(), &error),
+            }
+        }
+        Route::Direct(to) => match upstream::direct(context, &captured.pod, to.target).await {
+            Ok(server) => carry::outbound_direct(record, captured.stream, server).await,
+            Err(error) => record.fail(ResponseFlags::Connect, &error),
+        },
+        Route::Refuse(error) => record.fail(ResponseFlags::Connect, &error),
+    }
+}
+
+/// From outside the mesh, in the clear, to an app of this node.
+async fn inbound_plaintext(context: &Context, captured: Captured) {
+    let arrival = Arrival::plaintext(context, &captured);
+    let record = arrival.record(context);
+    let (pod, request) = (&captured.pod.pod, arrival.request());
+    let judged =
+        watch::permit(&context.mesh, &context.network, pod, request, context.timings.hold).await;
+    let permit = match judged {
+        Ok(permit) => permit,
+        Err(denial) => {
+            denied::reset(captured.stream).await;
+            return record.deny(Transferred::default(), &denial);
+        }
+    };
+    match upstream::app(context, &arrival).await {
+        Ok(app) => {
+            let client = captured.stream;
+            carry::inbound_plaintext(context, record, &arrival, client, app, &permit).await;
+        }
+        Err(error) => record.fail(ResponseFlags::Connect, &error),
+    }
+}
+
+/// From another pod of the mesh: a tunnel, and in it a stream for each connection.
+async fn inbound_tunnel(context: &Rc<Context>, captured: Captured, stop: &CancellationToken) {
+    let (mut tunnel, caller) = match handshake(context, captured, stop).await {
+        Some(done) => done,
+        None => return,
+    };
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            incoming = tunnel.next() => match incoming {
+                Some(incoming) => {
+                    let (context, caller) = (context.clone(), caller.clone());
+                    streams.spawn_local(inbound_stream(context, caller, incoming));
+                }
+                None => break,
+            },
+            Some(ended) = streams.join_next() => log_panic(ended),
+        }
+    }
+    while let Some(ended) = streams.join_next().await {
+        log_panic(ended);
+    }
+}
+
+/// From another pod, through its tunnel, to an app of this node.
+async fn inbound_stream(context: Rc<Context>, caller: Caller, incoming: Incoming) {
+    let arrival = match Arrival::tunnelled(&context, &caller, &incoming) {
+        Ok(arrival) => arrival,
+        Err(error) => {
+            record::unservable(&caller, &error);
+            return incoming.refuse(error.status());
+        }
+    };
+    let record = arrival.record(&context);
+    let (pod, request) = (&caller.pod.pod, arrival.request());
+    let judged =
+        watch::permit(&context.mesh, &context.network, pod, request, context.timings.hold).await;
+    let permit = match judged {
+        Ok(permit) => permit,
+        Err(denial) => {
+            incoming.refuse(inbound::status(&denial));
+            return record.deny(Transferred::default(), &denial);
+        }
+    };
+    let app = match upstream::app(&context, &arrival).await {
+        Ok(app) => app,
+        Err(error) => {
+            incoming.refuse(hbone::UNAVAILABLE);
+            return record.fail(ResponseFlags::Connect, &error);
+        }
+    };
+    match incoming.accept(&permit, answer(&context, &arrival)) {
+        Ok(stream) => carry::inbound_tunnel(&context, record, &arrival, stream, app).await,
+        Err(error) => record.fail(ResponseFlags::H2HandshakeFailure, &error),
+    }
+}
+
+/// Takes a tunnel from a peer that proves who it is; what goes wrong is logged.
+async fn handshake(
+    context: &Context,
+    captured: Captured,
+    stop: &CancellationToken,
+) -> Option<(accept::Server, Caller)> {
+    let pod = captured.pod.clone();
+    let (client, destination) = (captured.client, captured.original_destination);
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        record::never_opened_at(Reporter::Destination, client, destination, error);
+    };
+    let svid =
+        context.certificates.svid(&pod.pod.identity).await.inspect_err(|e| failed(e)).ok()?;
+    let tls = svid.server_config();
+    let tunnel = accept::accept(captured.stream, tls, &context.limits, stop.clone())
+        .await
+        .inspect_err(|e| failed(e))
+        .ok()?;
+    let identity =
+        peer::chain_identity(tunnel.peer_certificates()).inspect_err(|e| failed(e)).ok()?;
+    Some((tunnel, Caller { pod, client, destination, identity }))
+}
+
+/// Headers of a 200: who answers.
+fn answer(context: &Context, arrival: &Arrival) -> HeaderMap {
+    let pod = &arrival.pod().pod;
+    let baggage = upstream::baggage(context, pod, arrival.workload()).header();
+    baggage.map(|value| (hbone::BAGGAGE, value)).into_iter().collect()
+}
+
+/// A panic in one stream is that stream's alone.
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task panicked; the connection was reset");
+    }
+}

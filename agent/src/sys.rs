@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod error;
 pub mod netlink;
 pub mod netns;
 pub mod privileges;
@@ -11,5 +12,6 @@ pub mod shutdown;
 pub mod socket;
 pub mod sysctl;
 
+pub use error::chain;
 pub use netns::Netns;
 pub use shutdown::Shutdown;

@@ -23,7 +23,6 @@ mod listen;
 mod names;
 mod objects;
 mod patch;
-mod protobuf;
 mod reply;
 mod request;
 mod resource;

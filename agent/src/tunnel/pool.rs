@@ -150,6 +150,14 @@ impl Pool {
         self.inner.tasks.wait().await;
     }
 
+    /// Ends the tunnels of a pod that left, each with its last stream.
+    pub fn forget(&self, pod: &PodUid) {
+        let slots = self.inner.slots.borrow();
+        let of_pod = slots.iter().filter(|(key, _)| key.pod == *pod);
+        of_pod
+            .for_each(|(_, slot)| slot.tunnels.borrow().iter().for_each(|tunnel| tunnel.retire()));
+    }
+
     /// Cuts every tunnel.
     pub fn abort(&self) {
         self.inner.drain.cancel();

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 use super::stream::TunnelStream;
 use crate::authorize::Permit;
+use crate::sys::socket;
 
 /// Bytes moved so far; may be read by any thread while the relay runs.
 #[derive(Debug, Default)]
@@ -75,11 +76,15 @@ struct Leg {
 }
 
 impl Leg {
+    /// From here on whatever ends it is a reset, also the sudden end of this process.
     fn new(tcp: TcpStream) -> Self {
+        if let Err(error) = socket::reset_on_close(&tcp) {
+            tracing::debug!(%error, "a connection will be closed instead of reset");
+        }
         Self { tcp, ended: false }
     }
 
-    /// Closes it in order.
+    /// Closes it in order; what is still queued is sent.
     fn end(mut self) {
         self.ended = true;
     }
@@ -87,10 +92,10 @@ impl Leg {
 
 impl Drop for Leg {
     fn drop(&mut self) {
-        if !self.ended
-            && let Err(error) = self.tcp.set_zero_linger()
+        if self.ended
+            && let Err(error) = socket::clear_reset(&self.tcp)
         {
-            tracing::debug!(%error, "a connection is closed instead of reset");
+            tracing::debug!(%error, "a connection is reset instead of closed");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies of requests: objects in JSON, YAML or protobuf, and patches.
+//! Bodies of requests: objects in JSON or YAML, and patches.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -6,21 +6,17 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::json::as_object_mut;
 use super::patch;
-use super::protobuf;
 use super::resource::{Origin, Resource};
 use super::strategic;
 
 /// An object.
 ///
 /// # Errors
-/// `UnsupportedMediaType` for anything but JSON, YAML and protobuf, `BadRequest` if it does not parse.
-pub(super) fn object(body: &Bytes, content_type: &str) -> Result<Value, ApiError> {
+/// `UnsupportedMediaType` for anything but JSON and YAML, `BadRequest` if it does not parse.
+pub fn object(body: &Bytes, content_type: &str) -> Result<Value, ApiError> {
     match media(content_type) {
         "" | "application/json" => json(body),
         "application/yaml" => yaml(body),
-        "application/vnd.kubernetes.protobuf" => {
-            protobuf::object(body).map_err(ApiError::bad_request)
-        }
         other => Err(ApiError::unsupported_media_type(other)),
     }
 }
@@ -41,7 +37,7 @@ fn yaml(body: &Bytes) -> Result<Value, ApiError> {
 
 /// A patch.
 #[derive(Debug)]
-pub(super) enum Patch {
+pub enum Patch {
     /// RFC 6902.
     Json(Value),
     /// RFC 7396.
@@ -59,11 +55,7 @@ impl Patch {
     ///
     /// # Errors
     /// `UnsupportedMediaType`, `BadRequest` if it does not parse.
-    pub(super) fn parse(
-        content_type: &str,
-        body: &Bytes,
-        resource: &Resource,
-    ) -> Result<Self, ApiError> {
+    pub fn parse(content_type: &str, body: &Bytes, resource: &Resource) -> Result<Self, ApiError> {
         let custom = matches!(resource.origin, Origin::Custom(_));
         match media(content_type) {
             "application/json-patch+json" => Ok(Self::Json(json(body)?)),
@@ -83,7 +75,7 @@ impl Patch {
     }
 
     /// Does it create what does not exist?
-    pub(super) fn creates(&self) -> bool {
+    pub fn creates(&self) -> bool {
         matches!(self, Self::Apply(_) | Self::ApplyCustom(_))
     }
 
@@ -91,7 +83,7 @@ impl Patch {
     ///
     /// # Errors
     /// `BadRequest` if a JSON patch does not fit the object.
-    pub(super) fn apply(&self, object: &mut Value) -> Result<(), ApiError> {
+    pub fn apply(&self, object: &mut Value) -> Result<(), ApiError> {
         match self {
             Self::Json(operations) => {
                 return patch::json_patch(object, operations).map_err(|why| {

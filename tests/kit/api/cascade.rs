@@ -18,11 +18,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 
 impl State {
     /// After a create: a namespace gets its account and its root certificate, a definition is served.
-    pub(super) fn created(
-        &mut self,
-        place: &Place,
-        object: Arc<Value>,
-    ) -> Result<Arc<Value>, ApiError> {
+    pub fn created(&mut self, place: &Place, object: Arc<Value>) -> Result<Arc<Value>, ApiError> {
         if place.resource.is("", "namespaces") {
             self.furnish(&place.name)?;
         }
@@ -30,11 +26,7 @@ impl State {
     }
 
     /// After an update: a definition is served as it is now.
-    pub(super) fn updated(
-        &mut self,
-        place: &Place,
-        object: Arc<Value>,
-    ) -> Result<Arc<Value>, ApiError> {
+    pub fn updated(&mut self, place: &Place, object: Arc<Value>) -> Result<Arc<Value>, ApiError> {
         if !place.resource.is(DEFINITIONS.0, DEFINITIONS.1) {
             return Ok(object);
         }
@@ -68,7 +60,7 @@ impl State {
     }
 
     /// Ends an object: takes it away, then what depended on it.
-    pub(super) fn end(&mut self, place: &Place) -> Option<Arc<Value>> {
+    pub fn end(&mut self, place: &Place) -> Option<Arc<Value>> {
         let last = self.take(place)?;
         if place.resource.is(DEFINITIONS.0, DEFINITIONS.1)
             && let Ok(resource) = definition::resource_of(&place.resource, &last)
@@ -114,12 +106,7 @@ impl State {
     }
 
     /// Does to the dependents what the delete of their owner asks for; `object` is the owner.
-    pub(super) fn propagate(
-        &mut self,
-        place: &Place,
-        object: &mut Value,
-        propagation: Propagation,
-    ) {
+    pub fn propagate(&mut self, place: &Place, object: &mut Value, propagation: Propagation) {
         let uid = string_at(object, &["metadata", "uid"]).to_owned();
         match propagation {
             Propagation::Background => {}
@@ -183,7 +170,7 @@ impl State {
     }
 
     /// Marks a namespace as terminating and deletes its contents; it goes when the last of them is gone.
-    pub(super) fn delete_namespace(
+    pub fn delete_namespace(
         &mut self,
         place: &Place,
         old: &Value,
@@ -219,7 +206,7 @@ impl State {
     }
 
     /// Deletes every object of a definition's resource.
-    pub(super) fn delete_instances(&mut self, definition: &Value) {
+    pub fn delete_instances(&mut self, definition: &Value) {
         let group = string_at(definition, &["spec", "group"]);
         let plural = string_at(definition, &["spec", "names", "plural"]);
         let Some(resource) = self.registry.get(group, plural) else { return };
@@ -227,7 +214,7 @@ impl State {
     }
 
     /// Deletes every object that matches; returns them.
-    pub(super) fn delete_matching(
+    pub fn delete_matching(
         &mut self,
         resource: &Arc<Resource>,
         selector: &Selector,

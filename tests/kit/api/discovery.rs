@@ -6,11 +6,10 @@ use super::error::ApiError;
 use super::resource::{Registry, Resource};
 
 /// The media type of aggregated discovery.
-pub(super) const AGGREGATED: &str =
-    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+pub const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// `/version`.
-pub(super) fn version() -> Value {
+pub fn version() -> Value {
     json!({
         "major": "1", "minor": "32", "gitVersion": "v1.32.0+pocket", "gitCommit": "",
         "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none",
@@ -19,7 +18,7 @@ pub(super) fn version() -> Value {
 }
 
 /// The document at a path, if it is one of discovery's.
-pub(super) fn document(
+pub fn document(
     registry: &Registry,
     path: &str,
     aggregated: bool,

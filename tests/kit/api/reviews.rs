@@ -18,12 +18,7 @@ const TOKEN_SECONDS: i64 = 3600;
 const SHORTEST_TOKEN_SECONDS: i64 = 600;
 
 /// Answers a review.
-pub(super) fn answer(
-    api: &Api,
-    resource: &Resource,
-    caller: &Identity,
-    mut review: Value,
-) -> Value {
+pub fn answer(api: &Api, resource: &Resource, caller: &Identity, mut review: Value) -> Value {
     review["status"] = match resource.plural.as_str() {
         "tokenreviews" => token_review(api, &review),
         "selfsubjectreviews" => json!({"userInfo": user(caller)}),
@@ -62,11 +57,7 @@ fn token_review(api: &Api, review: &Value) -> Value {
 ///
 /// # Errors
 /// `NotFound` for the account or the pod, `Conflict` if it is another pod, `BadRequest` to bind to anything else.
-pub(super) fn token_request(
-    api: &Api,
-    account: &Place,
-    mut request: Value,
-) -> Result<Value, ApiError> {
+pub fn token_request(api: &Api, account: &Place, mut request: Value) -> Result<Value, ApiError> {
     let (account, pod) = api.store.with(|state| {
         let found = state.get(account)?;
         let pod = bound_pod(state, &account.namespace, &request)?;
@@ -88,7 +79,7 @@ pub(super) fn token_request(
 }
 
 /// The account at a place.
-pub(super) fn account_of(place: &Place, object: &Value) -> Account {
+pub fn account_of(place: &Place, object: &Value) -> Account {
     Account {
         namespace: place.namespace.clone(),
         name: place.name.clone(),

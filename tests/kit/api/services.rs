@@ -21,7 +21,7 @@ impl State {
     ///
     /// # Errors
     /// `Invalid` if it asks for an address that another one has; `InternalError` if none is left.
-    pub(super) fn assign_service_address(
+    pub fn assign_service_address(
         &self,
         resource: &Resource,
         object: &mut Value,

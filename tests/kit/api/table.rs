@@ -11,7 +11,7 @@ use super::resource::Resource;
 
 /// How much of each object a row carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Include {
+pub enum Include {
     /// Nothing.
     None,
     /// Its metadata.
@@ -22,7 +22,7 @@ pub(super) enum Include {
 
 impl Include {
     /// From the query.
-    pub(super) fn parse(text: Option<&str>) -> Self {
+    pub fn parse(text: Option<&str>) -> Self {
         match text {
             Some("None") => Self::None,
             Some("Object") => Self::Object,
@@ -32,12 +32,7 @@ impl Include {
 }
 
 /// The table of objects of one resource in a version.
-pub(super) fn table(
-    resource: &Resource,
-    version: &str,
-    objects: &[Value],
-    include: Include,
-) -> Value {
+pub fn table(resource: &Resource, version: &str, objects: &[Value], include: Include) -> Value {
     let custom = resource.definition().and_then(|d| d.version(version)).map(|v| &v.columns);
     let built_in = columns::of(resource);
     let mut headers = vec![header("Name", "string", "name", 0)];
@@ -83,7 +78,7 @@ fn row(cells: Vec<Value>, object: &Value, include: Include) -> Value {
 }
 
 /// The metadata of an object alone.
-pub(super) fn partial(object: &Value) -> Value {
+pub fn partial(object: &Value) -> Value {
     json!({
         "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
         "metadata": at(object, &["metadata"]),

@@ -45,7 +45,7 @@ struct Stream {
 ///
 /// # Errors
 /// `BadRequest` for a query that does not parse.
-pub(super) fn start(
+pub fn start(
     store: &Store,
     resource: &Arc<Resource>,
     (view, selector): (&View<'_>, Selector),

@@ -96,7 +96,8 @@ impl Tunnel {
         }
     }
 
-    fn retire(&self) {
+    /// Takes no more streams.
+    pub(super) fn retire(&self) {
         // Dropped after the borrow ends: h2 wakes tasks then.
         let sender = self.sender.borrow_mut().take();
         if sender.is_some() {

@@ -1,0 +1,109 @@
+//! What a connection needs of its thread and of the agent.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arcstr::ArcStr;
+
+use super::open::{OpenConnection, OpenConnections};
+use crate::identify::certs::Certificates;
+use crate::mesh::{Mesh, MeshReader, Network};
+use crate::observe::metrics::{Metrics, ThreadMetrics};
+use crate::tunnel::{Limits, Pool};
+
+/// How long a connection waits for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Timings {
+    /// For the mesh to be known at all, a workload to be told, a policy to arrive.
+    pub hold: Duration,
+    /// For a TCP connection to an app or to a destination outside the mesh.
+    pub connect: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self { hold: Duration::from_secs(5), connect: Duration::from_secs(10) }
+    }
+}
+
+/// What all data threads share; nothing in it is locked on the data path.
+#[derive(Clone)]
+pub struct Shared {
+    /// What we know of the mesh.
+    pub mesh: MeshReader,
+    /// The network of this cluster.
+    pub network: Network,
+    /// This cluster's identifier.
+    pub cluster: ArcStr,
+    /// Certificates of this node's identities.
+    pub certificates: Certificates,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Limits of tunnels.
+    pub limits: Limits,
+    /// Waits.
+    pub timings: Timings,
+}
+
+/// A data thread's own: the shared parts, its tunnels, its counters.
+pub struct Context {
+    shared: Arc<Shared>,
+    /// Tunnels to other pods.
+    pub pool: Pool,
+    pub(super) counters: ThreadMetrics,
+    pub(super) open: OpenConnections,
+}
+
+/// The control plane has told nothing yet, so nobody knows where a connection should go.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing received from the control plane within {0:?}; is it reachable?")]
+pub(super) struct MeshUnknown(Duration);
+
+impl Context {
+    /// A thread's context.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            pool: Pool::new(shared.limits.clone()),
+            counters: shared.metrics.thread(),
+            open: OpenConnections::default(),
+            shared,
+        }
+    }
+
+    /// The connections open on this thread.
+    pub fn open_connections(&self) -> Vec<OpenConnection> {
+        self.open.snapshot()
+    }
+
+    /// The mesh, once the control plane has told all of it; waits a bounded time for that.
+    pub(super) async fn synced_mesh(&self) -> Result<Arc<Mesh>, MeshUnknown> {
+        let mesh = self.mesh.load();
+        if mesh.synced() {
+            return Ok(mesh);
+        }
+        let mut changes = self.mesh.changes();
+        let synced = async {
+            loop {
+                changes.mark_unchanged();
+                let mesh = self.mesh.load();
+                if mesh.synced() {
+                    return Some(mesh);
+                }
+                changes.changed().await.ok()?;
+            }
+        };
+        match tokio::time::timeout(self.timings.hold, synced).await {
+            Ok(Some(mesh)) => Ok(mesh),
+            Ok(None) | Err(_) => Err(MeshUnknown(self.timings.hold)),
+        }
+    }
+}
+
+impl Deref for Context {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}

@@ -1,0 +1,197 @@
+//! A connection that arrived at a pod of this node: what it is, and what it asks for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::context::Context;
+use super::open::{Direction, OpenConnection};
+use super::record::Record;
+use crate::authorize::{Denial, Request};
+use crate::capture::{Captured, PodCapture};
+use crate::mesh::{Mesh, Service, SpiffeId, Workload};
+use crate::observe::connection::{ConnectionInfo, Party};
+use crate::observe::labels::Reporter;
+use crate::route::{self, Authority, AuthorityError, InboundError};
+use crate::tunnel::Incoming;
+use crate::tunnel::hbone::{self, Forwarded};
+
+/// Who dialled a tunnel, and where it arrived.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) pod: Arc<PodCapture>,
+    pub(super) client: SocketAddr,
+    /// The pod's address and port 15008.
+    pub(super) destination: SocketAddr,
+    /// What its certificate says.
+    pub(super) identity: SpiffeId,
+}
+
+/// What arrived, and what policies judge of it.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pod: Arc<PodCapture>,
+    request: Request,
+    target: SocketAddr,
+    info: ConnectionInfo,
+}
+
+/// Why a CONNECT is not served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unservable {
+    /// The authority makes no sense.
+    #[error("malformed authority")]
+    Authority(#[from] AuthorityError),
+    /// It leads nowhere in this pod.
+    #[error("not to be served by this pod")]
+    Target(#[from] InboundError),
+    /// The app asks for something not built.
+    #[error("the workload asks for a PROXY header, which is not supported")]
+    ProxyProtocol,
+}
+
+impl Unservable {
+    /// The HTTP status that answers the CONNECT.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Authority(_) => hbone::BAD_REQUEST,
+            Self::ProxyProtocol => hbone::UNAVAILABLE,
+            Self::Target(error) => {
+                StatusCode::from_u16(error.status()).unwrap_or(hbone::UNAVAILABLE)
+            }
+        }
+    }
+}
+
+impl Arrival {
+    /// Something in the clear.
+    pub(super) fn plaintext(context: &Context, captured: &Captured) -> Self {
+        let mesh = context.mesh.load();
+        let (client, destination) = (captured.client, captured.original_destination);
+        let workload = mesh.workload_of(&context.network, &captured.pod.pod).cloned();
+        let service = workload.as_deref().and_then(|w| likely_service(&mesh, w, None));
+        let info = ConnectionInfo {
+            reporter: Reporter::Destination,
+            source: source(context, &mesh, client, None),
+            destination: Party {
+                address: destination,
+                workload,
+                local: Some(captured.pod.pod.clone()),
+                identity: None,
+            },
+            service,
+            hbone_target: None,
+            mutual_tls: false,
+        };
+        let request = Request { source_ip: client.ip(), source: None, destination };
+        Self { pod: captured.pod.clone(), request, target: destination, info }
+    }
+
+    /// A stream of a tunnel.
+    ///
+    /// # Errors
+    /// What it asks for is not this pod's to serve.
+    pub(super) fn tunnelled(
+        context: &Context,
+        caller: &Caller,
+        incoming: &Incoming,
+    ) -> Result<Self, Unservable> {
+        let mesh = context.mesh.load();
+        let authority: Authority = incoming.authority().parse()?;
+        let pod = &caller.pod.pod;
+        let to = route::inbound(&mesh, &context.network, pod, &authority, caller.destination)?;
+        if to.proxy_protocol {
+            return Err(Unservable::ProxyProtocol);
+        }
+        let forwarded = hbone::text(incoming.headers(), &hbone::FORWARDED).map(Forwarded::parse);
+        let host = forwarded.and_then(|forwarded| forwarded.host);
+        let service = to.service.or_else(|| {
+            let workload = to.workload.as_deref()?;
+            likely_service(&mesh, workload, host.as_deref())
+        });
+        let info = ConnectionInfo {
+            reporter: Reporter::Destination,
+            source: source(context, &mesh, caller.client, Some(&caller.identity)),
+            destination: Party {
+                address: caller.destination,
+                workload: to.workload,
+                local: Some(pod.clone()),
+                identity: Some(pod.identity.clone()),
+            },
+            service,
+            hbone_target: Some(incoming.authority().into()),
+            mutual_tls: true,
+        };
+        let request = Request {
+            source_ip: caller.client.ip(),
+            source: Some(caller.identity.clone()),
+            destination: to.destination,
+        };
+        Ok(Self { pod: caller.pod.clone(), request, target: to.target, info })
+    }
+
+    /// Counts and lists it from now on.
+    pub(super) fn record(&self, context: &Context) -> Record {
+        let listed = OpenConnection {
+            pod: self.pod.pod.uid.clone(),
+            direction: Direction::Inbound,
+            source: self.info.source.address,
+            original_destination: self.request.destination,
+            actual_destination: self.target,
+            tunnelled: self.info.mutual_tls,
+        };
+        Record::open(context, self.info.clone(), listed)
+    }
+
+    /// The pod it arrived at.
+    pub(super) fn pod(&self) -> &Arc<PodCapture> {
+        &self.pod
+    }
+
+    /// What policies judge.
+    pub(super) fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// The app's address.
+    pub(super) fn target(&self) -> SocketAddr {
+        self.target
+    }
+
+    /// The pod's workload, if the mesh knows it.
+    pub(super) fn workload(&self) -> Option<&Workload> {
+        self.info.destination.workload.as_deref()
+    }
+}
+
+/// The client as the mesh knows it. An address alone proves nothing: the workload it belongs to is
+/// named only if the identity agrees, or where there is no identity to disagree.
+fn source(
+    context: &Context,
+    mesh: &Mesh,
+    client: SocketAddr,
+    identity: Option<&SpiffeId>,
+) -> Party {
+    let workload = mesh
+        .workload_by_address(&context.network, client.ip())
+        .filter(|workload| identity.is_none_or(|identity| workload.identity == *identity))
+        .cloned();
+    Party { address: client, workload, local: None, identity: identity.cloned() }
+}
+
+/// The service the client most likely asked for: the one it names, if it is one of the workload's;
+/// else the workload's only one.
+fn likely_service(mesh: &Mesh, workload: &Workload, named: Option<&str>) -> Option<Arc<Service>> {
+    let mut services = mesh.services_of(workload);
+    if let Some(named) = named {
+        return services.find(|service| service.key.hostname == named).cloned();
+    }
+    let first = services.next()?.clone();
+    services.next().is_none().then_some(first)
+}
+
+/// The HTTP status that answers a denied CONNECT.
+pub(super) fn status(denial: &Denial) -> StatusCode {
+    StatusCode::from_u16(denial.status()).unwrap_or(hbone::DENIED)
+}

@@ -1,0 +1,73 @@
+//! The connections open on a thread, for the admin page. Each thread keeps its own, so no lock.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use crate::mesh::PodUid;
+
+/// Which way a connection goes, seen from the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To it.
+    Inbound,
+    /// From it.
+    Outbound,
+}
+
+/// One open connection.
+#[derive(Debug, Clone)]
+pub struct OpenConnection {
+    /// The pod of this node.
+    pub pod: PodUid,
+    /// Which way.
+    pub direction: Direction,
+    /// The client's address.
+    pub source: SocketAddr,
+    /// What the client asked for.
+    pub original_destination: SocketAddr,
+    /// Where it went.
+    pub actual_destination: SocketAddr,
+    /// Whether it is in a tunnel.
+    pub tunnelled: bool,
+}
+
+/// The connections open on this thread.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OpenConnections(Rc<RefCell<Entries>>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    next: u64,
+    open: HashMap<u64, OpenConnection>,
+}
+
+/// Keeps a connection listed.
+#[derive(Debug)]
+pub(super) struct Listed {
+    number: u64,
+    list: OpenConnections,
+}
+
+impl OpenConnections {
+    /// Lists a connection until the returned value is dropped.
+    pub(super) fn list(&self, connection: OpenConnection) -> Listed {
+        let mut entries = self.0.borrow_mut();
+        let number = entries.next;
+        entries.next += 1;
+        entries.open.insert(number, connection);
+        Listed { number, list: self.clone() }
+    }
+
+    /// All of them.
+    pub(super) fn snapshot(&self) -> Vec<OpenConnection> {
+        self.0.borrow().open.values().cloned().collect()
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.list.0.borrow_mut().open.remove(&self.number);
+    }
+}

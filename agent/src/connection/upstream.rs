@@ -1,0 +1,149 @@
+//! The far side of a connection: a tunnel, a destination outside the mesh, or the app.
+
+use std::io;
+use std::net::SocketAddr;
+
+use http::HeaderMap;
+use rand::Rng;
+use tokio::net::TcpStream;
+
+use super::context::Context;
+use super::inbound::Arrival;
+use crate::capture::PodCapture;
+use crate::identify::certs::CertificateError;
+use crate::mesh::workload::WorkloadKind;
+use crate::mesh::{LocalPod, Workload};
+use crate::observe::labels::ResponseFlags;
+use crate::route::TunnelRoute;
+use crate::sys::socket;
+use crate::tunnel::hbone::{self, Baggage, Forwarded, TraceParent};
+use crate::tunnel::{ConnectError, ConnectRequest, PoolKey, TunnelStream};
+
+/// Why there is no tunnel.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TunnelError {
+    /// The pod has no certificate to show.
+    #[error("failed to identify the pod")]
+    Identity(#[source] CertificateError),
+    /// The far end did not take the stream.
+    #[error("failed to tunnel")]
+    Connect(#[source] ConnectError),
+    /// The far end did not answer on port 15008 at all.
+    #[error("connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008")]
+    Blocked(#[source] ConnectError),
+}
+
+impl TunnelError {
+    /// What metrics say of it.
+    pub(super) fn flags(&self) -> ResponseFlags {
+        match self {
+            Self::Identity(_) => ResponseFlags::IdentityError,
+            Self::Blocked(_) => ResponseFlags::NetworkPolicy,
+            Self::Connect(error) => match error {
+                ConnectError::Tls { .. } => ResponseFlags::TlsFailure,
+                ConnectError::H2 { .. } => ResponseFlags::H2HandshakeFailure,
+                ConnectError::Refused { status, .. } if *status == hbone::DENIED => {
+                    ResponseFlags::Deny
+                }
+                _ => ResponseFlags::Connect,
+            },
+        }
+    }
+}
+
+/// A stream to where the route leads, as the pod's own identity.
+pub(super) async fn tunnel(
+    context: &Context,
+    pod: &PodCapture,
+    client: SocketAddr,
+    source: Option<&Workload>,
+    route: &TunnelRoute,
+) -> Result<TunnelStream, TunnelError> {
+    let local = &pod.pod;
+    let svid = context.certificates.svid(&local.identity).await.map_err(TunnelError::Identity)?;
+    let key = PoolKey {
+        source: local.identity.clone(),
+        pod: local.uid.clone(),
+        gateway: route.gateway,
+        expected: route.expected.clone(),
+    };
+    let request = ConnectRequest {
+        authority: route.authority.clone(),
+        headers: headers(context, local, client, source, route),
+    };
+    let dial = socket::dial_from(&pod.netns, route.gateway, context.limits.dial_timeout);
+    let tls = svid.client_config(&route.expected);
+    context.pool.connect(&key, dial, tls, &request).await.map_err(|error| match &error {
+        ConnectError::Tcp { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+            TunnelError::Blocked(error)
+        }
+        ConnectError::Timeout { step: "TCP connect", .. } => TunnelError::Blocked(error),
+        _ => TunnelError::Connect(error),
+    })
+}
+
+/// A plain connection to outside the mesh, with the pod's own address.
+pub(super) async fn direct(
+    context: &Context,
+    pod: &PodCapture,
+    target: SocketAddr,
+) -> io::Result<TcpStream> {
+    socket::dial_from(&pod.netns, target, context.timings.connect).await
+}
+
+/// A connection to the app, with the client's address where the pod can route it back.
+pub(super) async fn app(context: &Context, arrival: &Arrival) -> io::Result<TcpStream> {
+    let netns = &arrival.pod().netns;
+    let source = arrival.request().source_ip;
+    // A pod that called itself, or a client of the other family, cannot be told apart by address.
+    let preserve =
+        !arrival.pod().pod.owns(source) && source.is_ipv4() == arrival.target().is_ipv4();
+    let source = preserve.then_some(source);
+    socket::dial_app(netns, source, arrival.target(), context.timings.connect).await
+}
+
+fn headers(
+    context: &Context,
+    pod: &LocalPod,
+    client: SocketAddr,
+    source: Option<&Workload>,
+    route: &TunnelRoute,
+) -> HeaderMap {
+    let host = route.service.as_ref().map(|service| service.key.hostname.clone());
+    let mut random = rand::rng();
+    let named = [
+        (hbone::BAGGAGE, baggage(context, pod, source).header()),
+        (hbone::FORWARDED, Forwarded { client: Some(client), host }.header()),
+        (hbone::TRACEPARENT, TraceParent::new(random.random(), random.random()).header()),
+    ];
+    named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// Who a pod of this node is, in a tunnel's headers.
+pub(super) fn baggage(context: &Context, pod: &LocalPod, workload: Option<&Workload>) -> Baggage {
+    let Some(workload) = workload else {
+        return Baggage {
+            cluster: context.cluster.clone(),
+            namespace: pod.namespace.clone(),
+            workload_kind: arcstr::literal!("pod"),
+            workload: pod.name.clone(),
+            ..Baggage::default()
+        };
+    };
+    let kind = match workload.kind {
+        WorkloadKind::Deployment => arcstr::literal!("deployment"),
+        WorkloadKind::CronJob => arcstr::literal!("cronjob"),
+        WorkloadKind::Pod => arcstr::literal!("pod"),
+        WorkloadKind::Job => arcstr::literal!("job"),
+    };
+    Baggage {
+        cluster: workload.cluster_id.clone(),
+        namespace: workload.namespace.clone(),
+        workload_kind: kind,
+        workload: workload.workload_name.clone(),
+        service: workload.canonical_name.clone(),
+        revision: workload.canonical_revision.clone(),
+        region: workload.locality.region.clone(),
+        zone: workload.locality.zone.clone(),
+    }
+}

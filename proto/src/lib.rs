@@ -13,7 +13,10 @@ pub mod ca {
 }
 
 /// Workloads and services (`istio.workload`).
-#[expect(clippy::large_enum_variant, reason = "generated; a message is decoded once and taken apart")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "generated; a message is decoded once and taken apart"
+)]
 pub mod workload {
     tonic::include_proto!("istio.workload");
 }

@@ -1,0 +1,66 @@
+//! Tells the kernel which destinations are ours to carry; the rest never leaves its own path.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::pods::SharedKernel;
+use crate::mesh::destinations::DestinationsDelta;
+use crate::mesh::{Mesh, MeshReader, Network};
+
+/// Follows the mesh until `stop`. Until the mesh is known whole, the kernel captures everything.
+pub(super) async fn follow(
+    mesh: MeshReader,
+    network: Network,
+    kernel: SharedKernel,
+    stop: CancellationToken,
+) {
+    let mut changes = mesh.changes();
+    let mut told = Told { mesh: Arc::default(), synced: false };
+    loop {
+        changes.mark_unchanged();
+        let now = mesh.load();
+        let (network, kernel) = (network.clone(), kernel.clone());
+        let step = tokio::task::spawn_blocking(move || told.tell(now, &network, &kernel)).await;
+        told = match step {
+            Ok(told) => told,
+            Err(error) => {
+                // Everything is captured still, or what was known last: nothing leaks by it.
+                warn!(%error, "telling the kernel of destinations panicked");
+                return;
+            }
+        };
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// What the kernel knows.
+struct Told {
+    mesh: Arc<Mesh>,
+    synced: bool,
+}
+
+impl Told {
+    /// Tells what is new; on failure the old stays told, and the difference is tried again.
+    fn tell(mut self, now: Arc<Mesh>, network: &Network, kernel: &SharedKernel) -> Self {
+        let delta = DestinationsDelta::between(&self.mesh, &now, network);
+        if !delta.is_empty()
+            && let Err(error) = kernel.lock().update_destinations(&delta)
+        {
+            warn!(%error, "failed to tell the kernel of destinations; will try again");
+            return self;
+        }
+        if now.synced() && !self.synced {
+            match kernel.lock().set_synced(true) {
+                Ok(()) => self.synced = true,
+                Err(error) => warn!(%error, "failed to tell the kernel that the mesh is known"),
+            }
+        }
+        self.mesh = now;
+        self
+    }
+}

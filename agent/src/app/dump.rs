@@ -1,0 +1,104 @@
+//! The parts of `/config_dump` that need more than one module to tell.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde_json::json;
+
+use crate::config::AgentConfig;
+use crate::connection::{Direction, OpenConnection};
+use crate::enroll::{PodState, Status};
+use crate::identify::certs::{Condition, IdentityState};
+use crate::identify::svid::CertificateInfo;
+use crate::mesh::{Mesh, Service};
+use crate::observe::dump::{
+    CertDump, CertificateDump, ConnectionDump, ConnectionsDump, ServiceDump, WorkloadInfoDump,
+    WorkloadStateDump,
+};
+
+/// A service with its endpoints.
+pub(super) fn service(mesh: &Mesh, service: &Service) -> ServiceDump {
+    let endpoints = mesh.endpoints(&service.key).map(|(workload, ports)| (&**workload, ports));
+    ServiceDump::new(service, endpoints)
+}
+
+/// An identity's certificate; never its key.
+pub(super) fn certificate(state: &IdentityState) -> CertificateDump {
+    let told = match &state.condition {
+        Condition::Available => "Available".to_owned(),
+        Condition::Initializing => "Initializing".to_owned(),
+        Condition::Unavailable(why) => format!("Unavailable: {why}"),
+    };
+    CertificateDump {
+        identity: state.identity.to_string(),
+        state: told,
+        cert_chain: state.chain.iter().map(one).collect(),
+        root_certs: state.roots.iter().map(one).collect(),
+    }
+}
+
+fn one(certificate: &CertificateInfo) -> CertDump {
+    let (from, to) = (time(certificate.not_before), time(certificate.not_after));
+    CertDump::new(&certificate.pem, certificate.serial.as_str(), from, to)
+}
+
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// This node's pods and their connections.
+pub(super) fn pods(
+    status: &Status,
+    connections: &[OpenConnection],
+) -> BTreeMap<String, WorkloadStateDump> {
+    let mut pods: BTreeMap<String, WorkloadStateDump> = BTreeMap::new();
+    for pod in &status.pods {
+        let state = if pod.state == PodState::Captured { "Up" } else { "Pending" };
+        let info =
+            pod.pod.as_ref().map_or_else(WorkloadInfoDump::default, |pod| WorkloadInfoDump {
+                name: pod.name.to_string(),
+                namespace: pod.namespace.to_string(),
+                trust_domain: pod.identity.trust_domain().to_string(),
+                service_account: pod.identity.service_account().to_string(),
+            });
+        let entry = WorkloadStateDump {
+            state: state.to_owned(),
+            connections: ConnectionsDump::default(),
+            info,
+        };
+        pods.insert(pod.uid.to_string(), entry);
+    }
+    for open in connections {
+        let Some(pod) = pods.get_mut(open.pod.0.as_str()) else { continue };
+        let list = match open.direction {
+            Direction::Inbound => &mut pod.connections.inbound,
+            Direction::Outbound => &mut pod.connections.outbound,
+        };
+        list.push(ConnectionDump {
+            src: open.source.to_string(),
+            original_dst: open.original_destination.to_string(),
+            actual_dst: open.actual_destination.to_string(),
+            protocol: if open.tunnelled { "HBONE" } else { "TCP" }.to_owned(),
+        });
+    }
+    pods
+}
+
+/// The agent's flags; paths of secrets, never secrets.
+pub(super) fn config(config: &AgentConfig) -> serde_json::Value {
+    json!({
+        "nodeName": config.node_name,
+        "xdsAddress": config.xds_address,
+        "caAddress": config.ca_address,
+        "clusterId": config.cluster_id,
+        "trustDomain": config.trust_domain,
+        "network": config.network,
+        "rootNamespace": config.root_namespace,
+        "threads": config.threads.get(),
+        "failOpen": config.fail_open,
+        "unknownDestinations": format!("{:?}", config.unknown_destinations).to_lowercase(),
+        "pinDir": config.pin_dir,
+        "cniSocket": config.cni_socket,
+        "drainDeadline": humantime::format_duration(config.drain_deadline).to_string(),
+    })
+}

@@ -1,0 +1,171 @@
+//! Captures and releases pods: listeners in the pod, programs in the kernel, data threads.
+//!
+//! Enrolment decides, this does. A pod's connections outlive its release: rules and routes in the
+//! pod are taken back when the last of them has ended.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use nix::ifaddrs::getifaddrs;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::worker::{Command, Worker, WorkerGone};
+use crate::capture::PodCapture;
+use crate::capture::bpf::{BpfError, Kernel};
+use crate::capture::listeners::{ListenError, PodListeners};
+use crate::enroll::Capture;
+use crate::identify::certs::Certificates;
+use crate::mesh::{LocalPod, PodUid};
+use crate::sys::Shutdown;
+use crate::sys::netns::Netns;
+
+/// The kernel's side, one caller at a time; its calls block for a few milliseconds.
+pub(super) type SharedKernel = Arc<Mutex<Kernel>>;
+
+/// The pods of this node that are captured.
+#[derive(Clone)]
+pub(super) struct Pods {
+    kernel: SharedKernel,
+    workers: Arc<[Worker]>,
+    certificates: Certificates,
+    captured: Arc<Mutex<HashMap<PodUid, Arc<PodCapture>>>>,
+    tasks: Shutdown,
+}
+
+/// How often a released pod with open connections is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why a pod is not captured, or not released.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CaptureError {
+    /// No listeners in the pod.
+    #[error("failed to listen in the pod")]
+    Listen(#[from] ListenError),
+    /// The kernel refuses.
+    #[error("failed to redirect the pod's connections")]
+    Kernel(#[from] BpfError),
+    /// A data thread is gone.
+    #[error("failed to hand the pod to a data thread")]
+    Worker(#[from] WorkerGone),
+    /// The step panicked.
+    #[error("a step of the capture panicked")]
+    Panic(#[from] tokio::task::JoinError),
+}
+
+impl Pods {
+    /// No pods yet.
+    pub(super) fn new(
+        kernel: SharedKernel,
+        workers: Arc<[Worker]>,
+        certificates: Certificates,
+        tasks: Shutdown,
+    ) -> Self {
+        Self { kernel, workers, certificates, captured: Arc::default(), tasks }
+    }
+
+    /// The data threads.
+    pub(super) fn workers(&self) -> &Arc<[Worker]> {
+        &self.workers
+    }
+
+    /// Listeners first, the kernel's redirection last; both block.
+    async fn redirect(&self, pod: Arc<PodCapture>) -> Result<PodListeners, CaptureError> {
+        let (kernel, threads) = (self.kernel.clone(), self.workers.len());
+        tokio::task::spawn_blocking(move || {
+            let listeners = PodListeners::bind(&pod, threads)?;
+            kernel.lock().capture(&pod, &listeners)?;
+            Ok(listeners)
+        })
+        .await?
+    }
+
+    /// Waits for the last connection, then takes back rules and routes, unless the pod is back.
+    async fn finish(
+        self,
+        pod: Arc<PodCapture>,
+        cut: CancellationToken,
+        ends: Vec<oneshot::Receiver<()>>,
+    ) {
+        let mut ended = pin!(join_all(ends));
+        while timeout(LOOK, &mut ended).await.is_err() {
+            if is_gone(&pod) {
+                cut.cancel();
+            }
+        }
+        let uid = pod.pod.uid.clone();
+        let (kernel, captured) = (self.kernel.clone(), self.captured.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            // Under the kernel's lock, so that a new capture is either seen or comes after.
+            let mut kernel = kernel.lock();
+            if captured.lock().contains_key(&uid) { Ok(()) } else { kernel.finish_release(&pod) }
+        });
+        match done.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "the pod's namespace is gone already"),
+            Err(error) => warn!(%error, "finishing a release panicked"),
+        }
+    }
+
+    /// Forgets an identity that no captured pod has any more.
+    fn forget_identity_of(&self, gone: &LocalPod) {
+        let captured = self.captured.lock();
+        if captured.values().all(|other| other.pod.identity != gone.identity) {
+            self.certificates.forget(&gone.identity);
+        }
+    }
+}
+
+impl Capture for Pods {
+    type Error = CaptureError;
+
+    async fn capture(&self, pod: Arc<LocalPod>, netns: Netns) -> Result<(), CaptureError> {
+        self.certificates.prefetch(&pod.identity);
+        let uid = pod.uid.clone();
+        let capture = Arc::new(PodCapture { pod, netns });
+        self.captured.lock().insert(uid, capture.clone());
+        let mut listeners = self.redirect(capture.clone()).await?;
+        for (index, worker) in self.workers.iter().enumerate() {
+            // From here on connections wait in the backlog; none is lost.
+            if let Some(listeners) = listeners.take_thread(index) {
+                worker.tell(Command::Add { pod: capture.clone(), listeners }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn release(&self, uid: &PodUid) -> Result<(), CaptureError> {
+        let (kernel, of_kernel) = (self.kernel.clone(), uid.clone());
+        tokio::task::spawn_blocking(move || kernel.lock().release(&of_kernel)).await??;
+        let Some(pod) = self.captured.lock().remove(uid) else { return Ok(()) };
+        self.forget_identity_of(&pod.pod);
+        let cut = CancellationToken::new();
+        let mut ends = Vec::new();
+        for worker in self.workers.iter() {
+            let (done, end) = oneshot::channel();
+            worker.tell(Command::Release { uid: uid.clone(), cut: cut.clone(), done }).await?;
+            ends.push(end);
+        }
+        self.tasks.spawn(self.clone().finish(pod, cut, ends));
+        Ok(())
+    }
+}
+
+/// Whether a pod has lost its addresses, and so whatever was connected to them: the runtime takes
+/// them before the namespace goes, and without them a peer's silence would be the only sign.
+fn is_gone(pod: &PodCapture) -> bool {
+    let Ok(Ok(mut interfaces)) = pod.netns.enter(getifaddrs) else { return true };
+    !interfaces.any(|interface| {
+        let address = interface.address;
+        let ip4 = address.as_ref().and_then(|a| a.as_sockaddr_in()).map(|a| IpAddr::V4(a.ip()));
+        let ip6 = address.as_ref().and_then(|a| a.as_sockaddr_in6()).map(|a| IpAddr::V6(a.ip()));
+        ip4.or(ip6).is_some_and(|ip| pod.pod.owns(ip))
+    })
+}

@@ -1,0 +1,57 @@
+//! What every long-running command does first and last: logs, the crypto provider, the runtime.
+
+use std::process::ExitCode;
+
+use crate::config::LogFormat;
+use crate::observe::log::{self, Format, LogControl};
+
+/// Threads of the control runtime; data threads are apart.
+const CONTROL_THREADS: usize = 2;
+
+/// The process's log, as commands see it.
+pub(super) struct Log {
+    /// Changes levels.
+    pub(super) control: LogControl,
+    /// Lines lost to a slow reader.
+    pub(super) dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// Runs `command` on a runtime of its own; its failure is logged once, with all causes.
+pub(super) fn run<F>(
+    name: &str,
+    format: LogFormat,
+    level: &str,
+    command: impl FnOnce(Log) -> F,
+) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let format = match format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    let (control, guard) = match log::init(format, level) {
+        Ok(logging) => logging,
+        Err(error) => return super::exit(Err(error.into())),
+    };
+    // Libraries that ask for the process's provider find the one provider there is; a second call
+    // finds it installed.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime
+            .block_on(command(Log { control, dropped_lines: Box::new(guard.dropped_lines()) })),
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "{name} failed");
+            ExitCode::FAILURE
+        }
+    }
+}

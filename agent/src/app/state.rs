@@ -1,0 +1,178 @@
+//! What the agent shows of itself: metrics at a scrape, the dump, readiness.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use sotto_abi::{Counter, Counts};
+
+use super::dump;
+use super::pods::SharedKernel;
+use super::worker::{Command, Worker};
+use crate::config::AgentConfig;
+use crate::connection::OpenConnection;
+use crate::enroll;
+use crate::identify::certs::Certificates;
+use crate::mesh::MeshReader;
+use crate::observe::dump::ConfigDump;
+use crate::observe::metrics::Metrics;
+use crate::observe::node::{CertificateStats, NodeStats, XdsStats};
+use crate::observe::ready::Readiness;
+use crate::sys::chain;
+use crate::xds::status::{KindStatus, StatusReader};
+
+/// How often the kernel's leftovers are looked for.
+const UPKEEP: Duration = Duration::from_secs(10);
+/// How often readiness is looked at.
+const READINESS: Duration = Duration::from_millis(200);
+/// How long the dump waits for a data thread to list its connections.
+const LIST: Duration = Duration::from_secs(2);
+
+/// The parts that are looked at.
+pub(super) struct State {
+    pub(super) config: AgentConfig,
+    pub(super) mesh: MeshReader,
+    pub(super) certificates: Certificates,
+    pub(super) discovery: StatusReader,
+    pub(super) enrolled: watch::Receiver<enroll::Status>,
+    pub(super) kernel: SharedKernel,
+    pub(super) workers: Arc<[Worker]>,
+}
+
+impl State {
+    /// Lets the metrics ask for the node's state at each scrape.
+    pub(super) fn report(
+        self: Arc<Self>,
+        metrics: &Metrics,
+        log: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        metrics.set_node_source(move || self.stats(log()));
+    }
+
+    fn stats(&self, log_lines_dropped: u64) -> NodeStats {
+        let discovery = self.discovery.borrow().clone();
+        let by_kind = |count: fn(&KindStatus) -> u64| {
+            vec![
+                (sotto_proto::ADDRESS_TYPE.to_owned(), count(&discovery.address)),
+                (sotto_proto::AUTHORIZATION_TYPE.to_owned(), count(&discovery.authorization)),
+            ]
+        };
+        let ended = &discovery.terminations;
+        let certificates = self.certificates.states().into_iter().filter_map(|state| {
+            let identity = state.identity.to_string();
+            Some(CertificateStats { identity, not_after: state.not_after? })
+        });
+        NodeStats {
+            kernel_connections: self.kernel_connections(),
+            certificates: certificates.collect(),
+            pods: self.enrolled.borrow().by_state(),
+            xds: XdsStats {
+                connected: discovery.connected,
+                messages: by_kind(|kind| kind.messages),
+                terminations: vec![
+                    ("connection_error", ended.connection_error),
+                    ("error", ended.error),
+                    ("complete", ended.complete),
+                ],
+                rejections: by_kind(|kind| kind.rejected_messages),
+            },
+            tunnels: Vec::new(),
+            log_lines_dropped,
+        }
+    }
+
+    fn kernel_connections(&self) -> Vec<(&'static str, u64)> {
+        match self.kernel.lock().counters() {
+            Ok(counters) => named(&counters.node).collect(),
+            Err(error) => {
+                warn!(error = chain(&error), "failed to read the kernel's counters");
+                Vec::new()
+            }
+        }
+    }
+
+    /// The connections open on all data threads; those of a thread that does not answer are left
+    /// out.
+    async fn connections(&self) -> Vec<OpenConnection> {
+        let mut all = Vec::new();
+        for worker in self.workers.iter() {
+            let (answer, list) = oneshot::channel();
+            let asked = async {
+                worker.tell(Command::List { answer }).await.ok()?;
+                list.await.ok()
+            };
+            match timeout(LIST, asked).await {
+                Ok(Some(list)) => all.extend(list),
+                Ok(None) | Err(_) => warn!("a data thread does not tell its connections"),
+            }
+        }
+        all
+    }
+
+    /// What `/config_dump` shows; called outside the runtime's threads.
+    pub(super) fn dump(&self, runtime: &Handle) -> ConfigDump {
+        let connections = runtime.block_on(self.connections());
+        let mesh = self.mesh.load();
+        ConfigDump {
+            workloads: mesh.workloads().map(|workload| (&**workload).into()).collect(),
+            services: mesh.services().map(|s| dump::service(&mesh, s)).collect(),
+            policies: mesh.policies().map(|policy| (&**policy).into()).collect(),
+            certificates: self.certificates.states().iter().map(dump::certificate).collect(),
+            workload_state: dump::pods(&self.enrolled.borrow(), &connections),
+            config: dump::config(&self.config),
+            ..ConfigDump::default()
+        }
+    }
+
+    /// Looks after the kernel's leftovers and the agent's readiness until `stop`.
+    pub(super) async fn upkeep(self: Arc<Self>, readiness: Readiness, stop: CancellationToken) {
+        let mut mesh_known = Some(readiness.pending("mesh state from the control plane"));
+        let mut pods_known = Some(readiness.pending("pods of this node"));
+        let (mut kernel_due, mut ready_due) = (interval(UPKEEP), interval(READINESS));
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = ready_due.tick() => {
+                    if mesh_known.is_some() && self.discovery.borrow().synced() {
+                        mesh_known = None;
+                    }
+                    let settled = { let status = self.enrolled.borrow(); status.synced && status.settled };
+                    if pods_known.is_some() && settled {
+                        pods_known = None;
+                    }
+                }
+                _ = kernel_due.tick() => {
+                    let kernel = self.kernel.clone();
+                    let kept = tokio::task::spawn_blocking(move || kernel.lock().maintain()).await;
+                    match kept {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => warn!(error = chain(&error), "kernel upkeep failed"),
+                        Err(error) => warn!(%error, "kernel upkeep panicked"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The kernel's counters, by the names that metrics give them.
+fn named(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> + use<'_> {
+    [
+        ("captured", Counter::Captured),
+        ("direct", Counter::Unknown),
+        ("excluded", Counter::Excluded),
+        ("refused", Counter::Refused),
+        ("failed_open", Counter::FailedOpen),
+        ("inbound_plaintext", Counter::Plaintext),
+        ("inbound_hbone", Counter::Hbone),
+        ("probe", Counter::Probe),
+        ("dropped", Counter::Dropped),
+    ]
+    .into_iter()
+    .map(|(name, counter)| (name, counts.of(counter)))
+}

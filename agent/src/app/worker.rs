@@ -1,0 +1,181 @@
+//! A data thread: one current-thread runtime that owns its share of every pod's connections.
+//!
+//! | task | input | ends |
+//! |---|---|---|
+//! | the command loop | [`Command`]s, bounded | with the thread |
+//! | accepting, one a pod | its listeners | when the pod is released, or at shutdown |
+//! | a connection | the captured socket | by itself, or cut when its pod is gone, or at the drain deadline |
+//!
+//! A connection lives and dies on its thread, with the tunnel that carries it.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::capture::listeners::ThreadListeners;
+use crate::capture::{Captured, PodCapture};
+use crate::connection::{self, Context, OpenConnection, Shared};
+use crate::mesh::PodUid;
+
+/// Commands waiting for a thread; the sender waits when it is full.
+const QUEUE: usize = 256;
+
+/// What a data thread is told.
+pub(super) enum Command {
+    /// Accept a pod's connections.
+    Add { pod: Arc<PodCapture>, listeners: ThreadListeners },
+    /// Stop accepting a pod's connections. Open ones go on until they end, or until `cut` resets
+    /// them; answered when the last has ended.
+    Release { uid: PodUid, cut: CancellationToken, done: oneshot::Sender<()> },
+    /// Tell which connections are open.
+    List { answer: oneshot::Sender<Vec<OpenConnection>> },
+    /// Stop accepting, tell peers to go elsewhere, answered when the last connection has ended.
+    Drain { done: oneshot::Sender<()> },
+}
+
+/// The handle of a data thread.
+#[derive(Debug)]
+pub(super) struct Worker {
+    commands: mpsc::Sender<Command>,
+    thread: JoinHandle<()>,
+}
+
+/// The thread is gone: it panicked, or was told to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("a data thread is gone")]
+pub(super) struct WorkerGone;
+
+impl Worker {
+    /// Starts data thread number `index`.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be made.
+    pub(super) fn start(index: usize, shared: Arc<Shared>) -> std::io::Result<Self> {
+        let (commands, inbox) = mpsc::channel(QUEUE);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread =
+            std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+                let tasks = LocalSet::new();
+                tasks.block_on(&runtime, run(Rc::new(Context::new(shared)), inbox));
+            })?;
+        Ok(Self { commands, thread })
+    }
+
+    /// Tells the thread something.
+    pub(super) async fn tell(&self, command: Command) -> Result<(), WorkerGone> {
+        self.commands.send(command).await.map_err(|_| WorkerGone)
+    }
+
+    /// Whether the thread has ended, which it should not by itself.
+    pub(super) fn is_gone(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// One pod's share of this thread.
+struct Share {
+    /// Stops accepting.
+    accepting: CancellationToken,
+    /// Cuts what is open.
+    open: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Share {
+    /// Stops accepting; idle tunnels of peers are told to go elsewhere.
+    fn close(&self) {
+        self.accepting.cancel();
+        self.tasks.close();
+    }
+
+    /// Waits for the last connection, or cuts those that are left.
+    async fn ended(&self, cut: CancellationToken) {
+        tokio::select! {
+            () = self.tasks.wait() => return,
+            () = cut.cancelled() => self.open.cancel(),
+        }
+        self.tasks.wait().await;
+    }
+}
+
+async fn run(context: Rc<Context>, mut inbox: mpsc::Receiver<Command>) {
+    let mut pods: HashMap<PodUid, Rc<Share>> = HashMap::new();
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Add { pod, listeners } => {
+                let share = accept(&context, pod.clone(), listeners);
+                if let Some(old) = pods.insert(pod.pod.uid.clone(), share) {
+                    old.close();
+                }
+            }
+            Command::Release { uid, cut, done } => {
+                let share = pods.remove(&uid);
+                share.iter().for_each(|share| share.close());
+                let context = context.clone();
+                tokio::task::spawn_local(async move {
+                    if let Some(share) = share {
+                        share.ended(cut).await;
+                    }
+                    context.pool.forget(&uid);
+                    answer(done, ());
+                });
+            }
+            Command::List { answer: to } => answer(to, context.open_connections()),
+            Command::Drain { done } => {
+                let shares: Vec<_> = pods.drain().map(|(_, share)| share).collect();
+                shares.iter().for_each(|share| share.close());
+                let context = context.clone();
+                tokio::task::spawn_local(async move {
+                    for share in shares {
+                        share.tasks.wait().await;
+                    }
+                    context.pool.drain().await;
+                    answer(done, ());
+                });
+            }
+        }
+    }
+}
+
+fn answer<T>(to: oneshot::Sender<T>, value: T) {
+    if to.send(value).is_err() {
+        debug!("nobody waits for a data thread's answer any more");
+    }
+}
+
+/// Starts accepting a pod's connections.
+fn accept(context: &Rc<Context>, pod: Arc<PodCapture>, listeners: ThreadListeners) -> Rc<Share> {
+    let share = Rc::new(Share {
+        accepting: CancellationToken::new(),
+        open: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    });
+    let (context, of_task) = (context.clone(), share.clone());
+    share.tasks.spawn_local(async move {
+        let stop = of_task.accepting.clone();
+        let name = pod.pod.name.clone();
+        let accepting = listeners.run(pod, move |captured| open(&context, &of_task, captured), stop);
+        if let Err(error) = accepting.await {
+            tracing::error!(%error, pod = %name, "a data thread cannot accept the pod's connections");
+        }
+    });
+    share
+}
+
+/// Lets a connection live, as a task of its pod.
+fn open(context: &Rc<Context>, share: &Share, captured: Captured) {
+    let (context, cut, stop) = (context.clone(), share.open.clone(), share.accepting.clone());
+    share.tasks.spawn_local(async move {
+        tokio::select! {
+            () = connection::handle(&context, captured, &stop) => {}
+            () = cut.cancelled() => {}
+        }
+    });
+}

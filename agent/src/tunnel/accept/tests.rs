@@ -1,5 +1,6 @@
 //! What the accepting end makes of good and bad peers.
 
+use proptest::prelude::*;
 use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsConnector;
@@ -19,7 +20,8 @@ async fn speak(bytes: &[u8]) -> (AcceptError, Vec<u8>) {
     let stop = CancellationToken::new();
     let limits = quick();
     let accepted = accept(ours, Pki::new().server, &limits, stop);
-    let answer = async {
+    // The peer closes once it has seen the end.
+    let answer = async move {
         peer.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
         // A reset instead of an end is no answer, and no hang.
@@ -169,6 +171,106 @@ async fn a_stop_during_the_handshake_ends_it() {
         stop.cancel();
         let accepted = accept(ours, Pki::new().server, &Limits::default(), stop).await;
         assert!(matches!(accepted, Err(AcceptError::Stopped)));
+    })
+    .await;
+}
+
+/// Sends these bytes inside TLS and ends; true if a tunnel came of it that ended by itself.
+async fn speak_inside_tls(pki: &Pki, bytes: &[u8]) -> bool {
+    let (peer, ours) = tcp_pair().await;
+    let limits = quick();
+    let served = async {
+        let server = Arc::clone(&pki.server);
+        let accepted = accept(ours, server, &limits, CancellationToken::new()).await;
+        match accepted {
+            Ok(mut server) => {
+                while let Some(incoming) = server.next().await {
+                    incoming.refuse(hbone::UNAVAILABLE);
+                }
+                true
+            }
+            Err(AcceptError::H2(_) | AcceptError::Timeout(_)) => false,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    let spoken = async {
+        let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let mut tls =
+            TlsConnector::from(Arc::clone(&pki.client)).connect(name, peer).await.unwrap();
+        // The server may have closed on what it saw so far.
+        _ = tls.write_all(bytes).await;
+        _ = tls.shutdown().await;
+        _ = tls.read_to_end(&mut Vec::new()).await;
+    };
+    tokio::join!(served, spoken).0
+}
+
+fn block_on<F: Future>(test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(Box::pin(local(test)))
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn any_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 5..600)) {
+        let (error, _) = block_on(speak(&bytes));
+        prop_assert!(matches!(error, AcceptError::Tls(_) | AcceptError::Timeout(_)), "{:?}", error);
+    }
+
+    #[test]
+    fn any_bytes_inside_tls_end_the_tunnel(
+        preface: bool,
+        frames in proptest::collection::vec(
+            (0_u8..12, any::<u8>(), 0_u32..8, proptest::collection::vec(any::<u8>(), 0..40)), 0..8,
+        ),
+        tail in proptest::collection::vec(any::<u8>(), 0..60),
+    ) {
+        let mut bytes = if preface { PREFACE.to_vec() } else { Vec::new() };
+        for (kind, flags, stream, payload) in frames {
+            let length = u8::try_from(payload.len()).unwrap();
+            bytes.extend([0, 0, length, kind, flags]);
+            bytes.extend(stream.to_be_bytes());
+            bytes.extend(payload);
+        }
+        bytes.extend(tail);
+        let tunnel = block_on(speak_inside_tls(&Pki::new(), &bytes));
+        prop_assert!(preface || !tunnel);
+    }
+}
+
+#[tokio::test]
+async fn streams_opened_and_reset_without_end_cost_the_peer_its_tunnel_or_nothing() {
+    local(async {
+        let pki = Pki::new();
+        let handled = std::rc::Rc::new(std::cell::Cell::new(0_usize));
+        let count = std::rc::Rc::clone(&handled);
+        let gateway = Gateway::start(&pki, Limits::default(), move |incoming| {
+            count.set(count.get() + 1);
+            incoming.refuse(hbone::UNAVAILABLE);
+        })
+        .await;
+        let tcp = gateway.dial().await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let tls = TlsConnector::from(Arc::clone(&pki.client)).connect(name, tcp).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(tls).await.unwrap();
+        spawn_local(connection);
+        for _ in 0..2000 {
+            let head = Request::connect("10.0.0.1:80").body(()).unwrap();
+            let Ok(ready) = sender.ready().await else { break };
+            sender = ready;
+            let Ok((_, mut send)) = sender.send_request(head, false) else { break };
+            send.send_reset(h2::Reason::CANCEL);
+        }
+        // Others are served as before.
+        let pool = Pool::new(Limits::default());
+        let (key, request) = (gateway.key(), request());
+        let error = pool.connect(&key, gateway.dial(), pki.client, &request).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
+        assert!(handled.get() <= 2001);
     })
     .await;
 }

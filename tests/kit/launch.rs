@@ -75,18 +75,30 @@ impl Launch {
         output.with_context(|| format!("wait for {:?}", self.argv))
     }
 
+    /// The command for the terminal of the one who asks: to be run as it is.
+    pub fn foreground(&self) -> std::process::Command {
+        let mut command = std::process::Command::new("sh");
+        command.args(self.words());
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        command
+    }
+
     fn command(&self) -> Command {
+        let mut command = Command::from(self.foreground());
+        // A group of its own: a ctrl-C at the terminal reaches the kit alone, which then cleans up.
+        command.process_group(0);
+        command
+    }
+
+    /// What `sh` is given: join the cgroup, enter the namespaces, replace files, become the program.
+    fn words(&self) -> Vec<String> {
         let mut words: Vec<String> =
             ["-c", r#"echo $$ > "$0/cgroup.procs" && exec "$@""#].map(String::from).into();
         words.push(self.cgroup.display().to_string());
         words.extend(self.enter());
         words.extend(self.replace_files());
         words.extend(self.argv.iter().cloned());
-        let mut command = Command::new("sh");
-        // A group of its own: a ctrl-C at the terminal reaches the kit alone, which then cleans up.
-        command.args(words).process_group(0);
-        command.envs(self.env.iter().map(|(key, value)| (key, value)));
-        command
+        words
     }
 
     /// `ip netns exec` is not used: it mounts a new /sys, which hides the BPF file system.

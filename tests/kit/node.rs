@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
+use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::cni::Plugin;
@@ -43,7 +44,7 @@ pub struct NodeConfig {
 }
 
 /// A running pod, as far as others than its own task may know it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunningPod {
     /// The pin of its network namespace.
     pub netns: PathBuf,
@@ -141,6 +142,11 @@ impl Node {
         pod.launch(argv).output(b"", limit).await
     }
 
+    /// Whether the node's rules lead to `pod` through every Service that selects it.
+    pub fn leads_to(&self, pod: &Pod) -> bool {
+        self.services.lock().lead_to(pod)
+    }
+
     pub(crate) fn pod_started(&self, namespace: &str, name: &str, pod: RunningPod) {
         self.pods.lock().insert((namespace.to_owned(), name.to_owned()), pod);
     }
@@ -219,7 +225,7 @@ impl Node {
             let pin = format!("--net={}", netns::path(&self.config.netns).display());
             let script = rules.clone();
             let feed = move || command::feed("nsenter", [&pin, "nft", "-f", "-"], &script);
-            tokio::task::spawn_blocking(feed).await?.context("load the services' rules")?;
+            self.tasks.tracker.spawn_blocking(feed).await?.context("load the services' rules")?;
             *last = rules;
         }
         *self.services.lock() = services;

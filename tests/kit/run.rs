@@ -107,6 +107,12 @@ impl Owner {
     }
 }
 
+/// The directories of runs whose process lives.
+pub fn living() -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(BASE) else { return Vec::new() };
+    entries.flatten().map(|entry| entry.path()).filter(|dir| owned(dir)).collect()
+}
+
 /// What of the run `id` is still on this machine, in words; empty after a good clean-up.
 pub fn traces(id: &str) -> Vec<String> {
     let mut found = netns::list(&format!("kit-{id}-"));

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::ResourceExt;
 
@@ -49,6 +49,24 @@ impl Services {
             }
         }
         text
+    }
+
+    /// Whether every Service that selects the ready `pod` leads to it.
+    pub fn lead_to(&self, pod: &Pod) -> bool {
+        let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).unwrap_or_default();
+        let selecting = self.services.iter().filter(|service| {
+            let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+            service.namespace() == pod.namespace()
+                && selector.is_some_and(|selector| {
+                    !selector.is_empty()
+                        && selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
+                })
+        });
+        let mut selecting = selecting.map(|service| self.slices_of(service));
+        selecting.all(|slices| {
+            let mut endpoints = slices.flat_map(|slice| &slice.endpoints);
+            endpoints.any(|endpoint| ready(endpoint) && endpoint.addresses.contains(&ip))
+        })
     }
 
     /// What the name of `service` stands for: its cluster IP, or its ready pods if it is headless.
@@ -121,7 +139,7 @@ impl Rules {
         for (index, (backend, number)) in endpoints.iter().enumerate() {
             let chain = format!("endpoint-{}-{index}", self.count);
             self.chains += &format!(
-                "chain {chain} {{ meta l4proto {protocol} dnat to {backend}:{number} }}\n"
+                "chain {chain} {{ meta l4proto {protocol} dnat to {backend}:{number}; }}\n"
             );
             choices.push(format!("{index} : goto {chain}"));
             self.backends.insert(backend.clone());

@@ -92,7 +92,7 @@ impl Sandbox {
     pub(super) async fn remove(&self, node: &Arc<Node>) {
         node.forget_hosts(&self.hosts());
         let group = self.cgroup.clone();
-        let killed = tokio::task::spawn_blocking(move || cgroup::remove(&group)).await;
+        let killed = node.tasks.tracker.spawn_blocking(move || cgroup::remove(&group)).await;
         let mut errors = Vec::new();
         errors.extend(killed.map_err(anyhow::Error::from).and_then(|done| done).err());
         if let Some(link) = &self.link {
@@ -100,6 +100,9 @@ impl Sandbox {
                 errors.extend(plugin.call(Command::Del, &self.cni, link).await.err());
             }
             errors.extend(netns::remove(&link.pod_netns).err());
+        }
+        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+            errors.push(anyhow::Error::from(error).context("remove the pod's directory"));
         }
         if let Some(number) = self.number {
             node.free_number(number);

@@ -17,7 +17,7 @@ use super::probe::Prober;
 use super::sandbox::Sandbox;
 use super::status::{self, ContainerState};
 use crate::node::Node;
-use crate::objects;
+use crate::{objects, pods};
 
 /// Longest pause between two tries to make a sandbox.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -118,7 +118,11 @@ impl Worker {
     fn publish(&self, sandbox: &Sandbox, containers: &[Running]) {
         let (namespace, name) = self.key();
         if let Some((container, pid)) = containers.iter().find_map(|c| Some((c, c.pid()?))) {
-            self.node.pod_started(&namespace, &name, sandbox.running(pid, container.name()));
+            let running = sandbox.running(pid, container.name());
+            if let Err(error) = pods::note(&sandbox.dir, &running) {
+                tracing::warn!(pod = name, "{error:#}");
+            }
+            self.node.pod_started(&namespace, &name, running);
         }
     }
 

@@ -1,0 +1,65 @@
+//! The mesh of a cluster: control plane first, then an agent on each node.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::agent::{self, ACCOUNT, Agent, AgentConfig};
+use super::control_plane::{CONTROL_PLANE_ACCOUNT, ControlPlane};
+use super::{Cluster, ClusterOptions};
+use crate::topology::FABRIC_IP;
+
+/// Long enough for a debug build on a busy machine.
+const READY: Duration = Duration::from_secs(60);
+
+impl Cluster {
+    pub(super) async fn start_mesh(
+        &mut self,
+        sotto: &Path,
+        options: &ClusterOptions,
+    ) -> Result<()> {
+        (options.tell)("starting the control plane");
+        let kubeconfig = self.kubeconfig_of(CONTROL_PLANE_ACCOUNT).await?;
+        let place = (self.run.cgroup().join("control-plane"), self.fabric.control_plane.as_str());
+        let log = self.run.dir().join("control-plane.log");
+        self.control_plane = Some(ControlPlane::start(sotto, &kubeconfig, place, log)?);
+        let root_cert = self.run.dir().join("root-cert.pem");
+        let node = self.nodes.first().context("a cluster without nodes")?;
+        let published = agent::keep_root(node, root_cert.clone(), READY).await;
+        published.with_context(|| self.post_mortem())?;
+        (options.tell)("starting the agents");
+        let config = AgentConfig {
+            program: sotto.to_path_buf(),
+            kubeconfig: self.kubeconfig_of(ACCOUNT).await?,
+            root_cert,
+            pins: self.run.pins(),
+            flags: options.agent_flags.clone(),
+        };
+        for node in &self.nodes {
+            self.agents.push(Agent::start(node, &config).await?);
+        }
+        self.wait_for_agents().await
+    }
+
+    /// Waits until every agent says it is ready.
+    ///
+    /// # Errors
+    /// One does not within a minute; its log's end is in the error.
+    pub async fn wait_for_agents(&self) -> Result<()> {
+        for agent in &self.agents {
+            let what = format!("the agent of {} is ready", agent.node());
+            self.wait_until(&what, READY, async || Ok(agent.ready().await.then_some(()))).await?;
+        }
+        Ok(())
+    }
+
+    /// A kubeconfig for a process inside the fabric, with the rights of one of the mesh's accounts.
+    async fn kubeconfig_of(&self, account: &str) -> Result<std::path::PathBuf> {
+        let token = agent::token(&self.client, account, "", None).await?;
+        let file = self.run.dir().join(format!("{account}.kubeconfig"));
+        let config = self.api.kubeconfig(&format!("https://{FABRIC_IP}:6443"), &token);
+        std::fs::write(&file, config).with_context(|| format!("write {}", file.display()))?;
+        Ok(file)
+    }
+}

@@ -29,8 +29,12 @@ use crate::topology::{EXTERNAL_IP, FABRIC_IP, Fabric, NodeNumber, port_of};
 use crate::wire::Capture;
 use crate::{cgroup, controllers, netns, tools};
 
-/// Custom resource definitions of Istio's security types.
-const DEFINITIONS: &str = include_str!("manifests/crds.yaml");
+/// The custom resource definitions that are installed in a real cluster.
+const DEFINITIONS: [&str; 3] = [
+    include_str!("../../deploy/base/crds/authorizationpolicies.yaml"),
+    include_str!("../../deploy/base/crds/destinationrules.yaml"),
+    include_str!("../../deploy/base/crds/peerauthentications.yaml"),
+];
 /// The mesh's namespace and accounts.
 const SYSTEM_OBJECTS: &str = include_str!("manifests/system.yaml");
 /// How long tasks get to end before what they made is removed under them.
@@ -105,7 +109,9 @@ impl Cluster {
         let fabric = Fabric::create(&run, &numbers)?;
         let api = start_api(&run, &fabric)?;
         let client = objects::client(&run.dir().join("kubeconfig")).await?;
-        objects::apply(&client, DEFINITIONS).await.context("the definitions")?;
+        for definition in DEFINITIONS {
+            objects::apply(&client, definition).await.context("the definitions")?;
+        }
         objects::apply(&client, SYSTEM_OBJECTS).await.context("the mesh's namespace")?;
         controllers::start(&client, &tasks);
         tell("making the nodes");

@@ -114,6 +114,17 @@ pub fn ignore_missing(result: kube::Result<()>) -> kube::Result<()> {
     }
 }
 
+/// Turns "its namespace is being terminated" and "not found" into success.
+///
+/// # Errors
+/// Any other error.
+pub fn ignore_ending(result: kube::Result<()>) -> kube::Result<()> {
+    match result {
+        Err(error) if matches!(status(&error), Some(403 | 404)) => Ok(()),
+        other => other,
+    }
+}
+
 fn api_of(client: &Client, object: &DynamicObject) -> Result<(Api<DynamicObject>, String)> {
     let types = object.types.as_ref().context("an object without apiVersion and kind")?;
     let gvk = GroupVersionKind::try_from(types).context("an object's apiVersion")?;

@@ -30,7 +30,8 @@ async fn roll(world: &World, deployment: &Deployment) -> Result<()> {
     let api = world.api::<ReplicaSet>(deployment.namespace().as_deref());
     let sets: Vec<_> = world.replica_sets.iter().filter(|set| owned_by(*set, deployment)).collect();
     if !sets.iter().any(|set| set.name_any() == name) {
-        objects::put(&api, &replica_set(deployment, &name, &hash, replicas)?).await?;
+        let put = objects::put(&api, &replica_set(deployment, &name, &hash, replicas)?).await;
+        objects::ignore_ending(put)?;
     }
     for set in sets {
         let wanted = if set.name_any() == name { replicas } else { 0 };
@@ -128,7 +129,8 @@ async fn scale(world: &World, set: &ReplicaSet) -> Result<()> {
     let template = spec.template.as_ref().context("a replica set without a template")?;
     for _ in pods.len()..wanted {
         let api = world.api::<Pod>(set.namespace().as_deref());
-        api.create(&PostParams::default(), &pod_of(set, template)).await?;
+        let created = api.create(&PostParams::default(), &pod_of(set, template)).await;
+        objects::ignore_ending(created.map(drop))?;
     }
     for pod in pods.iter().take(pods.len().saturating_sub(wanted)) {
         delete(world, pod).await?;

@@ -40,7 +40,8 @@ pub(super) async fn sync(world: &World) -> Result<()> {
         }
     }
     for ((namespace, _), slice) in wanted {
-        objects::put(&world.api(namespace.as_deref()), &slice).await?;
+        let put = objects::put(&world.api(namespace.as_deref()), &slice).await;
+        objects::ignore_ending(put)?;
     }
     Ok(())
 }

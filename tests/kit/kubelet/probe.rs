@@ -68,7 +68,8 @@ impl Prober {
 
 fn argv(node: &Node, pod: &Pod, probe: &Probe, ip: IpAddr) -> Result<Vec<String>> {
     let http = probe.http_get.as_ref();
-    let port = http.map(|get| &get.port).or(probe.tcp_socket.as_ref().map(|socket| &socket.port));
+    let socket = probe.tcp_socket.as_ref().map(|socket| &socket.port);
+    let port = http.map(|get| &get.port).or(socket);
     let port = match port.context("only httpGet and tcpSocket probes are known")? {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => named_port(pod, name),

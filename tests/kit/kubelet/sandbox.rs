@@ -31,7 +31,7 @@ impl Sandbox {
     /// A part cannot be made, or a CNI plugin refuses.
     pub(super) async fn create(node: &Arc<Node>, pod: &Pod) -> Result<Self> {
         let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
-        let mut sandbox = Self::plan(node, pod, host_network)?;
+        let sandbox = Self::plan(node, pod, host_network)?;
         match sandbox.make(node).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
@@ -65,7 +65,7 @@ impl Sandbox {
         })
     }
 
-    async fn make(&mut self, node: &Arc<Node>) -> Result<()> {
+    async fn make(&self, node: &Arc<Node>) -> Result<()> {
         cgroup::create(&self.cgroup)?;
         std::fs::create_dir_all(&self.dir).context("make the pod's directory")?;
         let namespace = &self.cni.namespace;

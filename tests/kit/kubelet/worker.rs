@@ -62,7 +62,7 @@ impl Worker {
     }
 
     /// Tries until it works or the pod is no longer wanted.
-    async fn make_sandbox(&mut self) -> Option<Sandbox> {
+    async fn make_sandbox(&self) -> Option<Sandbox> {
         let mut pause = Duration::from_millis(250);
         loop {
             if !self.wanted() {

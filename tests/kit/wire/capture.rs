@@ -23,6 +23,8 @@ use crate::netns;
 const RING_BYTES: usize = 64 << 20;
 /// The largest frame before segmentation offload, with room for headers.
 const FRAME_BYTES: usize = (64 << 10) + 256;
+/// Every protocol (`linux/if_ether.h`).
+const ETH_P_ALL: u16 = 3;
 
 /// A moment in a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,7 +136,7 @@ impl Drop for Capture {
 fn open(device: &str) -> Result<(Socket, usize)> {
     let index = nix::net::if_::if_nametoindex(device);
     let index = index.with_context(|| format!("find the device {device}"))?;
-    let all = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
+    let all = Protocol::from(i32::from(ETH_P_ALL.to_be()));
     let socket =
         Socket::new(Domain::PACKET, Type::RAW, Some(all)).context("open a packet socket")?;
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;

@@ -13,6 +13,7 @@ use crate::sys::Netns;
 
 pub mod bpf;
 pub mod check;
+pub mod kubelet;
 pub mod listeners;
 mod routing;
 

@@ -23,6 +23,7 @@ mod listen;
 mod names;
 mod objects;
 mod patch;
+mod protobuf;
 mod reply;
 mod request;
 mod resource;

@@ -17,7 +17,7 @@ pub(crate) struct Args {
 /// A step: its name, and what it does.
 type Step = (&'static str, fn(&Shell) -> Result<Outcome>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("tools", tools),
     ("fmt", fmt),
     ("tidy", tidy),
@@ -25,6 +25,7 @@ const STEPS: [Step; 8] = [
     ("test", tests),
     ("doc", doc),
     ("deny", deny),
+    ("ebpf", ebpf),
     ("kustomize", kustomize),
 ];
 
@@ -97,14 +98,32 @@ fn doc(sh: &Shell) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// What must not be linked in is looked for here too, since few machines have cargo-deny.
 fn deny(sh: &Shell) -> Result<Outcome> {
+    let linked = cmd!(sh, "cargo tree --quiet --edges normal,build --prefix none").read()?;
+    for banned in ["ring", "openssl-sys", "native-tls"] {
+        if linked.lines().any(|line| line.split(' ').next() == Some(banned)) {
+            bail!("{banned} is linked in: find out by whom with `cargo tree --invert {banned}`");
+        }
+    }
     if !shell::has("cargo-deny") {
         return Ok(Outcome::Skip(
-            "cargo-deny is not installed (cargo install --locked cargo-deny)",
+            "licences and sources, as cargo-deny is not installed (cargo install --locked cargo-deny)",
         ));
     }
-    // Advisories come from a repository that not every machine reaches.
+    // Without advisories: their database is a repository that not every machine reaches.
     cmd!(sh, "cargo deny --offline check bans licenses sources").run()?;
+    Ok(Outcome::Done)
+}
+
+/// The object in the tree against its sources; the agent's build compares their hashes in any case.
+fn ebpf(sh: &Shell) -> Result<Outcome> {
+    let nightly =
+        cmd!(sh, "rustup run nightly rustc --version").quiet().ignore_stdout().ignore_stderr();
+    if !shell::has("rustup") || nightly.run().is_err() {
+        return Ok(Outcome::Skip("no nightly toolchain to build the object with"));
+    }
+    cmd!(sh, "cargo xtask ebpf --check").run()?;
     Ok(Outcome::Done)
 }
 

@@ -50,8 +50,9 @@ pub fn own() -> io::Result<Cgroup> {
 
 /// Makes sure that this process sits in a cgroup that only agents use, as its members are never captured.
 ///
-/// With `wanted`, joins it (made if missing). Without, stays in its own, unless that is the root of the
-/// hierarchy, which every process may share: then it joins `<root>/sotto`.
+/// With `wanted`, joins it (made if missing) unless it is there already. Without, stays in its own,
+/// unless that is the root of the hierarchy, which every process may share: then it joins `<root>/sotto`.
+/// The root of a cgroup namespace, as in a container, is not that root.
 ///
 /// # Errors
 /// The cgroup cannot be made or joined.
@@ -59,24 +60,36 @@ pub fn settle(wanted: Option<&Path>) -> io::Result<Cgroup> {
     let target = match wanted {
         Some(path) => path.to_owned(),
         None => {
-            let (own, root) = (own()?, root()?);
-            if own.path.components().ne(root.components()) {
+            let own = own()?;
+            if !is_root(&own.path) {
                 return Ok(own);
             }
-            root.join("sotto")
+            own.path.join("sotto")
         }
     };
     std::fs::create_dir_all(&target)?;
-    std::fs::write(target.join("cgroup.procs"), std::process::id().to_string())?;
-    Cgroup::open(&target)
+    let target = Cgroup::open(&target)?;
+    // A container's own hierarchy is read-only, and nothing has to be written there.
+    if !own().is_ok_and(|own| own.id == target.id) {
+        std::fs::write(target.path.join("cgroup.procs"), std::process::id().to_string())?;
+    }
+    Ok(target)
 }
 
-/// The mount point, if a line of mountinfo(5) is that of a cgroup2 file system.
+/// Whether a directory is the root of the whole hierarchy: the one cgroup without a type (cgroup-v2.rst,
+/// "Core Interface Files").
+fn is_root(path: &Path) -> bool {
+    !path.join("cgroup.type").exists()
+}
+
+/// The mount point, if a line of mountinfo(5) is that of a cgroup2 file system but for
+/// the host's in a container: seen from a cgroup namespace, its root is `/../..`.
 fn cgroup2_mount(line: &str) -> Option<PathBuf> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let is_cgroup2 = filesystem.split(' ').next() == Some("cgroup2");
-    let point = mount.split(' ').nth(4)?;
-    is_cgroup2.then(|| PathBuf::from(point))
+    let mut fields = mount.split(' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    (is_cgroup2 && !root.starts_with("/..")).then(|| PathBuf::from(point))
 }
 
 #[cfg(test)]
@@ -89,5 +102,22 @@ mod tests {
         let v2 = "49 39 0:42 / /sys/fs/cgroup/unified rw,relatime shared:18 - cgroup2 cgroup2 rw";
         assert_eq!(cgroup2_mount(v1), None);
         assert_eq!(cgroup2_mount(v2), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+    }
+
+    #[test]
+    fn passes_over_the_hosts_mount_in_a_container() {
+        let own = "502 492 0:27 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw,nsdelegate";
+        let host =
+            "530 488 0:27 /../../.. /host/sys/fs/cgroup ro,nosuid - cgroup2 cgroup2 rw,nsdelegate";
+        assert_eq!(cgroup2_mount(own), Some(PathBuf::from("/sys/fs/cgroup")));
+        assert_eq!(cgroup2_mount(host), None);
+    }
+
+    #[test]
+    fn the_root_of_a_hierarchy_has_no_type() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(is_root(dir.path()));
+        std::fs::write(dir.path().join("cgroup.type"), "domain\n").unwrap();
+        assert!(!is_root(dir.path()));
     }
 }

@@ -1,10 +1,21 @@
 //! Network settings under `/proc/sys/net`, of the namespace that the calling thread is in.
 //!
 //! `/proc/sys/net` shows the namespace of the thread that opens it, so these work inside
-//! [`super::Netns::enter`] without mounting anything.
+//! [`super::Netns::enter`] without mounting anything. That holds for every mount of it: a container's
+//! own is read-only under `sys`, so there the host's is used.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The mount of proc(5) that settings are written through.
+static PROC: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says where proc(5) is mounted so that its `sys` can be written; `/proc` unless said. Call it once, at
+/// start: later calls change nothing.
+pub fn use_proc(mount: &Path) {
+    PROC.get_or_init(|| mount.to_owned());
+}
 
 /// Reads a setting such as `net.ipv4.tcp_fwmark_accept`.
 ///
@@ -23,5 +34,6 @@ pub fn write(name: &str, value: &str) -> io::Result<()> {
 }
 
 fn path(name: &str) -> PathBuf {
-    PathBuf::from("/proc/sys").join(name.replace('.', "/"))
+    let proc = PROC.get().map_or_else(|| Path::new("/proc"), PathBuf::as_path);
+    proc.join("sys").join(name.replace('.', "/"))
 }

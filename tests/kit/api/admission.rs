@@ -9,7 +9,7 @@ use super::schema;
 
 /// An object in the stored version, and the paths of fields that were taken out because nothing knows them.
 #[derive(Debug)]
-pub struct Admitted {
+pub(super) struct Admitted {
     /// The object.
     pub object: Value,
     /// As `spec.mtlz`.
@@ -21,7 +21,7 @@ impl Admitted {
     ///
     /// # Errors
     /// `BadRequest` with the unknown fields, as strict field validation tells them.
-    pub fn strict(self, resource: &Resource) -> Result<Value, ApiError> {
+    pub(super) fn strict(self, resource: &Resource) -> Result<Value, ApiError> {
         if self.unknown.is_empty() {
             return Ok(self.object);
         }
@@ -39,7 +39,7 @@ impl Admitted {
 ///
 /// # Errors
 /// `BadRequest` for another kind or a type that does not fit.
-pub fn admit(resource: &Resource, mut object: Value) -> Result<Admitted, ApiError> {
+pub(super) fn admit(resource: &Resource, mut object: Value) -> Result<Admitted, ApiError> {
     if !object.is_object() {
         return Err(ApiError::bad_request("the body is not an object"));
     }
@@ -62,6 +62,9 @@ pub fn admit(resource: &Resource, mut object: Value) -> Result<Admitted, ApiErro
                 unknown = schema::prune(&version.schema, &mut object);
             }
         }
+    }
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        metadata.retain(|_, value| !says_nothing(value));
     }
     object["apiVersion"] = resource.api_version(resource.preferred()).into();
     object["kind"] = resource.kind.clone().into();

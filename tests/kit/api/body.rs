@@ -1,4 +1,4 @@
-//! Bodies of requests: objects in JSON or YAML, and patches.
+//! Bodies of requests: objects in JSON, YAML or protobuf, and patches.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -6,17 +6,21 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::json::as_object_mut;
 use super::patch;
+use super::protobuf;
 use super::resource::{Origin, Resource};
 use super::strategic;
 
 /// An object.
 ///
 /// # Errors
-/// `UnsupportedMediaType` for anything but JSON and YAML, `BadRequest` if it does not parse.
-pub fn object(body: &Bytes, content_type: &str) -> Result<Value, ApiError> {
+/// `UnsupportedMediaType` for anything but JSON, YAML and protobuf, `BadRequest` if it does not parse.
+pub(super) fn object(body: &Bytes, content_type: &str) -> Result<Value, ApiError> {
     match media(content_type) {
         "" | "application/json" => json(body),
         "application/yaml" => yaml(body),
+        "application/vnd.kubernetes.protobuf" => {
+            protobuf::object(body).map_err(ApiError::bad_request)
+        }
         other => Err(ApiError::unsupported_media_type(other)),
     }
 }
@@ -37,7 +41,7 @@ fn yaml(body: &Bytes) -> Result<Value, ApiError> {
 
 /// A patch.
 #[derive(Debug)]
-pub enum Patch {
+pub(super) enum Patch {
     /// RFC 6902.
     Json(Value),
     /// RFC 7396.
@@ -55,7 +59,11 @@ impl Patch {
     ///
     /// # Errors
     /// `UnsupportedMediaType`, `BadRequest` if it does not parse.
-    pub fn parse(content_type: &str, body: &Bytes, resource: &Resource) -> Result<Self, ApiError> {
+    pub(super) fn parse(
+        content_type: &str,
+        body: &Bytes,
+        resource: &Resource,
+    ) -> Result<Self, ApiError> {
         let custom = matches!(resource.origin, Origin::Custom(_));
         match media(content_type) {
             "application/json-patch+json" => Ok(Self::Json(json(body)?)),
@@ -75,7 +83,7 @@ impl Patch {
     }
 
     /// Does it create what does not exist?
-    pub fn creates(&self) -> bool {
+    pub(super) fn creates(&self) -> bool {
         matches!(self, Self::Apply(_) | Self::ApplyCustom(_))
     }
 
@@ -83,7 +91,7 @@ impl Patch {
     ///
     /// # Errors
     /// `BadRequest` if a JSON patch does not fit the object.
-    pub fn apply(&self, object: &mut Value) -> Result<(), ApiError> {
+    pub(super) fn apply(&self, object: &mut Value) -> Result<(), ApiError> {
         match self {
             Self::Json(operations) => {
                 return patch::json_patch(object, operations).map_err(|why| {

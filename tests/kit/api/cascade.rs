@@ -18,7 +18,11 @@ const FOREGROUND: &str = "foregroundDeletion";
 
 impl State {
     /// After a create: a namespace gets its account and its root certificate, a definition is served.
-    pub fn created(&mut self, place: &Place, object: Arc<Value>) -> Result<Arc<Value>, ApiError> {
+    pub(super) fn created(
+        &mut self,
+        place: &Place,
+        object: Arc<Value>,
+    ) -> Result<Arc<Value>, ApiError> {
         if place.resource.is("", "namespaces") {
             self.furnish(&place.name)?;
         }
@@ -26,7 +30,11 @@ impl State {
     }
 
     /// After an update: a definition is served as it is now.
-    pub fn updated(&mut self, place: &Place, object: Arc<Value>) -> Result<Arc<Value>, ApiError> {
+    pub(super) fn updated(
+        &mut self,
+        place: &Place,
+        object: Arc<Value>,
+    ) -> Result<Arc<Value>, ApiError> {
         if !place.resource.is(DEFINITIONS.0, DEFINITIONS.1) {
             return Ok(object);
         }
@@ -60,7 +68,7 @@ impl State {
     }
 
     /// Ends an object: takes it away, then what depended on it.
-    pub fn end(&mut self, place: &Place) -> Option<Arc<Value>> {
+    pub(super) fn end(&mut self, place: &Place) -> Option<Arc<Value>> {
         let last = self.take(place)?;
         if place.resource.is(DEFINITIONS.0, DEFINITIONS.1)
             && let Ok(resource) = definition::resource_of(&place.resource, &last)
@@ -106,7 +114,12 @@ impl State {
     }
 
     /// Does to the dependents what the delete of their owner asks for; `object` is the owner.
-    pub fn propagate(&mut self, place: &Place, object: &mut Value, propagation: Propagation) {
+    pub(super) fn propagate(
+        &mut self,
+        place: &Place,
+        object: &mut Value,
+        propagation: Propagation,
+    ) {
         let uid = string_at(object, &["metadata", "uid"]).to_owned();
         match propagation {
             Propagation::Background => {}
@@ -170,7 +183,7 @@ impl State {
     }
 
     /// Marks a namespace as terminating and deletes its contents; it goes when the last of them is gone.
-    pub fn delete_namespace(
+    pub(super) fn delete_namespace(
         &mut self,
         place: &Place,
         old: &Value,
@@ -206,7 +219,7 @@ impl State {
     }
 
     /// Deletes every object of a definition's resource.
-    pub fn delete_instances(&mut self, definition: &Value) {
+    pub(super) fn delete_instances(&mut self, definition: &Value) {
         let group = string_at(definition, &["spec", "group"]);
         let plural = string_at(definition, &["spec", "names", "plural"]);
         let Some(resource) = self.registry.get(group, plural) else { return };
@@ -214,7 +227,7 @@ impl State {
     }
 
     /// Deletes every object that matches; returns them.
-    pub fn delete_matching(
+    pub(super) fn delete_matching(
         &mut self,
         resource: &Arc<Resource>,
         selector: &Selector,

@@ -3,17 +3,17 @@
 use k8s_openapi::jiff::Timestamp;
 
 /// Now, in whole seconds: `2024-05-01T12:00:00Z`.
-pub fn now() -> String {
+pub(super) fn now() -> String {
     format(Timestamp::now())
 }
 
 /// A moment that many seconds from now.
-pub fn after(seconds: i64) -> String {
+pub(super) fn after(seconds: i64) -> String {
     format(Timestamp::from_second(unix_now() + seconds).unwrap_or(Timestamp::MAX))
 }
 
 /// Seconds since 1970.
-pub fn unix_now() -> i64 {
+pub(super) fn unix_now() -> i64 {
     Timestamp::now().as_second()
 }
 
@@ -22,7 +22,7 @@ fn format(time: Timestamp) -> String {
 }
 
 /// How long ago that was, as `5m30s`; `<unknown>` if it does not parse.
-pub fn age(since: &str) -> String {
+pub(super) fn age(since: &str) -> String {
     match since.parse::<Timestamp>() {
         Ok(since) => human(unix_now() - since.as_second()),
         Err(_) => "<unknown>".to_owned(),

@@ -8,7 +8,7 @@ use super::resource::Resource;
 
 /// A column and how to fill it.
 #[derive(Debug, Clone, Copy)]
-pub struct BuiltInColumn {
+pub(super) struct BuiltInColumn {
     /// The header.
     pub name: &'static str,
     /// 0 is always shown, others with `-o wide`.
@@ -28,7 +28,7 @@ const fn wide(name: &'static str, cell: fn(&Value) -> String) -> BuiltInColumn {
 const AGE: BuiltInColumn = shown("Age", age);
 
 /// The columns of a built-in resource.
-pub fn of(resource: &Resource) -> &'static [BuiltInColumn] {
+pub(super) fn of(resource: &Resource) -> &'static [BuiltInColumn] {
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "namespaces") => NAMESPACES,
         ("", "pods") => PODS,
@@ -173,7 +173,7 @@ const BINDINGS: &[BuiltInColumn] =
     &[shown("Role", |o| format!("{}/{}", text(o, "roleRef.kind"), text(o, "roleRef.name"))), AGE];
 
 /// How old an object is.
-pub fn age(object: &Value) -> String {
+pub(super) fn age(object: &Value) -> String {
     clock::age(string_at(object, &["metadata", "creationTimestamp"]))
 }
 

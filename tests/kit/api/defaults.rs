@@ -9,7 +9,7 @@ use super::resource::Resource;
 use super::schema;
 
 /// Fills in what the object leaves out.
-pub fn fill(resource: &Resource, object: &mut Value) {
+pub(super) fn fill(resource: &Resource, object: &mut Value) {
     if let Some(definition) = resource.definition() {
         let version = definition.version(resource.preferred());
         if let Some(version) = version {
@@ -33,7 +33,7 @@ pub fn fill(resource: &Resource, object: &mut Value) {
 }
 
 /// Keeps what an update leaves out but cannot unset.
-pub fn keep(resource: &Resource, old: &Value, new: &mut Value) {
+pub(super) fn keep(resource: &Resource, old: &Value, new: &mut Value) {
     if resource.is("", "services") && string_at(new, &["spec", "type"]) != "ExternalName" {
         let spec = object_mut(new, "spec");
         for field in ["clusterIP", "clusterIPs"] {

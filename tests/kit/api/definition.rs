@@ -52,7 +52,7 @@ impl Definition {
 ///
 /// # Errors
 /// `Invalid` with the fields that are missing.
-pub fn resource_of(meta: &Resource, object: &Value) -> Result<Resource, ApiError> {
+pub(super) fn resource_of(meta: &Resource, object: &Value) -> Result<Resource, ApiError> {
     let name = string_at(object, &["metadata", "name"]);
     let group = string_at(object, &["spec", "group"]);
     let plural = string_at(object, &["spec", "names", "plural"]);
@@ -152,7 +152,7 @@ fn column(spec: &Value) -> Column {
 }
 
 /// The status of a definition whose names are taken and whose resource is served.
-pub fn established(object: &Value, now: &str) -> Value {
+pub(super) fn established(object: &Value, now: &str) -> Value {
     let storage = at(object, &["spec", "versions"])
         .and_then(Value::as_array)
         .into_iter()

@@ -6,10 +6,11 @@ use super::error::ApiError;
 use super::resource::{Registry, Resource};
 
 /// The media type of aggregated discovery.
-pub const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+pub(super) const AGGREGATED: &str =
+    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// `/version`.
-pub fn version() -> Value {
+pub(super) fn version() -> Value {
     json!({
         "major": "1", "minor": "32", "gitVersion": "v1.32.0+pocket", "gitCommit": "",
         "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none",
@@ -18,7 +19,7 @@ pub fn version() -> Value {
 }
 
 /// The document at a path, if it is one of discovery's.
-pub fn document(
+pub(super) fn document(
     registry: &Registry,
     path: &str,
     aggregated: bool,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// All values a path like `.status.conditions[?(@.type=="Ready")].status` leads to.
-pub fn find<'a>(root: &'a Value, path: &str) -> Vec<&'a Value> {
+pub(super) fn find<'a>(root: &'a Value, path: &str) -> Vec<&'a Value> {
     let mut found = vec![root];
     let mut rest = path;
     while !rest.is_empty() {

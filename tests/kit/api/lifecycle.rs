@@ -16,7 +16,7 @@ use super::validate;
 
 /// Which part of an object an update is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub(super) enum Part {
     /// All but the status, if that is a subresource.
     Main,
     /// The status (and, for built-in types, annotations).
@@ -60,7 +60,7 @@ impl State {
     ///
     /// # Errors
     /// `AlreadyExists`, `Invalid`, `NotFound` or `Forbidden` for the namespace, `BadRequest`.
-    pub fn create(
+    pub(super) fn create(
         &mut self,
         resource: &Arc<Resource>,
         namespace: &str,
@@ -96,7 +96,7 @@ impl State {
     ///
     /// # Errors
     /// `NotFound`, `Conflict`, `Invalid`.
-    pub fn update(
+    pub(super) fn update(
         &mut self,
         place: &Place,
         part: Part,
@@ -130,7 +130,7 @@ impl State {
     ///
     /// # Errors
     /// `NotFound`, `Conflict` if a precondition does not hold.
-    pub fn delete(
+    pub(super) fn delete(
         &mut self,
         place: &Place,
         options: &DeleteOptions,

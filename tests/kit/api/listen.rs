@@ -31,7 +31,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// How connections are served.
 #[derive(Debug, Clone)]
-pub struct Acceptor {
+pub(super) struct Acceptor {
     api: Arc<Api>,
     config: Arc<ServerConfig>,
     places: Arc<Semaphore>,
@@ -41,13 +41,13 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Serves with this certificate until it is stopped.
-    pub fn new(api: Arc<Api>, config: Arc<ServerConfig>, tasks: TaskTracker) -> Self {
+    pub(super) fn new(api: Arc<Api>, config: Arc<ServerConfig>, tasks: TaskTracker) -> Self {
         let stop = api.stop.clone();
         Self { api, config, places: Arc::new(Semaphore::new(CONNECTIONS)), stop, tasks }
     }
 
     /// Accepts connections of a listener until the server stops. Runs inside the server's runtime.
-    pub async fn run(self, listener: TcpListener) {
+    pub(super) async fn run(self, listener: TcpListener) {
         let listener = listener
             .set_nonblocking(true)
             .and_then(|()| tokio::net::TcpListener::from_std(listener));

@@ -8,7 +8,7 @@ use super::json::{object_mut, string_at};
 use super::resource::Resource;
 
 /// A random (version 4) UUID.
-pub fn uid() -> String {
+pub(super) fn uid() -> String {
     let bits: u128 = rand::rng().random();
     let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
     let hex = format!("{bits:032x}");
@@ -20,7 +20,11 @@ pub fn uid() -> String {
 ///
 /// # Errors
 /// `BadRequest` if the object names another namespace, `Invalid` for a name that cannot be.
-pub fn settle(resource: &Resource, namespace: &str, object: &mut Value) -> Result<(), ApiError> {
+pub(super) fn settle(
+    resource: &Resource,
+    namespace: &str,
+    object: &mut Value,
+) -> Result<(), ApiError> {
     let metadata = object_mut(object, "metadata");
     let own = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default().to_owned();
     if resource.namespaced {

@@ -21,7 +21,7 @@ use super::store::Store;
 
 /// A request about objects of a resource.
 #[derive(Debug)]
-pub struct Call<'a> {
+pub(super) struct Call<'a> {
     /// The objects.
     pub store: &'a Store,
     /// Which resource.
@@ -41,7 +41,7 @@ impl Call<'_> {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn run(&self, method: &Method, body: &Bytes) -> Result<Response<Body>, ApiError> {
+    pub(super) fn run(&self, method: &Method, body: &Bytes) -> Result<Response<Body>, ApiError> {
         let named = !self.target.name.is_empty();
         match (method.as_str(), named) {
             ("GET" | "HEAD", true) => self.get(),

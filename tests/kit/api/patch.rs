@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::json::as_object_mut;
 
 /// Applies a merge patch: objects merge, null removes, anything else replaces.
-pub fn merge(target: &mut Value, patch: &Value) {
+pub(super) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return;
@@ -24,7 +24,7 @@ pub fn merge(target: &mut Value, patch: &Value) {
 ///
 /// # Errors
 /// What is wrong with the patch, or does not fit the document.
-pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), String> {
+pub(super) fn json_patch(target: &mut Value, patch: &Value) -> Result<(), String> {
     let Some(operations) = patch.as_array() else {
         return Err("a JSON patch is a list of operations".to_owned());
     };

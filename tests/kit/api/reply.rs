@@ -13,7 +13,7 @@ use super::table::{self, Include};
 
 /// The resource, the version and the form objects are sent in.
 #[derive(Debug, Clone)]
-pub struct View<'a> {
+pub(super) struct View<'a> {
     /// Which resource.
     pub resource: &'a Resource,
     /// In which version.
@@ -26,19 +26,24 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     /// As a request asks for it.
-    pub fn new(resource: &'a Resource, version: &'a str, form: Form, params: &Params) -> Self {
+    pub(super) fn new(
+        resource: &'a Resource,
+        version: &'a str,
+        form: Form,
+        params: &Params,
+    ) -> Self {
         Self { resource, version, form, include: Include::parse(params.get("includeObject")) }
     }
 
     /// A stored object in the version of the view. Versions differ in their name only.
-    pub fn convert(&self, object: &Value) -> Value {
+    pub(super) fn convert(&self, object: &Value) -> Value {
         let mut object = object.clone();
         object["apiVersion"] = json!(self.resource.api_version(self.version));
         object
     }
 
     /// One object.
-    pub fn object(&self, object: &Value) -> Value {
+    pub(super) fn object(&self, object: &Value) -> Value {
         let object = self.convert(object);
         match self.form {
             Form::Whole => object,
@@ -53,7 +58,7 @@ impl<'a> View<'a> {
     }
 
     /// A list of objects as of a revision.
-    pub fn list(&self, objects: &[Arc<Value>], revision: u64) -> Value {
+    pub(super) fn list(&self, objects: &[Arc<Value>], revision: u64) -> Value {
         let objects: Vec<Value> = objects.iter().map(|object| self.convert(object)).collect();
         let metadata = json!({"resourceVersion": revision.to_string()});
         let (api_version, kind, items) = match self.form {
@@ -76,7 +81,11 @@ impl<'a> View<'a> {
 }
 
 /// A JSON answer.
-pub fn json_reply(code: StatusCode, value: &Value, content_type: &'static str) -> Response<Body> {
+pub(super) fn json_reply(
+    code: StatusCode,
+    value: &Value,
+    content_type: &'static str,
+) -> Response<Body> {
     let mut response = Response::new(Body::from(value.to_string()));
     *response.status_mut() = code;
     let content_type = HeaderValue::from_static(content_type);
@@ -85,18 +94,18 @@ pub fn json_reply(code: StatusCode, value: &Value, content_type: &'static str) -
 }
 
 /// An error as a `Status`.
-pub fn error_reply(error: &ApiError) -> Response<Body> {
+pub(super) fn error_reply(error: &ApiError) -> Response<Body> {
     let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     json_reply(code, &error.to_status(), "application/json")
 }
 
 /// A plain text answer.
-pub fn text_reply(text: &'static str) -> Response<Body> {
+pub(super) fn text_reply(text: &'static str) -> Response<Body> {
     Response::new(Body::from(text))
 }
 
 /// Adds warnings that kubectl prints.
-pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
+pub(super) fn warn(response: &mut Response<Body>, warnings: &[String]) {
     for warning in warnings {
         let quoted: String = warning.chars().filter(|c| *c != '"' && !c.is_control()).collect();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {

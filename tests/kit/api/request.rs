@@ -10,7 +10,7 @@ use super::selector::Selector;
 
 /// A path below `/api` or `/apis` that names a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub(super) struct Target {
     /// API group, empty for the core group.
     pub group: String,
     /// As `v1`.
@@ -27,7 +27,7 @@ pub struct Target {
 
 impl Target {
     /// From a path; none if it does not name a resource.
-    pub fn parse(path: &str) -> Option<Self> {
+    pub(super) fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let (group, version, rest) = match parts.as_slice() {
             ["api", version, rest @ ..] => ("", *version, rest),
@@ -54,7 +54,7 @@ impl Target {
     }
 
     /// The verb of a role that allows this request.
-    pub fn verb(&self, method: &Method, params: &Params) -> &'static str {
+    pub(super) fn verb(&self, method: &Method, params: &Params) -> &'static str {
         match (method.as_str(), self.name.is_empty()) {
             ("GET" | "HEAD", true) if params.flag("watch") => "watch",
             ("GET" | "HEAD", true) => "list",
@@ -80,31 +80,31 @@ fn tail<'a>(rest: &[&'a str]) -> Option<(&'a str, &'a str)> {
 
 /// The query.
 #[derive(Debug, Clone, Default)]
-pub struct Params(Vec<(String, String)>);
+pub(super) struct Params(Vec<(String, String)>);
 
 impl Params {
     /// From a URI.
     ///
     /// # Errors
     /// `BadRequest` if it is not a form.
-    pub fn parse(uri: &Uri) -> Result<Self, ApiError> {
+    pub(super) fn parse(uri: &Uri) -> Result<Self, ApiError> {
         let query = Query::<Vec<(String, String)>>::try_from_uri(uri);
         query.map(|query| Self(query.0)).map_err(|error| ApiError::bad_request(error.to_string()))
     }
 
     /// The first value of a key that is not empty.
-    pub fn get(&self, key: &str) -> Option<&str> {
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
         let found = self.0.iter().find(|(k, v)| k == key && !v.is_empty());
         found.map(|(_, value)| value.as_str())
     }
 
     /// All values of a key.
-    pub fn all(&self, key: &str) -> Vec<String> {
+    pub(super) fn all(&self, key: &str) -> Vec<String> {
         self.0.iter().filter(|(k, _)| k == key).map(|(_, v)| v.clone()).collect()
     }
 
     /// Is it set to `true` or `1`?
-    pub fn flag(&self, key: &str) -> bool {
+    pub(super) fn flag(&self, key: &str) -> bool {
         matches!(self.get(key), Some("true" | "1"))
     }
 
@@ -112,7 +112,7 @@ impl Params {
     ///
     /// # Errors
     /// `BadRequest` if it is none.
-    pub fn number(&self, key: &str) -> Result<Option<i64>, ApiError> {
+    pub(super) fn number(&self, key: &str) -> Result<Option<i64>, ApiError> {
         let parse = |text: &str| {
             text.parse().map_err(|_| ApiError::bad_request(format!("invalid {key}: {text:?}")))
         };
@@ -120,7 +120,7 @@ impl Params {
     }
 
     /// Is nothing to be stored?
-    pub fn dry_run(&self) -> bool {
+    pub(super) fn dry_run(&self) -> bool {
         self.get("dryRun") == Some("All")
     }
 
@@ -128,7 +128,11 @@ impl Params {
     ///
     /// # Errors
     /// `BadRequest`.
-    pub fn selector(&self, resource: &Resource, namespace: &str) -> Result<Selector, ApiError> {
+    pub(super) fn selector(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+    ) -> Result<Selector, ApiError> {
         Selector::namespace(namespace)
             .labels(self.get("labelSelector").unwrap_or_default())?
             .fields(resource, self.get("fieldSelector").unwrap_or_default())
@@ -139,7 +143,7 @@ impl Params {
 ///
 /// # Errors
 /// `BadRequest` for an unknown one.
-pub fn propagation(name: &str) -> Result<Propagation, ApiError> {
+pub(super) fn propagation(name: &str) -> Result<Propagation, ApiError> {
     match name {
         "" | "Background" => Ok(Propagation::Background),
         "Foreground" => Ok(Propagation::Foreground),
@@ -150,7 +154,7 @@ pub fn propagation(name: &str) -> Result<Propagation, ApiError> {
 
 /// In which form the client wants objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub(super) enum Form {
     /// As they are.
     Whole,
     /// As the tables kubectl prints.
@@ -161,7 +165,7 @@ pub enum Form {
 
 impl Form {
     /// The first form of the `Accept` header that is served.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let forms = accept.split(',').filter_map(|media| {
             let mut parts = media.split(';').map(str::trim);

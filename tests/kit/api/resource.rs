@@ -62,7 +62,7 @@ pub enum Origin {
 }
 
 /// What names a resource whatever the version: group and plural.
-pub type ResourceKey = (String, String);
+pub(super) type ResourceKey = (String, String);
 
 impl Resource {
     /// Group and plural.
@@ -118,31 +118,31 @@ const VERBS: &[&str] =
 
 /// All resources served now.
 #[derive(Debug, Clone)]
-pub struct Registry {
+pub(super) struct Registry {
     resources: Vec<Arc<Resource>>,
     by_key: HashMap<ResourceKey, Arc<Resource>>,
 }
 
 impl Registry {
     /// The built-in table.
-    pub fn built_in() -> Self {
+    pub(super) fn built_in() -> Self {
         let resources: Vec<Arc<Resource>> = built_in().into_iter().map(Arc::new).collect();
         let by_key = resources.iter().map(|r| (r.key(), Arc::clone(r))).collect();
         Self { resources, by_key }
     }
 
     /// In the order of discovery.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.resources.iter()
     }
 
     /// By group and plural.
-    pub fn get(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
+    pub(super) fn get(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
         self.by_key.get(&(group.to_owned(), plural.to_owned())).cloned()
     }
 
     /// By an object's `apiVersion` and `kind`.
-    pub fn of_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
+    pub(super) fn of_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
         self.resources
             .iter()
@@ -152,7 +152,7 @@ impl Registry {
 
     /// By name: `pods`, `deployments.apps`, `peerauthentications.security.istio.io`; a bare plural means the
     /// first resource of that name.
-    pub fn find(&self, name: &str) -> Option<Arc<Resource>> {
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Resource>> {
         match name.split_once('.') {
             Some((plural, group)) => self.get(group, plural),
             None => self.resources.iter().find(|r| r.plural == name).cloned(),
@@ -160,7 +160,7 @@ impl Registry {
     }
 
     /// Adds a resource, or replaces the one with the same key.
-    pub fn put(&mut self, resource: Resource) {
+    pub(super) fn put(&mut self, resource: Resource) {
         let key = resource.key();
         let resource = Arc::new(resource);
         match self.resources.iter().position(|r| r.key() == key) {
@@ -171,14 +171,14 @@ impl Registry {
     }
 
     /// Takes a resource away.
-    pub fn remove(&mut self, key: &ResourceKey) {
+    pub(super) fn remove(&mut self, key: &ResourceKey) {
         self.resources.retain(|r| r.key() != *key);
         self.by_key.remove(key);
     }
 }
 
 /// The resource with this plural name, in any case the definition of definitions.
-pub const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
+pub(super) const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io", "customresourcedefinitions");
 
 fn built_in() -> Vec<Resource> {
     vec![

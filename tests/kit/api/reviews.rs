@@ -18,7 +18,12 @@ const TOKEN_SECONDS: i64 = 3600;
 const SHORTEST_TOKEN_SECONDS: i64 = 600;
 
 /// Answers a review.
-pub fn answer(api: &Api, resource: &Resource, caller: &Identity, mut review: Value) -> Value {
+pub(super) fn answer(
+    api: &Api,
+    resource: &Resource,
+    caller: &Identity,
+    mut review: Value,
+) -> Value {
     review["status"] = match resource.plural.as_str() {
         "tokenreviews" => token_review(api, &review),
         "selfsubjectreviews" => json!({"userInfo": user(caller)}),
@@ -57,7 +62,11 @@ fn token_review(api: &Api, review: &Value) -> Value {
 ///
 /// # Errors
 /// `NotFound` for the account or the pod, `Conflict` if it is another pod, `BadRequest` to bind to anything else.
-pub fn token_request(api: &Api, account: &Place, mut request: Value) -> Result<Value, ApiError> {
+pub(super) fn token_request(
+    api: &Api,
+    account: &Place,
+    mut request: Value,
+) -> Result<Value, ApiError> {
     let (account, pod) = api.store.with(|state| {
         let found = state.get(account)?;
         let pod = bound_pod(state, &account.namespace, &request)?;
@@ -79,7 +88,7 @@ pub fn token_request(api: &Api, account: &Place, mut request: Value) -> Result<V
 }
 
 /// The account at a place.
-pub fn account_of(place: &Place, object: &Value) -> Account {
+pub(super) fn account_of(place: &Place, object: &Value) -> Account {
     Account {
         namespace: place.namespace.clone(),
         name: place.name.clone(),

@@ -10,7 +10,7 @@ use super::lifecycle::Part;
 use super::state::{Place, State};
 
 /// The scale of a workload.
-pub fn show(object: &Value) -> Value {
+pub(super) fn show(object: &Value) -> Value {
     let metadata = &object["metadata"];
     let labels = at(object, &["spec", "selector", "matchLabels"]).and_then(Value::as_object);
     let labels = labels.into_iter().flatten();
@@ -35,7 +35,7 @@ pub fn show(object: &Value) -> Value {
 ///
 /// # Errors
 /// As of an update.
-pub fn set(state: &mut State, place: &Place, scale: &Value) -> Result<Arc<Value>, ApiError> {
+pub(super) fn set(state: &mut State, place: &Place, scale: &Value) -> Result<Arc<Value>, ApiError> {
     let mut object = Value::clone(&*state.get(place)?);
     object["spec"]["replicas"] = json!(number_at(scale, &["spec", "replicas"]));
     if let Some(version) = at(scale, &["metadata", "resourceVersion"]) {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::error::FieldError;
 
 /// Removes fields that the schema does not know; returns their paths.
-pub fn prune(schema: &Value, object: &mut Value) -> Vec<String> {
+pub(super) fn prune(schema: &Value, object: &mut Value) -> Vec<String> {
     let mut unknown = Vec::new();
     if schema.is_object() {
         prune_at(schema, object, "", true, &mut unknown);
@@ -49,7 +49,7 @@ fn prune_at(schema: &Value, value: &mut Value, path: &str, root: bool, unknown: 
 }
 
 /// Fills in the `default`s of the schema.
-pub fn fill_defaults(schema: &Value, value: &mut Value) {
+pub(super) fn fill_defaults(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(map) => {
             for (key, schema) in schema["properties"].as_object().into_iter().flatten() {
@@ -71,7 +71,7 @@ pub fn fill_defaults(schema: &Value, value: &mut Value) {
 }
 
 /// What is wrong with an object.
-pub fn validate(schema: &Value, object: &Value) -> Vec<FieldError> {
+pub(super) fn validate(schema: &Value, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     check(schema, object, "", &mut errors);
     errors

@@ -8,7 +8,7 @@ use super::resource::Resource;
 
 /// Which objects a list or a watch is about.
 #[derive(Debug, Clone, Default)]
-pub struct Selector {
+pub(super) struct Selector {
     /// Empty: all namespaces.
     pub namespace: String,
     labels: Vec<Requirement>,
@@ -31,7 +31,7 @@ enum Test {
 
 impl Selector {
     /// Everything in a namespace, or everywhere if it is empty.
-    pub fn namespace(namespace: &str) -> Self {
+    pub(super) fn namespace(namespace: &str) -> Self {
         Self { namespace: namespace.to_owned(), ..Self::default() }
     }
 
@@ -39,7 +39,7 @@ impl Selector {
     ///
     /// # Errors
     /// `BadRequest` for a selector that does not parse.
-    pub fn labels(mut self, text: &str) -> Result<Self, ApiError> {
+    pub(super) fn labels(mut self, text: &str) -> Result<Self, ApiError> {
         for part in split_outside_parens(text) {
             self.labels.push(requirement(part)?);
         }
@@ -50,7 +50,7 @@ impl Selector {
     ///
     /// # Errors
     /// `BadRequest` for fields that a real API server does not index for this resource.
-    pub fn fields(mut self, resource: &Resource, text: &str) -> Result<Self, ApiError> {
+    pub(super) fn fields(mut self, resource: &Resource, text: &str) -> Result<Self, ApiError> {
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (key, wanted, value) = if let Some((key, value)) = part.split_once("!=") {
                 (key, false, value)
@@ -71,7 +71,7 @@ impl Selector {
     }
 
     /// Is the object one of those asked for?
-    pub fn matches(&self, object: &Value) -> bool {
+    pub(super) fn matches(&self, object: &Value) -> bool {
         (self.namespace.is_empty()
             || string_at(object, &["metadata", "namespace"]) == self.namespace)
             && self.labels.iter().all(|requirement| requirement.matches(object))

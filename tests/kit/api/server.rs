@@ -31,7 +31,7 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What all requests share.
 #[derive(Debug)]
-pub struct Api {
+pub(super) struct Api {
     /// The objects.
     pub store: Store,
     /// Who may call.
@@ -44,7 +44,7 @@ pub struct Api {
 
 impl Api {
     /// Answers a request.
-    pub async fn answer(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+    pub(super) async fn answer(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let result = self.route(request).await;
         if let Err(error) = &result {

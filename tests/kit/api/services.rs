@@ -21,7 +21,7 @@ impl State {
     ///
     /// # Errors
     /// `Invalid` if it asks for an address that another one has; `InternalError` if none is left.
-    pub fn assign_service_address(
+    pub(super) fn assign_service_address(
         &self,
         resource: &Resource,
         object: &mut Value,

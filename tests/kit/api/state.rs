@@ -16,7 +16,7 @@ const HISTORY: usize = 4096;
 
 /// What the API server knows.
 #[derive(Debug, Clone)]
-pub struct State {
+pub(super) struct State {
     /// The revision of the newest change, all resources together.
     pub revision: u64,
     /// Which resources exist.
@@ -38,7 +38,7 @@ struct Collection {
 
 /// One change of one object.
 #[derive(Debug, Clone)]
-pub struct Change {
+pub(super) struct Change {
     /// Its revision.
     pub revision: u64,
     /// The object before, none if it is new.
@@ -49,7 +49,7 @@ pub struct Change {
 
 /// Where an object is.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub(super) struct Place {
     /// Its resource.
     pub resource: Arc<Resource>,
     /// Empty for cluster-scoped resources.
@@ -60,7 +60,7 @@ pub struct Place {
 
 impl Place {
     /// A place by its parts.
-    pub fn new(resource: &Arc<Resource>, namespace: &str, name: &str) -> Self {
+    pub(super) fn new(resource: &Arc<Resource>, namespace: &str, name: &str) -> Self {
         let namespace = if resource.namespaced { namespace } else { "" };
         Self {
             resource: Arc::clone(resource),
@@ -70,7 +70,7 @@ impl Place {
     }
 
     /// Where an object says it is.
-    pub fn of(resource: &Arc<Resource>, object: &Value) -> Self {
+    pub(super) fn of(resource: &Arc<Resource>, object: &Value) -> Self {
         let namespace = string_at(object, &["metadata", "namespace"]);
         Self::new(resource, namespace, string_at(object, &["metadata", "name"]))
     }
@@ -78,7 +78,7 @@ impl Place {
 
 impl State {
     /// Nothing but the built-in resources.
-    pub fn new(service_cidr: Ipv4Net, ca_pem: String) -> Self {
+    pub(super) fn new(service_cidr: Ipv4Net, ca_pem: String) -> Self {
         Self {
             revision: 1,
             registry: Registry::built_in(),
@@ -92,24 +92,24 @@ impl State {
     ///
     /// # Errors
     /// `NotFound`.
-    pub fn get(&self, place: &Place) -> Result<Arc<Value>, ApiError> {
+    pub(super) fn get(&self, place: &Place) -> Result<Arc<Value>, ApiError> {
         self.find(place).ok_or_else(|| ApiError::not_found(&place.resource, &place.name))
     }
 
     /// The object at a place, if there is one.
-    pub fn find(&self, place: &Place) -> Option<Arc<Value>> {
+    pub(super) fn find(&self, place: &Place) -> Option<Arc<Value>> {
         let collection = self.collections.get(&place.resource.key())?;
         collection.objects.get(&(place.namespace.clone(), place.name.clone())).cloned()
     }
 
     /// Objects that match, ordered by namespace and name.
-    pub fn list(&self, resource: &Resource, selector: &Selector) -> Vec<Arc<Value>> {
+    pub(super) fn list(&self, resource: &Resource, selector: &Selector) -> Vec<Arc<Value>> {
         let Some(collection) = self.collections.get(&resource.key()) else { return Vec::new() };
         collection.objects.values().filter(|o| selector.matches(o)).cloned().collect()
     }
 
     /// All objects of all resources, with their places.
-    pub fn everything(&self) -> impl Iterator<Item = (Place, &Arc<Value>)> {
+    pub(super) fn everything(&self) -> impl Iterator<Item = (Place, &Arc<Value>)> {
         self.registry.iter().flat_map(|resource| {
             let objects = self.collections.get(&resource.key()).map(|c| c.objects.values());
             objects.into_iter().flatten().map(|object| (Place::of(resource, object), object))
@@ -117,7 +117,7 @@ impl State {
     }
 
     /// Stores an object and records the change.
-    pub fn put(&mut self, place: &Place, mut object: Value) -> Arc<Value> {
+    pub(super) fn put(&mut self, place: &Place, mut object: Value) -> Arc<Value> {
         self.stamp(&mut object);
         let object = Arc::new(object);
         let revision = self.revision;
@@ -129,7 +129,7 @@ impl State {
     }
 
     /// Takes an object away and records the change; returns it as it was, with the revision of its end.
-    pub fn take(&mut self, place: &Place) -> Option<Arc<Value>> {
+    pub(super) fn take(&mut self, place: &Place) -> Option<Arc<Value>> {
         let collection = self.collections.get_mut(&place.resource.key())?;
         let key = (place.namespace.clone(), place.name.clone());
         let mut last = Value::clone(&*collection.objects.remove(&key)?);
@@ -151,7 +151,7 @@ impl State {
     ///
     /// # Errors
     /// `Expired` if some of them are no longer kept.
-    pub fn changes(&self, resource: &Resource, after: u64) -> Result<Vec<Change>, ApiError> {
+    pub(super) fn changes(&self, resource: &Resource, after: u64) -> Result<Vec<Change>, ApiError> {
         let Some(collection) = self.collections.get(&resource.key()) else {
             return Ok(Vec::new());
         };
@@ -163,7 +163,7 @@ impl State {
     }
 
     /// Forgets a resource whose definition is gone.
-    pub fn forget(&mut self, key: &ResourceKey) {
+    pub(super) fn forget(&mut self, key: &ResourceKey) {
         self.collections.remove(key);
         self.registry.remove(key);
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::json::as_object_mut;
 
 /// Applies a strategic merge patch.
-pub fn merge(target: &mut Value, patch: &Value) {
+pub(super) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return;

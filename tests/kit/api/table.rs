@@ -11,7 +11,7 @@ use super::resource::Resource;
 
 /// How much of each object a row carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Include {
+pub(super) enum Include {
     /// Nothing.
     None,
     /// Its metadata.
@@ -22,7 +22,7 @@ pub enum Include {
 
 impl Include {
     /// From the query.
-    pub fn parse(text: Option<&str>) -> Self {
+    pub(super) fn parse(text: Option<&str>) -> Self {
         match text {
             Some("None") => Self::None,
             Some("Object") => Self::Object,
@@ -32,7 +32,12 @@ impl Include {
 }
 
 /// The table of objects of one resource in a version.
-pub fn table(resource: &Resource, version: &str, objects: &[Value], include: Include) -> Value {
+pub(super) fn table(
+    resource: &Resource,
+    version: &str,
+    objects: &[Value],
+    include: Include,
+) -> Value {
     let custom = resource.definition().and_then(|d| d.version(version)).map(|v| &v.columns);
     let built_in = columns::of(resource);
     let mut headers = vec![header("Name", "string", "name", 0)];
@@ -78,7 +83,7 @@ fn row(cells: Vec<Value>, object: &Value, include: Include) -> Value {
 }
 
 /// The metadata of an object alone.
-pub fn partial(object: &Value) -> Value {
+pub(super) fn partial(object: &Value) -> Value {
     json!({
         "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
         "metadata": at(object, &["metadata"]),

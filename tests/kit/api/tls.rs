@@ -22,7 +22,7 @@ const NAMES: &[&str] = &[
 
 /// What clients trust, and how the server shows itself.
 #[derive(Debug)]
-pub struct Identity {
+pub(super) struct Identity {
     /// The CA's certificate.
     pub ca_pem: String,
     /// HTTP/1.1 over TLS 1.3.
@@ -33,7 +33,7 @@ pub struct Identity {
 ///
 /// # Errors
 /// A name that cannot be in a certificate.
-pub fn identity(sans: &[String], addresses: &[IpAddr]) -> anyhow::Result<Identity> {
+pub(super) fn identity(sans: &[String], addresses: &[IpAddr]) -> anyhow::Result<Identity> {
     let ca_key = KeyPair::generate().context("make the CA's key")?;
     let mut ca = CertificateParams::default();
     ca.distinguished_name.push(DnType::CommonName, "pocket-kubernetes");

@@ -68,11 +68,11 @@ struct Token {
 
 /// All tokens.
 #[derive(Debug, Default)]
-pub struct Tokens(Mutex<HashMap<String, Token>>);
+pub(super) struct Tokens(Mutex<HashMap<String, Token>>);
 
 impl Tokens {
     /// Makes a token for a person in groups, valid for the API until the server ends.
-    pub fn mint_user(&self, username: &str, groups: &[&str]) -> String {
+    pub(super) fn mint_user(&self, username: &str, groups: &[&str]) -> String {
         let mut groups: Vec<String> = groups.iter().map(|g| (*g).to_owned()).collect();
         groups.push("system:authenticated".to_owned());
         let identity =
@@ -86,7 +86,7 @@ impl Tokens {
     }
 
     /// Makes a token for a service account; no audience means the API's own.
-    pub fn mint(
+    pub(super) fn mint(
         &self,
         account: Account,
         pod: Option<PodBinding>,
@@ -154,7 +154,7 @@ impl Tokens {
     ///
     /// # Errors
     /// Why it is not good, as a token review tells it.
-    pub fn authenticate(
+    pub(super) fn authenticate(
         &self,
         state: &State,
         text: &str,

@@ -21,16 +21,16 @@ pub struct Usage {
 
 /// The rights used so far. Bounded by itself: users, verbs and resources are few.
 #[derive(Debug, Default)]
-pub struct UsageLog(Mutex<BTreeSet<Usage>>);
+pub(super) struct UsageLog(Mutex<BTreeSet<Usage>>);
 
 impl UsageLog {
     /// Writes one down.
-    pub fn record(&self, usage: Usage) {
+    pub(super) fn record(&self, usage: Usage) {
         self.0.lock().insert(usage);
     }
 
     /// All of a user, in order.
-    pub fn of(&self, user: &str) -> Vec<Usage> {
+    pub(super) fn of(&self, user: &str) -> Vec<Usage> {
         self.0.lock().iter().filter(|usage| usage.user == user).cloned().collect()
     }
 }

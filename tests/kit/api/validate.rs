@@ -8,7 +8,7 @@ use super::resource::Resource;
 use super::schema;
 
 /// All that is wrong with an object.
-pub fn errors(resource: &Resource, object: &Value) -> Vec<FieldError> {
+pub(super) fn errors(resource: &Resource, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     labels("metadata.labels", at(object, &["metadata", "labels"]), &mut errors);
     if let Some(definition) = resource.definition() {

@@ -45,7 +45,7 @@ struct Stream {
 ///
 /// # Errors
 /// `BadRequest` for a query that does not parse.
-pub fn start(
+pub(super) fn start(
     store: &Store,
     resource: &Arc<Resource>,
     (view, selector): (&View<'_>, Selector),

@@ -44,26 +44,47 @@ pub async fn run<C: Capture>(
     stop: CancellationToken,
 ) -> Result<(), EnrollError> {
     let locator = Locator::new(settings.cgroup_root.clone(), settings.proc.clone())?;
-    let socket = CniSocket::bind(&settings.cni_socket)
-        .map_err(|source| EnrollError::Socket { path: settings.cni_socket.clone(), source })?;
-    let (calls, incoming) = mpsc::channel(MAX_CALLS);
-    let changes = pods::watch(&client, &settings.node_name);
-    let server = super::cni::serve(socket, calls, stop.clone());
-    let jobs = Jobs::new(capture, client, locator);
-    let mut driver = Driver::new(settings, jobs, status);
-    driver.input(Input::Adopted(adopted));
-    let mut running = JoinSet::new();
-    running.spawn(server);
-    driver.drive(changes, incoming, &stop).await;
-    // Calls that wait are answered by this: the server ends when they are.
-    drop(driver);
-    match tokio::time::timeout(SERVER_END, running.join_next()).await {
-        Ok(Some(Ok(Err(error)))) => tracing::warn!(%error, "the CNI server broke"),
-        Ok(Some(Err(error))) => tracing::error!(%error, "the CNI server panicked"),
-        Ok(Some(Ok(Ok(()))) | None) => {}
-        Err(_) => tracing::warn!("the CNI server was cut off"),
-    }
+    let jobs = Jobs::new(capture, client.clone(), locator);
+    Parts::new(settings, client, jobs, status)?.run(adopted, stop).await;
     Ok(())
+}
+
+/// All that [`run`] puts together.
+struct Parts<C> {
+    driver: Driver<C>,
+    socket: CniSocket,
+    client: kube::Client,
+}
+
+impl<C: Capture> Parts<C> {
+    fn new(
+        settings: Settings,
+        client: kube::Client,
+        jobs: Jobs<C>,
+        status: watch::Sender<Status>,
+    ) -> Result<Self, EnrollError> {
+        let socket = CniSocket::bind(&settings.cni_socket)
+            .map_err(|source| EnrollError::Socket { path: settings.cni_socket.clone(), source })?;
+        Ok(Self { driver: Driver::new(settings, jobs, status), socket, client })
+    }
+
+    async fn run(self, adopted: Vec<AdoptedPod>, stop: CancellationToken) {
+        let Self { mut driver, socket, client } = self;
+        let (calls, incoming) = mpsc::channel(MAX_CALLS);
+        let changes = pods::watch(&client, &driver.settings.node_name);
+        driver.input(Input::Adopted(adopted));
+        let mut server = JoinSet::new();
+        server.spawn(super::cni::serve(socket, calls, stop.clone()));
+        driver.drive(changes, incoming, &stop).await;
+        // Calls that wait are answered by this: the server ends when they are.
+        drop(driver);
+        match tokio::time::timeout(SERVER_END, server.join_next()).await {
+            Ok(Some(Ok(Err(error)))) => tracing::warn!(%error, "the CNI server broke"),
+            Ok(Some(Err(error))) => tracing::error!(%error, "the CNI server panicked"),
+            Ok(Some(Ok(Ok(()))) | None) => {}
+            Err(_) => tracing::warn!("the CNI server was cut off"),
+        }
+    }
 }
 
 struct Driver<C> {
@@ -242,3 +263,6 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,6 +100,8 @@ pub enum Input {
         namespace: String,
         /// The pod's name.
         name: String,
+        /// Its UID, where the runtime tells it: a pod adopted is not known by name yet.
+        uid: Option<PodUid>,
         /// The sandbox.
         container: String,
         /// Its namespace, where that can still be told.
@@ -262,9 +264,11 @@ impl Machine {
                     entry.or_insert_with(|| Pod::new(pod.namespace.clone(), pod.name.clone(), now));
                 state.attach(ticket, pod, container, netns, now);
             }
-            Input::CniDel { namespace, name, container, netns_inode } => {
-                let named = |pod: &&mut Pod| pod.is_named(&namespace, &name);
-                for pod in self.pods.values_mut().filter(named) {
+            Input::CniDel { namespace, name, uid, container, netns_inode } => {
+                let meant = self.pods.iter_mut().filter(|(known, pod)| {
+                    uid.as_ref() == Some(known) || pod.is_named(&namespace, &name)
+                });
+                for (_, pod) in meant {
                     pod.detach(&container, netns_inode, self.timing.teardown, actions);
                 }
             }

@@ -58,7 +58,12 @@ impl Locator {
     pub fn new(cgroup_root: PathBuf, proc: PathBuf) -> Result<Self, LocateError> {
         let own = Netns::current().map_err(LocateError::NoHost)?.inode();
         let init = Netns::open(&proc.join("1/ns/net")).map(|netns| netns.inode()).ok();
-        Ok(Self { cgroup_root, proc, host_inodes: init.into_iter().chain([own]).collect() })
+        Ok(Self::excluding(cgroup_root, proc, init.into_iter().chain([own]).collect()))
+    }
+
+    /// As [`new`](Self::new), where the namespaces that no pod may be in are known.
+    pub fn excluding(cgroup_root: PathBuf, proc: PathBuf, host_inodes: Vec<u64>) -> Self {
+        Self { cgroup_root, proc, host_inodes }
     }
 
     /// The namespace at a path.

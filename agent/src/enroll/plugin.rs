@@ -5,7 +5,7 @@
 //! (the kubelet tries again), but the agent's own and those of exempt namespaces do: else a node
 //! could never come up.
 
-mod ask;
+pub mod ask;
 mod conf;
 mod error;
 

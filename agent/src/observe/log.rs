@@ -10,6 +10,7 @@ mod writer;
 use std::io;
 use std::sync::Arc;
 
+use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer as _, Registry, fmt, reload};
@@ -46,7 +47,7 @@ pub fn init(format: Format, level: &str) -> Result<(LogControl, LogGuard), LogEr
     let (writer, guard) = QueueWriter::start(io::stdout()).map_err(LogError::Thread)?;
     let layer = fmt::layer()
         .with_ansi(false)
-        .event_format(LineFormat::new(format))
+        .event_format(LineFormat::new(format, SystemTime))
         .with_writer(writer)
         .with_filter(filter);
     tracing_subscriber::registry().with(layer).try_init()?;

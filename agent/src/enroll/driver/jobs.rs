@@ -78,6 +78,7 @@ impl<C: Capture> Jobs<C> {
             Some(Done::Input(Input::CniDel {
                 namespace: request.pod_namespace,
                 name: request.pod_name,
+                uid: request.pod_uid.map(|uid| PodUid(uid.into())),
                 container: request.container_id,
                 netns_inode: open.await.ok().flatten(),
             }))

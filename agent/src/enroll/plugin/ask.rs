@@ -16,7 +16,7 @@ const DEL_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// Why there is no answer.
-pub(super) fn ask(socket: &Path, verb: Verb, request: &Request) -> Result<Reply, String> {
+pub fn ask(socket: &Path, verb: Verb, request: &Request) -> Result<Reply, String> {
     let timeout = match verb {
         Verb::Add => ADD_TIMEOUT + Duration::from_secs(5),
         Verb::Del | Verb::Check => DEL_TIMEOUT,

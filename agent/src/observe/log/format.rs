@@ -6,7 +6,7 @@ use serde::ser::{SerializeMap as _, Serializer as _};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -21,20 +21,13 @@ pub enum Format {
 }
 
 /// Formats events; `T` tells the time.
-pub(super) struct LineFormat<T = SystemTime> {
+pub(super) struct LineFormat<T> {
     format: Format,
     time: T,
 }
 
-impl LineFormat {
-    pub(super) fn new(format: Format) -> Self {
-        Self { format, time: SystemTime }
-    }
-}
-
 impl<T> LineFormat<T> {
-    #[cfg(test)]
-    fn with_time(format: Format, time: T) -> Self {
+    pub(super) fn new(format: Format, time: T) -> Self {
         Self { format, time }
     }
 }
@@ -205,6 +198,12 @@ impl Visit for Fields {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.add(field, Value::Text(value.to_owned()));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let causes = std::iter::successors(value.source(), |cause| cause.source());
+        let text = causes.fold(value.to_string(), |text, cause| format!("{text}: {cause}"));
+        self.add(field, Value::Text(text));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

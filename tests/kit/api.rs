@@ -16,10 +16,12 @@ mod defaults;
 mod definition;
 mod discovery;
 mod error;
+mod exec;
 mod json;
 mod jsonpath;
 mod lifecycle;
 mod listen;
+mod logs;
 mod names;
 mod objects;
 mod patch;
@@ -28,6 +30,7 @@ mod reply;
 mod request;
 mod resource;
 mod reviews;
+mod runtime;
 mod scale;
 mod schema;
 mod selector;
@@ -58,6 +61,7 @@ use tokio_util::task::TaskTracker;
 
 pub use error::{ApiError, FieldError};
 pub use lifecycle::{DeleteOptions, Propagation};
+pub use runtime::{ContainerRef, Exec, PodRuntime, run};
 pub use store::Store;
 pub use tokens::{API_AUDIENCE, Account, Identity, PodBinding};
 pub use typed::{Typed, TypedEvent, TypedWatch};
@@ -78,13 +82,15 @@ pub struct ApiConfig {
     pub sans: Vec<String>,
     /// Where Service addresses come from.
     pub service_cidr: Ipv4Net,
+    /// Who runs the pods; without it `kubectl exec` and `kubectl logs` are refused.
+    pub pods: Option<Arc<dyn PodRuntime>>,
 }
 
 impl ApiConfig {
     /// Listens there, with Services in 10.96.0.0/16.
     pub fn new(listeners: Vec<TcpListener>) -> Self {
         let service_cidr = Ipv4Net::new_assert([10, 96, 0, 0].into(), 16);
-        Self { listeners, sans: Vec::new(), service_cidr }
+        Self { listeners, sans: Vec::new(), service_cidr, pods: None }
     }
 
     /// Listens on a free port of the loopback.
@@ -133,6 +139,7 @@ impl ApiServer {
             store: Store::new(state),
             tokens,
             usage: usage::UsageLog::default(),
+            pods: config.pods,
             stop: CancellationToken::new(),
         });
         let tasks = TaskTracker::new();

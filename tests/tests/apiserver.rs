@@ -1,5 +1,7 @@
 //! The `kube` crate, as agents and control plane use it, against the pocket cluster's API server.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};

@@ -1,9 +1,14 @@
 //! Real `kubectl` against the pocket cluster's API server, through what the tutorials do.
 
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-use kit::api::{ApiConfig, ApiServer, DeleteOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use kit::api::{ApiConfig, ApiServer, ContainerRef, DeleteOptions, Exec, PodRuntime};
 use serde_json::{Value, json};
 
 /// An API server and a kubectl that talks to it, with a cache of its own.
@@ -12,10 +17,30 @@ struct Cluster {
     home: tempfile::TempDir,
 }
 
+/// Pods whose containers are this very machine.
+#[derive(Debug)]
+struct Processes {
+    log: PathBuf,
+}
+
+impl PodRuntime for Processes {
+    fn exec(&self, container: ContainerRef, exec: Exec) -> BoxFuture<'static, anyhow::Result<i32>> {
+        let mut command = tokio::process::Command::new(&exec.command[0]);
+        command.args(&exec.command[1..]).env("CONTAINER", container.container);
+        Box::pin(kit::api::run(command, exec))
+    }
+
+    fn log(&self, _: &ContainerRef) -> anyhow::Result<PathBuf> {
+        Ok(self.log.clone())
+    }
+}
+
 impl Cluster {
     fn start() -> Self {
-        let api = ApiServer::start(ApiConfig::loopback().unwrap()).unwrap();
         let home = tempfile::tempdir().unwrap();
+        let pods = Processes { log: home.path().join("log") };
+        let config = ApiConfig { pods: Some(Arc::new(pods)), ..ApiConfig::loopback().unwrap() };
+        let api = ApiServer::start(config).unwrap();
         let config = api.kubeconfig(&api.url(), api.admin_token());
         std::fs::write(home.path().join("config"), config).unwrap();
         Self { api, home }
@@ -25,11 +50,9 @@ impl Cluster {
         let mut command = Command::new("kubectl");
         command
             .args(split(line))
-            .arg("--kubeconfig")
-            .arg(self.home.path().join("config"))
+            .env("KUBECONFIG", self.home.path().join("config"))
             .env("KUBECACHEDIR", self.home.path().join("cache"))
-            .env("HOME", self.home.path())
-            .env_remove("KUBECONFIG");
+            .env("HOME", self.home.path());
         command
     }
 
@@ -41,8 +64,12 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn();
         let mut child = spawned.expect("kubectl is needed: put version 1.28 or newer on PATH");
-        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
+        let (mut pipe, stdin) = (child.stdin.take().unwrap(), stdin.to_owned());
+        // A command may end before it has read everything.
+        let writer = std::thread::spawn(move || pipe.write_all(stdin.as_bytes()).is_ok());
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        output
     }
 
     /// What a command that must succeed prints.
@@ -581,4 +608,45 @@ fn every_kind_is_described_and_listed() {
         cluster.ok(&format!("get {kind} -A"));
         cluster.ok(&format!("get {kind} -A -o yaml"));
     }
+}
+
+#[test]
+fn commands_run_in_pods_and_end_with_their_code() {
+    let cluster = Cluster::start();
+    cluster.ok("run one --image=busybox");
+    assert_eq!(cluster.ok("exec one -- printenv CONTAINER"), "one\n");
+    assert_eq!(cluster.ok("exec one -c one -- echo a b"), "a b\n");
+    let output = cluster.output("exec one -- sh -c 'echo out; echo err >&2; exit 56'", "");
+    assert_eq!(text(&output.stdout), "out\n");
+    assert_eq!(text(&output.stderr), "err\ncommand terminated with exit code 56\n");
+    assert_eq!(output.status.code(), Some(56));
+    let long = "x".repeat(1 << 20);
+    assert_eq!(cluster.ok_with("exec -i one -- cat", &long).len(), long.len());
+    // A command that reads nothing of what it is sent.
+    assert_eq!(cluster.ok_with("exec -i one -- echo done", &long), "done\n");
+    let said = cluster.fails_with("exec one -c two -- true", "");
+    assert!(said.contains("container two is not valid for pod one"), "{said}");
+    assert!(cluster.fails_with("exec one -- /no/such/program", "").contains("/no/such/program"));
+    assert!(cluster.fails_with("exec two -- true", "").contains("pods \"two\" not found"));
+    cluster.ok("create deployment web --image=nginx");
+    cluster.ok("label pod one app=web");
+    assert_eq!(cluster.ok("exec deploy/web -- echo yes"), "yes\n");
+}
+
+#[test]
+fn logs_are_shown_and_followed() {
+    let cluster = Cluster::start();
+    cluster.ok("run one --image=busybox");
+    let path = cluster.home.path().join("log");
+    std::fs::write(&path, "a\nb\nc\n").unwrap();
+    assert_eq!(cluster.ok("logs one"), "a\nb\nc\n");
+    assert_eq!(cluster.ok("logs one --tail 1"), "c\n");
+    let mut follow =
+        cluster.command("logs one -f --tail 1").stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(follow.stdout.take().unwrap()));
+    assert_eq!(lines.next().unwrap().unwrap(), "c");
+    std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"d\n").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "d");
+    follow.kill().unwrap();
+    follow.wait().unwrap();
 }

@@ -13,6 +13,7 @@ pub(super) fn prune(schema: &Value, object: &mut Value) -> Vec<String> {
     if schema.is_object() {
         prune_at(schema, object, "", true, &mut unknown);
     }
+    unknown.sort();
     unknown
 }
 

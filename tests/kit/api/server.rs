@@ -12,12 +12,15 @@ use super::admission;
 use super::body;
 use super::discovery;
 use super::error::ApiError;
+use super::exec;
 use super::lifecycle::{DeleteOptions, Part};
+use super::logs;
 use super::objects::Call;
 use super::reply::{View, error_reply, json_reply, text_reply};
 use super::request::{Form, Params, Target};
 use super::resource::{Origin, Resource};
 use super::reviews;
+use super::runtime::{self, PodRuntime};
 use super::state::Place;
 use super::store::Store;
 use super::tokens::{API_AUDIENCE, Identity, Tokens};
@@ -38,6 +41,8 @@ pub(super) struct Api {
     pub tokens: Tokens,
     /// What was used.
     pub usage: UsageLog,
+    /// Who runs the pods.
+    pub(super) pods: Option<Arc<dyn PodRuntime>>,
     /// Ends watches.
     pub stop: CancellationToken,
 }
@@ -110,7 +115,7 @@ impl Api {
             "" => true,
             "status" => resource.status,
             "scale" => resource.scale,
-            "binding" | "eviction" => resource.is("", "pods"),
+            "binding" | "eviction" | "exec" | "log" => resource.is("", "pods"),
             "token" => resource.is("", "serviceaccounts"),
             _ => false,
         };
@@ -148,6 +153,9 @@ impl Api {
             let stop = self.stop.clone();
             return watching::start(&self.store, resource, (&view, selector), params, stop);
         }
+        if matches!(target.subresource.as_str(), "exec" | "log") {
+            return self.reach((resource, target), params, request).await;
+        }
         let (parts, body) = request.into_parts();
         let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(body, BODY_BYTES)).await;
         let body = body.map_err(|_| ApiError::bad_request("the body took too long"))?;
@@ -171,6 +179,27 @@ impl Api {
         }
         Call { store: &self.store, resource, target, params, view, content_type }
             .run(&parts.method, &body)
+    }
+
+    /// Subresources that lead into a running pod.
+    async fn reach(
+        &self,
+        (resource, target): (&Arc<Resource>, &Target),
+        params: &Params,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
+        let place = Place::new(resource, &target.namespace, &target.name);
+        let pod = self.store.with(|state| state.get(&place))?;
+        let pods = self.pods.clone();
+        let pods = pods.ok_or_else(|| ApiError::bad_request("nobody runs pods here"))?;
+        let stop = self.stop.clone();
+        if target.subresource == "exec" {
+            return exec::start(pods, &pod, params, request, stop).await;
+        }
+        let container = runtime::container(&pod, params.get("container"))?;
+        let path = pods.log(&container);
+        let path = path.map_err(|error| ApiError::bad_request(format!("{error:#}")))?;
+        logs::start(&path, params, stop).await
     }
 
     /// Subresources that are actions.

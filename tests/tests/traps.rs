@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use kit::lab::{Lab, LabPod, Relay, Server, ask, connect};
 use sotto::capture::Role;
 use sotto::capture::bpf::{Kernel, KernelConfig};
-use sotto_abi::{Counter, Counts};
+use sotto_abi::Counts;
 
 /// Where the servers of these tests listen.
 const PORT: u16 = 8080;

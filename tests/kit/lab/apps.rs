@@ -39,6 +39,8 @@ impl Server {
                 Ok(listener) => listener,
                 Err(error) => return drop(ready.send(Err(error))),
             };
+            // The last owner removes the cgroups, which must not be this thread.
+            drop(cgroups);
             if ready.send(Ok(())).is_err() {
                 return;
             }

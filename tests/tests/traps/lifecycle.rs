@@ -1,7 +1,7 @@
 //! Agents come, go and are replaced; pods are enrolled and released.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::Result;
 use kit::lab::{LabPod, ask, connect};
@@ -156,6 +156,7 @@ fn the_next_agent_adopts_what_the_last_one_left() -> Result<()> {
     let relay = lab.enrol(&mut kernel, &client)?;
     who_am_i(&client, to)?;
     assert_eq!(relay.count(), 1);
+    drop(relay);
     let bench = Bench { kernel, _server, client, server, lab };
     let counts = bench.counts(&bench.client)?;
     assert_eq!(

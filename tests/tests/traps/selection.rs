@@ -121,8 +121,7 @@ fn excluded_ports_and_ranges_go_direct() -> Result<()> {
 
 #[test]
 fn pods_with_the_same_address_are_told_apart() -> Result<()> {
-    let one = Bench::new("one")?;
-    let Bench { mut kernel, lab, client, server, .. } = one;
+    let Bench { mut kernel, lab, client, server, _server } = Bench::new("one")?;
     let island = kit::lab::Host::create(&format!("lab-{}-island", lab.id))?;
     let client_there = lab.pod_on(&island.bridge, 2, |_| {})?;
     let server_there = lab.pod_on(&island.bridge, 3, |_| {})?;

@@ -83,17 +83,18 @@ fn port(ctx: &SockAddrContext) -> u16 {
 /// Makes the socket's flow take the loop to the agent. False if the kernel refuses, which must not let it go.
 #[inline(always)]
 pub fn take(ctx: &SockAddrContext) -> bool {
+    let taken = unbind(ctx) && set_option(ctx, SO_MARK, MARK_LOOP);
+    if !taken {
+        error!(ctx, "failed to redirect a socket");
+    }
+    taken
+}
+
+/// A socket bound to a device would pass by the loop, in the clear.
+#[inline(always)]
+fn unbind(ctx: &SockAddrContext) -> bool {
     let Some(socket) = socket(ctx) else { return false };
-    // A socket bound to a device would pass by the loop, in the clear.
-    if read!((*socket).bound_dev_if) != 0 && !set_option(ctx, SO_BINDTOIFINDEX, 0) {
-        error!(ctx, "failed to unbind a socket from its device");
-        return false;
-    }
-    if !set_option(ctx, SO_MARK, MARK_LOOP) {
-        error!(ctx, "failed to mark a socket");
-        return false;
-    }
-    true
+    read!((*socket).bound_dev_if) == 0 || set_option(ctx, SO_BINDTOIFINDEX, 0)
 }
 
 /// Lets the socket go its way, without the mark that an earlier connect(2) on it may have left.

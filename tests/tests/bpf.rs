@@ -1,10 +1,12 @@
 //! The programs and maps by themselves: the verifier takes them, links and pins are where they should be.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
+use aya::maps::{HashMap, Map, MapData};
 use kit::lab::Lab;
 use sotto::capture::PodListeners;
-
-use sotto_abi::names;
+use sotto_abi::{Pod, names};
 
 #[test]
 fn the_verifier_accepts_every_program_and_all_is_pinned() -> Result<()> {
@@ -23,5 +25,44 @@ fn the_verifier_accepts_every_program_and_all_is_pinned() -> Result<()> {
     assert_eq!(adopted.len(), 1);
     assert_eq!(adopted[0].netns_inode, pod.capture.netns.inode());
     assert_eq!(adopted[0].cookie, pod.capture.netns.cookie()?);
+    Ok(())
+}
+
+#[test]
+fn a_node_that_can_capture_is_found_usable() {
+    let report = sotto::capture::check::check(None);
+    assert!(report.is_usable(), "{report}");
+    let good =
+        |one: &sotto::capture::check::Finding| one.verdict == sotto::capture::check::Verdict::Good;
+    assert!(report.0.iter().all(good), "{report}");
+}
+
+#[test]
+fn the_programs_can_be_loaded_and_unloaded_by_hand() -> Result<()> {
+    let lab = Lab::new("hand")?;
+    let loaded = sotto::capture::bpf::load(lab.pin_dir(), Some(&lab.config()?.cgroup_root))?;
+    let told = loaded.to_string();
+    for program in [names::CONNECT4, names::CONNECT6, names::STEER, names::PROBE] {
+        assert!(told.lines().any(|line| line.starts_with(program)), "{told}");
+    }
+    eprintln!("{told}");
+    sotto::capture::bpf::unload(lab.pin_dir()).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    assert!(!lab.pin_dir().exists());
+    Ok(())
+}
+
+#[test]
+fn what_user_space_writes_is_what_the_programs_read() -> Result<()> {
+    let lab = Lab::new("abi")?;
+    let mut kernel = lab.install(|_| {})?;
+    let pod = lab.pod(2)?;
+    let listeners = PodListeners::bind(&pod.capture, 1)?;
+    kernel.capture(&pod.capture, &listeners)?;
+    let map = MapData::from_pin(lab.pin_dir().join(names::MAPS_DIRECTORY).join(names::ENROLLED))?;
+    let enrolled: HashMap<_, u64, Pod> = Map::HashMap(map).try_into()?;
+    let record = enrolled.get(&pod.capture.netns.cookie()?, 0)?;
+    assert_eq!(IpAddr::from(record.ip4), pod.ip4());
+    assert_eq!(IpAddr::from(record.ip6), pod.ip6());
+    assert_eq!(record.flags, 0);
     Ok(())
 }

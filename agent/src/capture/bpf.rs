@@ -7,6 +7,7 @@ mod counters;
 mod destinations;
 mod error;
 mod hand;
+mod log;
 mod maps;
 mod node;
 mod object;
@@ -27,6 +28,7 @@ use crate::mesh::destinations::DestinationsDelta;
 pub use counters::Counters;
 pub use error::BpfError;
 pub use hand::{HandLoaded, load, unload};
+use log::Log;
 use maps::Maps;
 use object::Object;
 use pins::Pins;
@@ -62,6 +64,7 @@ pub struct Kernel {
     /// A map of destinations was full once, so it is not complete.
     overflowed: bool,
     synced: bool,
+    log: Log,
 }
 
 impl Kernel {
@@ -86,6 +89,7 @@ impl Kernel {
             released: HashMap::new(),
             overflowed: false,
             synced: false,
+            log: Log::of(&mut programs),
         };
         kernel.write_global()?;
         kernel.collect_garbage()?;
@@ -143,12 +147,13 @@ impl Kernel {
         Ok(routing::close(&pod.netns, &routing::addresses(&pod.pod), saved)?)
     }
 
-    /// Looks after what changes on its own: a kubelet's cgroup that was made anew, pods that are gone.
-    /// To be called now and then.
+    /// Looks after what changes on its own: a kubelet's cgroup that was made anew, pods that are gone, what the
+    /// programs have to say. To be called every few seconds.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn maintain(&mut self) -> Result<(), BpfError> {
+        self.log.pass_on();
         self.collect_garbage()?;
         self.attend_kubelet()
     }

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace, kept alive for as long as a clone of this exists.
 #[derive(Debug, Clone)]
@@ -62,6 +62,20 @@ impl Netns {
             .filter(|path| std::fs::metadata(path).is_ok_and(|found| found.ino() == inode))
             .find_map(|path| Self::open(&path).ok());
         Ok(found)
+    }
+
+    /// Makes a new, empty namespace; it ends with the last clone.
+    ///
+    /// # Errors
+    /// No permission, or no thread can be started.
+    pub fn create() -> io::Result<Self> {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            Self::current()
+        };
+        // The thread that leaves its namespace must not be used for anything else.
+        let thread = std::thread::Builder::new().name("new-netns".to_owned()).spawn(make)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
     }
 
     /// The calling thread's namespace.

@@ -17,8 +17,6 @@ pub enum Capability {
     SysPtrace = 19,
     /// `setns`, and BPF on kernels that tie it to this.
     SysAdmin = 21,
-    /// Lock BPF maps' memory on kernels before 5.11.
-    SysResource = 24,
     /// Load type information and verified programs.
     Perfmon = 38,
     /// Load programs, make maps.
@@ -32,7 +30,6 @@ pub const AGENT: &[Capability] = &[
     Capability::NetRaw,
     Capability::SysPtrace,
     Capability::SysAdmin,
-    Capability::SysResource,
     Capability::Perfmon,
     Capability::Bpf,
 ];

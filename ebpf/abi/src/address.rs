@@ -46,7 +46,6 @@ impl Address {
     }
 }
 
-#[cfg(feature = "user")]
 impl From<core::net::IpAddr> for Address {
     fn from(address: core::net::IpAddr) -> Self {
         let bytes = match address {
@@ -62,7 +61,6 @@ impl From<core::net::IpAddr> for Address {
     }
 }
 
-#[cfg(feature = "user")]
 impl From<Address> for core::net::IpAddr {
     fn from(address: Address) -> Self {
         let mut bytes = [0; 16];
@@ -73,7 +71,7 @@ impl From<Address> for core::net::IpAddr {
     }
 }
 
-#[cfg(all(test, feature = "user"))]
+#[cfg(test)]
 mod tests {
     use core::net::IpAddr;
 

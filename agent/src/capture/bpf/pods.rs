@@ -98,7 +98,8 @@ impl Kernel {
         let unpinned = remove_file(&pins.link());
         let forgotten = self.maps.forget(known.cookie);
         self.released.insert(uid.clone(), SavedSettings(known.settings));
-        unpinned.and(forgotten).and(pins.remove())
+        let removed = pins.remove();
+        unpinned.and(forgotten).and(removed)
     }
 
     /// Forgets pods whose network namespace is gone, and entries that no pod has.

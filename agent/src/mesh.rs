@@ -25,6 +25,3 @@ pub use snapshot::{Mesh, ResourceKind};
 pub use spiffe::SpiffeId;
 pub use store::{MeshEvent, MeshReader, Store};
 pub use workload::{Workload, WorkloadUid};
-
-#[cfg(test)]
-mod model_tests;

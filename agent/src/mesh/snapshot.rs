@@ -18,6 +18,9 @@ use super::policy::{Authorization, PolicyKey};
 use super::service::{Port, Service, ServiceKey};
 use super::workload::{Workload, WorkloadUid};
 
+#[cfg(test)]
+mod tests;
+
 /// The kinds of resources the control plane tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceKind {
@@ -183,16 +186,6 @@ impl Mesh {
             .iter()
             .filter_map(|key| self.services.get(key))
             .min_by_key(|service| (!service.canonical, &service.key))
-    }
-}
-
-#[cfg(test)]
-impl Mesh {
-    /// Every index, printed: two meshes that hold the same print the same, versions apart.
-    pub(super) fn contents(&self) -> String {
-        let resources = (&self.workloads, &self.services, &self.policies);
-        let indexes = (&self.by_address, &self.by_vip, &self.by_cidr, &self.by_hostname);
-        format!("{resources:?} {indexes:?} {:?} {:?}", self.endpoints, self.destinations)
     }
 }
 

@@ -240,3 +240,13 @@ async fn a_withdrawn_workload_is_judged_as_it_last_was() {
     world.policy("bookinfo/p", everything());
     assert_eq!(open.await.unwrap(), Denial::Explicit(key("bookinfo/p")));
 }
+
+#[test]
+fn what_an_open_connection_costs_is_small() {
+    let world = World::new();
+    let (reader, network, pod, request) = (world.reader, world.network, world.pod, plaintext());
+    let waiting = revoked(&reader, &network, &pod, &request, WAIT);
+    assert!(size_of_val(&waiting) <= 512, "{} bytes", size_of_val(&waiting));
+    let asking = permit(&reader, &network, &pod, &request, WAIT);
+    assert!(size_of_val(&asking) <= 512, "{} bytes", size_of_val(&asking));
+}

@@ -9,10 +9,10 @@ use sotto_proto::workload as proto;
 
 use crate::mesh::policy::{Action, Match, PolicyScope, StringMatch};
 use crate::mesh::service::{
-    BalancingMode, LoadBalancing, Port, Scope, Waypoint, WaypointDestination,
+    BalancingMode, LoadBalancing, Locality, Port, Scope, Waypoint, WaypointDestination,
 };
 use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol, WorkloadKind};
-use crate::mesh::{Authorization as Policy, NetworkAddress, Service, Workload};
+use crate::mesh::{Authorization as Policy, NetworkAddress, Service, Workload, WorkloadUid};
 
 use super::*;
 
@@ -61,21 +61,19 @@ fn what_a_workload_leaves_out_has_its_default() {
     assert!(decoded.healthy && !decoded.host_network && decoded.addresses.is_empty());
 }
 
-#[test]
-fn every_field_of_a_workload_arrives() {
-    let gateway =
-        |ip: [u8; 4], port| proto::GatewayAddress {
-            destination: Some(proto::gateway_address::Destination::Address(
-                proto::NetworkAddress { network: "n".into(), address: ip.to_vec(), length: None },
-            )),
-            hbone_mtls_port: port,
-        };
-    let at = |ip: [u8; 4], hbone_port| {
-        let at = NetworkAddress::new("n", IpAddr::from(ip));
-        Some(Waypoint { destination: WaypointDestination::Address(at), hbone_port })
-    };
+fn gateway(ip: [u8; 4], hbone_mtls_port: u32) -> Option<proto::GatewayAddress> {
+    let address = proto::NetworkAddress { network: "n".into(), address: ip.into(), length: None };
+    let destination = Some(proto::gateway_address::Destination::Address(address));
+    Some(proto::GatewayAddress { destination, hbone_mtls_port })
+}
+
+/// A workload with something in every field.
+fn full() -> proto::Workload {
     let mapped = "::ffff:10.0.0.2".parse::<Ipv6Addr>().unwrap();
-    let decoded = workload(proto::Workload {
+    let port = proto::Port { service_port: 80, target_port: 0, app_protocol: 0 };
+    let ports = proto::PortList { ports: vec![port] };
+    let (region, zone, subzone) = ("r".into(), "z".into(), "s".into());
+    proto::Workload {
         uid: "c//Pod/ns/details".into(),
         name: "details".into(),
         namespace: "ns".into(),
@@ -85,8 +83,8 @@ fn every_field_of_a_workload_arrives() {
         tunnel_protocol: proto::TunnelProtocol::Hbone.into(),
         trust_domain: "td".into(),
         service_account: "sa".into(),
-        waypoint: Some(gateway([10, 0, 0, 8], 15008)),
-        network_gateway: Some(gateway([10, 0, 0, 9], 0)),
+        waypoint: gateway([10, 0, 0, 8], 15008),
+        network_gateway: gateway([10, 0, 0, 9], 0),
         node: "node".into(),
         canonical_name: "cn".into(),
         canonical_revision: "v1".into(),
@@ -94,55 +92,52 @@ fn every_field_of_a_workload_arrives() {
         workload_name: "details-v1".into(),
         native_tunnel: true,
         application_tunnel: Some(proto::ApplicationTunnel { protocol: 1, port: 15088 }),
-        services: [(
-            "ns/host.name".to_owned(),
-            proto::PortList {
-                ports: vec![proto::Port { service_port: 80, target_port: 0, app_protocol: 0 }],
-            },
-        )]
-        .into(),
+        services: [("ns/host.name".to_owned(), ports)].into(),
         authorization_policies: vec!["ns/p".into()],
         status: proto::WorkloadStatus::Unhealthy.into(),
         cluster_id: "c".into(),
-        locality: Some(proto::Locality {
-            region: "r".into(),
-            zone: "z".into(),
-            subzone: "s".into(),
-        }),
+        locality: Some(proto::Locality { region, zone, subzone }),
         network_mode: proto::NetworkMode::HostNetwork.into(),
         extensions: vec![],
         capacity: Some(7),
-    })
-    .unwrap();
-    let ip = [10, 0, 0, 1].into();
-    let mut expected = Workload::pod("c", "ns", "details", "sa", ip).unwrap();
-    expected.identity = "spiffe://td/ns/ns/sa/sa".parse().unwrap();
-    expected.addresses.push([10, 0, 0, 2].into());
-    expected.hostname = "host".into();
-    expected.network = "n".into();
-    expected.waypoint = at([10, 0, 0, 8], 15008);
-    expected.network_gateway = at([10, 0, 0, 9], 15008);
-    expected.node = "node".into();
-    expected.canonical_name = "cn".into();
-    expected.canonical_revision = "v1".into();
-    expected.kind = WorkloadKind::CronJob;
-    expected.workload_name = "details-v1".into();
-    expected.native_tunnel = true;
-    expected.application_tunnel =
-        Some(ApplicationTunnel { proxy_protocol: true, port: Some(15088) });
-    expected.services = [(
-        service_key("ns/host.name").unwrap(),
-        vec![Port { service_port: 80, target_port: None }],
-    )]
-    .into();
-    expected.authorization_policies = vec![policy_key("ns/p").unwrap()];
-    expected.healthy = false;
-    expected.locality.region = "r".into();
-    expected.locality.zone = "z".into();
-    expected.locality.subzone = "s".into();
-    expected.host_network = true;
-    expected.capacity = 7;
-    assert_eq!(decoded, expected);
+    }
+}
+
+#[test]
+fn every_field_of_a_workload_arrives() {
+    let at = |ip: [u8; 4], hbone_port| {
+        let at = NetworkAddress::new("n", IpAddr::from(ip));
+        Some(Waypoint { destination: WaypointDestination::Address(at), hbone_port })
+    };
+    let tunnel = ApplicationTunnel { proxy_protocol: true, port: Some(15088) };
+    let ports = vec![Port { service_port: 80, target_port: None }];
+    let expected = Workload {
+        uid: WorkloadUid("c//Pod/ns/details".into()),
+        name: "details".into(),
+        namespace: "ns".into(),
+        addresses: vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()],
+        hostname: "host".into(),
+        network: "n".into(),
+        protocol: TunnelProtocol::Hbone,
+        identity: "spiffe://td/ns/ns/sa/sa".parse().unwrap(),
+        waypoint: at([10, 0, 0, 8], 15008),
+        network_gateway: at([10, 0, 0, 9], 15008),
+        node: "node".into(),
+        canonical_name: "cn".into(),
+        canonical_revision: "v1".into(),
+        kind: WorkloadKind::CronJob,
+        workload_name: "details-v1".into(),
+        native_tunnel: true,
+        application_tunnel: Some(tunnel),
+        services: [(service_key("ns/host.name").unwrap(), ports)].into(),
+        authorization_policies: vec![policy_key("ns/p").unwrap()],
+        healthy: false,
+        cluster_id: "c".into(),
+        locality: Locality { region: "r".into(), zone: "z".into(), subzone: "s".into() },
+        host_network: true,
+        capacity: 7,
+    };
+    assert_eq!(workload(full()).unwrap(), expected);
 }
 
 #[test]

@@ -9,8 +9,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::policy::{Action, PolicyScope};
-use super::service::{LoadBalancing, Port};
+use crate::mesh::policy::{Action, PolicyScope};
+use crate::mesh::service::LoadBalancing;
+use crate::mesh::{DestinationsDelta, MeshEvent, Store};
+
 use super::*;
 
 const NETWORKS: [&str; 2] = ["", "west"];
@@ -260,8 +262,15 @@ proptest! {
         let policies = mesh.policies().map(|p| MeshEvent::RemovePolicy(p.key.clone()));
         store.apply(uids.chain(keys).chain(policies));
         let (left, fresh) = (reader.load(), Mesh::default());
-        prop_assert_eq!(left.contents(), fresh.contents());
+        prop_assert_eq!(contents(&left), contents(&fresh));
     }
+}
+
+/// Every index, printed.
+fn contents(mesh: &Mesh) -> String {
+    let resources = (&mesh.workloads, &mesh.services, &mesh.policies);
+    let indexes = (&mesh.by_address, &mesh.by_vip, &mesh.by_cidr, &mesh.by_hostname);
+    format!("{resources:?} {indexes:?} {:?} {:?}", mesh.endpoints, mesh.destinations)
 }
 
 fn sorted(mut delta: DestinationsDelta) -> DestinationsDelta {

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::{self, Connection, SendResponse};
+use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
@@ -58,6 +59,9 @@ pub struct Server {
     peer: Vec<CertificateDer<'static>>,
     stop: CancellationToken,
     draining: bool,
+    /// One more reference for each [`Incoming`] not answered yet.
+    unanswered: Rc<()>,
+    max_unanswered: usize,
 }
 
 /// Takes a tunnel. When `stop` is cancelled, the tunnel says GOAWAY and ends with its last stream.
@@ -94,7 +98,9 @@ pub async fn accept(
         }
         None => Box::pin(std::future::pending()),
     };
-    Ok(Server { connection, alive, peer, stop, draining: false })
+    let max_unanswered = usize::try_from(limits.max_accepted_streams).unwrap_or(usize::MAX);
+    let unanswered = Rc::new(());
+    Ok(Server { connection, alive, peer, stop, draining: false, unanswered, max_unanswered })
 }
 
 type Accepted = (Connection<TlsStream<TcpStream>, Bytes>, Vec<CertificateDer<'static>>);
@@ -167,8 +173,15 @@ impl Server {
                 }
             };
             match accepted {
+                // Streams that are reset at once do not count against HTTP/2's own limit, yet each
+                // costs us a look at the policies and perhaps a connection to the application.
+                Some(Ok(_)) if Rc::strong_count(&self.unanswered) > self.max_unanswered => {
+                    tracing::debug!("the tunnel's peer opens and resets streams too fast");
+                    self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                }
                 Some(Ok((request, respond))) => {
-                    if let Some(incoming) = Incoming::new(request, respond) {
+                    let unanswered = Rc::clone(&self.unanswered);
+                    if let Some(incoming) = Incoming::new(request, respond, unanswered) {
                         return Some(incoming);
                     }
                 }
@@ -194,16 +207,26 @@ pub struct Incoming {
     headers: HeaderMap,
     respond: SendResponse<Bytes>,
     body: RecvStream,
+    _unanswered: Rc<()>,
 }
 
 impl Incoming {
     /// None for what is no CONNECT: that is answered here.
-    fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Option<Self> {
+    fn new(
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        unanswered: Rc<()>,
+    ) -> Option<Self> {
         let (head, body) = request.into_parts();
         let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
         let connect = head.method == Method::CONNECT;
-        let incoming =
-            Self { authority: authority.unwrap_or_default(), headers: head.headers, respond, body };
+        let incoming = Self {
+            authority: authority.unwrap_or_default(),
+            headers: head.headers,
+            respond,
+            body,
+            _unanswered: unanswered,
+        };
         if connect && !incoming.authority.is_empty() {
             return Some(incoming);
         }

@@ -14,6 +14,8 @@ pub mod status;
 
 pub use client::run;
 pub use config::XdsConfig;
+/// The names of the two kinds of resources, as discovery and metrics spell them.
+pub use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 pub use status::{StatusReader, StatusWriter, XdsStatus};
 
 /// An error and its causes on one line.

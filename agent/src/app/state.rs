@@ -24,6 +24,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::node::{CertificateStats, NodeStats, XdsStats};
 use crate::observe::ready::Readiness;
 use crate::sys::chain;
+use crate::xds;
 use crate::xds::status::{KindStatus, StatusReader};
 
 /// How often the kernel's leftovers are looked for.
@@ -58,8 +59,8 @@ impl State {
         let discovery = self.discovery.borrow().clone();
         let by_kind = |count: fn(&KindStatus) -> u64| {
             vec![
-                (sotto_proto::ADDRESS_TYPE.to_owned(), count(&discovery.address)),
-                (sotto_proto::AUTHORIZATION_TYPE.to_owned(), count(&discovery.authorization)),
+                (xds::ADDRESS_TYPE.to_owned(), count(&discovery.address)),
+                (xds::AUTHORIZATION_TYPE.to_owned(), count(&discovery.authorization)),
             ]
         };
         let ended = &discovery.terminations;

@@ -29,6 +29,7 @@ use super::process::{self, Log};
 use super::state::State;
 use super::worker::{Command, Worker};
 use crate::capture::bpf::{Kernel, KernelConfig};
+use crate::capture::kubelet;
 use crate::config::{AgentConfig, UnknownDestinations};
 use crate::connection::{Shared, Timings};
 use crate::enroll;
@@ -41,7 +42,7 @@ use crate::observe::log::LogControl;
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Readiness;
 use crate::observe::{metrics_server, ready};
-use crate::sys::{Shutdown, cgroup, privileges, shutdown};
+use crate::sys::{Shutdown, cgroup, privileges, shutdown, sysctl};
 use crate::tunnel::Limits;
 use crate::xds::{self, XdsConfig};
 
@@ -65,6 +66,7 @@ fn prepare(config: &AgentConfig) -> anyhow::Result<cgroup::Cgroup> {
     ensure!(privileges::is_root(), "the agent must run as root: it loads eBPF programs");
     let cgroup = cgroup::settle(config.agent_cgroup.as_deref())
         .context("failed to find or make a cgroup of the agent's own (is cgroup2 mounted?)")?;
+    sysctl::use_proc(&config.proc);
     privileges::drop_all_but(privileges::AGENT).context("failed to drop capabilities")?;
     Ok(cgroup)
 }
@@ -177,11 +179,19 @@ fn install(config: &AgentConfig, cgroup: &cgroup::Cgroup) -> anyhow::Result<Kern
         Some(root) => root.clone(),
         None => cgroup::root().context("failed to find the cgroup v2 hierarchy")?,
     };
+    let kubelet_cgroup = match &config.kubelet_cgroup {
+        Some(given) => Some(given.clone()),
+        None => kubelet::find(&config.proc, &cgroup_root)
+            .context("failed to look for the kubelet's cgroup")?,
+    };
+    if kubelet_cgroup.is_none() {
+        warn!("no kubelet runs on this node: probes are captured like any connection");
+    }
     Kernel::install(KernelConfig {
         pin_dir: config.pin_dir.clone(),
         cgroup_root,
         agent_cgroup_id: cgroup.id,
-        kubelet_cgroup: config.kubelet_cgroup.clone(),
+        kubelet_cgroup,
         fail_open: config.fail_open,
         proxy_unknown: config.unknown_destinations == UnknownDestinations::Proxy,
     })

@@ -147,7 +147,7 @@ const _: () = assert!(size_of::<ExcludedCidrKey>() == 24 && align_of::<ExcludedC
 const _: () = assert!(size_of::<Counts>() == 72 && align_of::<Counts>() == 8);
 
 /// Plain records: any bit pattern is valid, none has padding.
-#[cfg(feature = "user")]
+#[cfg(not(target_arch = "bpf"))]
 mod plain {
     use super::*;
 

@@ -55,3 +55,6 @@ async fn settle(index: &mut Index, changes: &mut mpsc::Receiver<Event>) -> bool 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

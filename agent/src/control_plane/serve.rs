@@ -233,3 +233,6 @@ async fn handshake(tcp: TcpStream, peer: SocketAddr, tls: TlsAcceptor, ready: Re
         Err(_) => tracing::debug!(%peer, "handshake took too long"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,10 +79,11 @@ impl<A: Authenticate> Ca<A> {
             Err(_) => return Err(Status::invalid_argument("validity_duration is negative")),
         };
         if asked > *max_lifetime {
+            let hours = |duration: Duration| duration.as_secs() / 3600;
             return Err(Status::invalid_argument(format!(
-                "validity_duration of {} is more than {}",
-                humantime::format_duration(asked),
-                humantime::format_duration(*max_lifetime)
+                "validity_duration of {}h is more than {}h",
+                hours(asked),
+                hours(*max_lifetime)
             )));
         }
         Ok(asked)

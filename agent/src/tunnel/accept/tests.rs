@@ -264,8 +264,8 @@ async fn open_and_reset(pki: &Pki, gateway: &Gateway, count: usize) -> Result<()
 async fn streams_reset_faster_than_they_are_answered_end_the_tunnel() {
     local(async {
         let pki = Pki::new();
-        let held = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
-        let hold = std::rc::Rc::clone(&held);
+        let held = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let hold = Rc::clone(&held);
         let limits = Limits { max_accepted_streams: 20, ..Limits::default() };
         let gateway =
             Gateway::start(&pki, limits, move |incoming| hold.borrow_mut().push(incoming)).await;

@@ -104,3 +104,6 @@ async fn quit(State(admin): State<Admin>) -> &'static str {
     admin.quit.cancel();
     "shutting down\n"
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,3 +143,6 @@ pub struct ConnectionDump {
     /// `HBONE` or `TCP`.
     pub protocol: String,
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,3 +54,6 @@ pub fn init(format: Format, level: &str) -> Result<(LogControl, LogGuard), LogEr
     let apply = move |targets| handle.reload(targets).is_ok();
     Ok((LogControl::new(levels, Arc::new(apply)), guard))
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,13 +160,7 @@ impl Collector for ConnectionCollector {
         encode_failed(&mut encoder, &rows)?;
         self.encode_sockets(&mut encoder)?;
         let help = "Label sets dropped, idle or for want of room";
-        let mut family = encoder.encode_descriptor(
-            "sotto_metric_sets_dropped",
-            help,
-            None,
-            MetricType::Counter,
-        )?;
-        counter(&mut family, &Pairs(&[]), self.table.dropped())
+        plain_counter(&mut encoder, "sotto_metric_sets_dropped", help, self.table.dropped())
     }
 }
 
@@ -236,6 +230,18 @@ pub(super) fn counter(
     family.encode_family(labels)?.encode_counter::<Pairs<'_>, u64, f64>(&value, None)
 }
 
+/// Writes the one counter of a family without labels.
+pub(super) fn plain_counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> fmt::Result {
+    encoder
+        .encode_descriptor(name, help, None, MetricType::Counter)?
+        .encode_counter::<Pairs<'_>, u64, f64>(&value, None)
+}
+
 /// Labels given as pairs.
 #[derive(Debug)]
 pub(super) struct Pairs<'a>(pub(super) &'a [(&'a str, &'a str)]);
@@ -248,3 +254,6 @@ impl EncodeLabelSet for Pairs<'_> {
         encode_pairs(self.0, encoder)
     }
 }
+
+#[cfg(test)]
+mod tests;

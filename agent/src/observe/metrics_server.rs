@@ -37,3 +37,6 @@ async fn answer(State(metrics): State<Metrics>) -> Response {
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 
-use super::metrics::{NodeSource, Pairs, counter};
+use super::metrics::{NodeSource, Pairs, counter, plain_counter};
 
 /// The node's state; whoever wires the parts together fills it.
 #[derive(Debug, Clone, Default)]
@@ -90,8 +90,7 @@ fn encode_stats(encoder: &mut DescriptorEncoder<'_>, stats: &NodeStats) -> fmt::
     for (name, value) in &stats.kernel_connections {
         let name = format!("sotto_connections_{name}");
         let help = "Connections the kernel judged so";
-        let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
-        counter(&mut family, &Pairs(&[]), *value)?;
+        plain_counter(encoder, &name, help, *value)?;
     }
     encode_certificates(encoder, &stats.certificates)?;
     gauges(
@@ -104,9 +103,7 @@ fn encode_stats(encoder: &mut DescriptorEncoder<'_>, stats: &NodeStats) -> fmt::
     gauges(encoder, "sotto_tunnels_open", "HBONE tunnels open now", "direction", &stats.tunnels)?;
     encode_xds(encoder, &stats.xds)?;
     let help = "Log lines dropped because their reader is too slow";
-    let mut family =
-        encoder.encode_descriptor("sotto_log_lines_dropped", help, None, MetricType::Counter)?;
-    counter(&mut family, &Pairs(&[]), stats.log_lines_dropped)
+    plain_counter(encoder, "sotto_log_lines_dropped", help, stats.log_lines_dropped)
 }
 
 fn encode_certificates(

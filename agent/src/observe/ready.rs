@@ -95,3 +95,6 @@ async fn answer(State(readiness): State<Readiness>) -> (StatusCode, String) {
         (StatusCode::INTERNAL_SERVER_ERROR, text)
     }
 }
+
+#[cfg(test)]
+mod tests;

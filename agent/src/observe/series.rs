@@ -210,3 +210,6 @@ impl Cache {
         counts
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //!
 //! Differs from a real one: everyone who is known may do everything (it is recorded, see [`ApiServer::usage`]); CEL
 //! rules, `pattern` and `format` of custom resources are not checked; server-side apply does not track managers;
-//! lists come whole, whatever `limit` says; namespaces empty and owners' dependents go at once rather than in time.
+//! lists come whole, whatever `limit` says; dependents go at once with their last owner.
 
 mod admission;
 mod body;
@@ -26,6 +26,7 @@ mod names;
 mod objects;
 mod patch;
 mod protobuf;
+mod reaper;
 mod reply;
 mod request;
 mod resource;
@@ -171,6 +172,8 @@ impl ApiServer {
             addresses,
             thread: Some(thread),
         };
+        let reaper = reaper::run(this.api.store.clone(), this.api.stop.clone());
+        this.tasks.spawn_on(reaper, &this.runtime);
         for listener in config.listeners {
             this.listen(listener);
         }

@@ -182,28 +182,25 @@ impl State {
         }
     }
 
-    /// Marks a namespace as terminating and deletes its contents; it goes when the last of them is gone.
-    pub(super) fn delete_namespace(
-        &mut self,
-        place: &Place,
-        old: &Value,
-    ) -> Result<(Arc<Value>, bool), ApiError> {
-        let mut object = old.clone();
-        if at(old, &["metadata", "deletionTimestamp"]).is_none() {
-            object["metadata"]["deletionTimestamp"] = json!(clock::now());
-            object_mut(&mut object, "status").insert("phase".to_owned(), json!("Terminating"));
-            self.put(place, object.clone());
+    /// Marks a namespace as terminating; the reaper empties it.
+    pub(super) fn delete_namespace(&mut self, place: &Place, old: &Arc<Value>) -> Arc<Value> {
+        if at(old, &["metadata", "deletionTimestamp"]).is_some() {
+            return Arc::clone(old);
         }
-        let contents: Vec<Place> =
-            self.everything().map(|(p, _)| p).filter(|p| p.namespace == place.name).collect();
+        let mut object = Value::clone(old);
+        object["metadata"]["deletionTimestamp"] = json!(clock::now());
+        object_mut(&mut object, "status").insert("phase".to_owned(), json!("Terminating"));
+        self.put(place, object)
+    }
+
+    /// Deletes all that is in a namespace; a terminating one goes when the last of it is gone.
+    pub(super) fn empty(&mut self, namespace: &str) {
+        let places = self.everything().map(|(place, _)| place);
+        let contents: Vec<Place> = places.filter(|place| place.namespace == namespace).collect();
         for content in &contents {
             self.delete_quietly(content, &DeleteOptions::default());
         }
-        self.settle_namespace(&place.name);
-        match self.find(place) {
-            Some(waiting) => Ok((waiting, false)),
-            None => Ok((Arc::new(object), true)),
-        }
+        self.settle_namespace(namespace);
     }
 
     /// Ends a terminating namespace that is empty.

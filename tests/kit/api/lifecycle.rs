@@ -142,7 +142,7 @@ impl State {
         check_precondition(place, &old, &wanted, "uid")?;
         check_precondition(place, &old, &wanted, "resourceVersion")?;
         if place.resource.is("", "namespaces") {
-            return self.delete_namespace(place, &old);
+            return Ok((self.delete_namespace(place, &old), false));
         }
         if place.resource.is(DEFINITIONS.0, DEFINITIONS.1) {
             self.delete_instances(&old);

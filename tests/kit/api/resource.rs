@@ -18,7 +18,10 @@ use k8s_openapi::api::core::v1::{
     ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
 use super::definition::Definition;
@@ -203,6 +206,9 @@ fn built_in() -> Vec<Resource> {
         row::<RoleBinding>(""),
         row::<ClusterRole>("").cluster(),
         row::<ClusterRoleBinding>("").cluster(),
+        row::<PodDisruptionBudget>("pdb").with_status(),
+        row::<NetworkPolicy>("netpol"),
+        row::<PriorityClass>("pc").cluster(),
         row::<CustomResourceDefinition>("crd,crds").cluster().with_status(),
         row::<TokenReview>("").cluster().review(),
         row::<SelfSubjectReview>("").cluster().review(),

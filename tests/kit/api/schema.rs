@@ -92,20 +92,28 @@ fn check(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>
     {
         errors.push(FieldError::unsupported(path, value, allowed));
     }
-    match value {
-        Value::Object(map) => check_object(schema, map, path, errors),
+    let length = match value {
+        Value::Object(map) => {
+            check_object(schema, map, path, errors);
+            bounds(schema, ["minProperties", "maxProperties"], map.len(), "properties")
+        }
         Value::Array(list) => {
-            bounds(schema, value, ["minItems", "maxItems"], list.len(), "items", path, errors);
             for (at, element) in list.iter().enumerate() {
                 check(&schema["items"], element, &format!("{path}[{at}]"), errors);
             }
+            bounds(schema, ["minItems", "maxItems"], list.len(), "items")
         }
         Value::String(text) => {
-            let length = text.chars().count();
-            bounds(schema, value, ["minLength", "maxLength"], length, "chars long", path, errors);
+            bounds(schema, ["minLength", "maxLength"], text.chars().count(), "chars long")
         }
-        Value::Number(_) => check_number(schema, value, path, errors),
-        _ => {}
+        Value::Number(_) => {
+            check_number(schema, value, path, errors);
+            None
+        }
+        Value::Null | Value::Bool(_) => None,
+    };
+    if let Some(why) = length {
+        errors.push(FieldError::invalid(path, value, &format!("{path} in body {why}")));
     }
     check_combinations(schema, value, path, errors);
 }
@@ -152,16 +160,6 @@ fn check_object(
             errors.push(FieldError::required(join(path, key), ""));
         }
     }
-    let whole = Value::Object(map.clone());
-    bounds(
-        schema,
-        &whole,
-        ["minProperties", "maxProperties"],
-        map.len(),
-        "properties",
-        path,
-        errors,
-    );
     let additional = &schema["additionalProperties"];
     for (key, value) in map {
         let schema = schema["properties"].get(key).unwrap_or(additional);
@@ -186,24 +184,14 @@ fn check_number(schema: &Value, value: &Value, path: &str, errors: &mut Vec<Fiel
     }
 }
 
-fn bounds(
-    schema: &Value,
-    value: &Value,
-    [least, most]: [&str; 2],
-    length: usize,
-    unit: &str,
-    path: &str,
-    errors: &mut Vec<FieldError>,
-) {
+/// What is wrong with a length, if anything.
+fn bounds(schema: &Value, [least, most]: [&str; 2], length: usize, unit: &str) -> Option<String> {
     let length = length as u64;
     if let Some(least) = schema[least].as_u64().filter(|least| length < *least) {
-        let message = format!("{path} in body should have at least {least} {unit}");
-        errors.push(FieldError::invalid(path, value, &message));
+        return Some(format!("should have at least {least} {unit}"));
     }
-    if let Some(most) = schema[most].as_u64().filter(|most| length > *most) {
-        let message = format!("{path} in body should have at most {most} {unit}");
-        errors.push(FieldError::invalid(path, value, &message));
-    }
+    let most = schema[most].as_u64().filter(|most| length > *most);
+    most.map(|most| format!("should have at most {most} {unit}"))
 }
 
 fn check_combinations(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {

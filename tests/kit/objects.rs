@@ -40,7 +40,8 @@ pub async fn client(kubeconfig: &Path) -> Result<Client> {
     Client::try_from(config.context("use the kubeconfig")?).context("make a Kubernetes client")
 }
 
-/// The objects of a YAML file of several documents.
+/// The objects of a YAML file of several documents. (The reader takes a bare `infinity` or `nan` for
+/// a number: quote them.)
 ///
 /// # Errors
 /// Not YAML, or a document that is no Kubernetes object.

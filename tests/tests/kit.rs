@@ -1,4 +1,5 @@
 //! The pocket cluster itself, without a mesh.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::io::Write;
 use std::time::Duration;

@@ -5,6 +5,7 @@ pub mod control_plane;
 mod mesh;
 pub mod process;
 pub mod programs;
+mod runtime;
 mod use_it;
 
 use std::net::TcpListener;
@@ -21,13 +22,14 @@ pub use control_plane::ControlPlane;
 pub use process::{Process, Usage};
 pub use use_it::Curl;
 
-use crate::api::{ApiConfig, ApiServer};
+use crate::api::{ApiConfig, ApiServer, PodRuntime};
 use crate::node::{Node, NodeConfig};
 use crate::objects::{self, Tasks};
 use crate::run::Run;
 use crate::topology::{EXTERNAL_IP, FABRIC_IP, Fabric, NodeNumber, port_of};
 use crate::wire::Capture;
 use crate::{cgroup, controllers, netns, tools};
+use runtime::Runtime;
 
 /// The custom resource definitions that are installed in a real cluster.
 const DEFINITIONS: [&str; 3] = [
@@ -107,7 +109,8 @@ impl Cluster {
         end_at_signal(&run, &tasks)?;
         let numbers: Vec<NodeNumber> = (1..=options.nodes).map(NodeNumber).collect();
         let fabric = Fabric::create(&run, &numbers)?;
-        let api = start_api(&run, &fabric)?;
+        let runtime = Arc::<Runtime>::default();
+        let api = start_api(&run, &fabric, &runtime)?;
         let client = objects::client(&run.dir().join("kubeconfig")).await?;
         for definition in DEFINITIONS {
             objects::apply(&client, definition).await.context("the definitions")?;
@@ -119,6 +122,7 @@ impl Cluster {
         for number in &numbers {
             let config = node_config(&run, *number, &numbers, (&kit_app, sotto.as_ref()));
             nodes.push(Node::start(config, &fabric, &client, &tasks).await?);
+            runtime.0.lock().clone_from(&nodes);
         }
         let wire = Capture::start(&fabric.netns, &port_of(NodeNumber(1)))?;
         let external = start_external(&run, &fabric, &kit_app)?;
@@ -212,11 +216,13 @@ fn node_config(
     }
 }
 
-fn start_api(run: &Run, fabric: &Fabric) -> Result<ApiServer> {
+fn start_api(run: &Run, fabric: &Fabric, runtime: &Arc<Runtime>) -> Result<ApiServer> {
     let here = TcpListener::bind(("127.0.0.1", 0)).context("listen on the loopback")?;
     let there = netns::within(&fabric.netns, || TcpListener::bind((FABRIC_IP, 6443)))?;
     let there = there.context("listen in the fabric")?;
-    let api = ApiServer::start(ApiConfig::new(vec![here, there]))?;
+    let pods = Arc::clone(runtime) as Arc<dyn PodRuntime>;
+    let config = ApiConfig { pods: Some(pods), ..ApiConfig::new(vec![here, there]) };
+    let api = ApiServer::start(config)?;
     let config = api.kubeconfig(&api.url(), api.admin_token());
     std::fs::write(run.dir().join("kubeconfig"), config).context("write the kubeconfig")?;
     Ok(api)

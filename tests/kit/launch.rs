@@ -83,7 +83,8 @@ impl Launch {
         command
     }
 
-    fn command(&self) -> Command {
+    /// The command, to be started with ends of its own.
+    pub fn command(&self) -> Command {
         let mut command = Command::from(self.foreground());
         // A group of its own: a ctrl-C at the terminal reaches the kit alone, which then cleans up.
         command.process_group(0);

@@ -11,21 +11,21 @@ The cluster keeps running until ctrl-C. In another terminal:
 
   export KUBECONFIG={kubeconfig}
   kubectl get pods --all-namespaces --output wide
-  cargo xtask exec legacy/sleep -- curl -sS http://details.bookinfo.svc.cluster.local:9080/details/1
+  kubectl exec --namespace legacy deploy/sleep -- curl -sS http://details.bookinfo.svc.cluster.local:9080/details/1
 
   kubectl apply -f tests/kit/manifests/strict.yaml
   kubectl get peerauthentications --all-namespaces
-  cargo xtask exec legacy/sleep -- curl -sS http://details.bookinfo.svc.cluster.local:9080/details/1
+  kubectl exec --namespace legacy deploy/sleep -- curl -sS http://details.bookinfo.svc.cluster.local:9080/details/1
       curl: (56) Recv failure: Connection reset by peer
 
   kubectl label namespace legacy istio.io/dataplane-mode=ambient
-  cargo xtask exec legacy/sleep -- curl -sS http://details.bookinfo.svc.cluster.local:9080/details/1
+  kubectl exec --namespace legacy deploy/sleep -- curl -sS http://details.bookinfo.svc.cluster.local:9080/details/1
 
   kubectl delete -f tests/kit/manifests/strict.yaml
 
-`kubectl exec` and `kubectl logs` are not served here: a command in a pod is
-  cargo xtask exec NAMESPACE/POD -- COMMAND
-and logs are files:
+Without kubectl, a command in a pod is
+  cargo xtask exec legacy/sleep -- COMMAND
+Logs: kubectl logs, or the files
   {dir}/node1/agent.log, {dir}/control-plane.log, {dir}/node*/pods/*/*.log
 An agent's own view of things:
   nsenter --net=/run/netns/kit-{id}-node1 curl -s http://127.0.0.1:15000/config_dump

@@ -150,7 +150,10 @@ impl Story<'_> {
         while in_a_row < CONFIRM && (in_a_row > 0 || Instant::now() < until) {
             last = match self.cluster.curl(namespace, app, url).await {
                 Ok(curl) if curl.exit == 0 => curl.status.to_string(),
-                Ok(curl) => format!("curl: ({})", curl.exit),
+                Ok(curl) if expected.starts_with(&format!("curl: ({})", curl.exit)) => {
+                    format!("curl: ({})", curl.exit)
+                }
+                Ok(curl) => curl.stderr,
                 Err(error) => format!("{error:#}"),
             };
             if last == expected {

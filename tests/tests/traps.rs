@@ -10,6 +10,8 @@ mod lifecycle;
 mod outbound;
 #[path = "traps/selection.rs"]
 mod selection;
+#[path = "traps/system.rs"]
+mod system;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

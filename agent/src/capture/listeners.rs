@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use sotto_abi::{MARK_AGENT, MARK_LOOP};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -93,7 +92,7 @@ impl ThreadListeners {
     /// current-thread runtime; `on` should start a task for the connection and return.
     ///
     /// # Errors
-    /// The runtime cannot watch the sockets. Failed accepts are retried, not returned.
+    /// The runtime cannot watch the sockets, or the last accepts fail. Until `stop`, failed accepts are retried.
     pub async fn run(
         self,
         pod: Arc<PodCapture>,
@@ -111,11 +110,11 @@ impl ThreadListeners {
                         on(captured);
                     }
                 };
-                accept_until(&listener, stop, hand_over).await;
-                Ok(())
+                accept_until(&listener, stop, &hand_over).await;
+                drain(listener, hand_over)
             }
         });
-        futures::future::try_join_all(loops).await.map(drop)
+        futures::future::join_all(loops).await.into_iter().collect()
     }
 }
 
@@ -202,8 +201,24 @@ async fn accept_until(
             }
         }
     }
-    // The kernel completed these handshakes for us; closing now would reset them.
-    while let Some(Ok((stream, client))) = listener.accept().now_or_never() {
-        hand_over(stream, client);
+}
+
+/// Hands over what is left in the accept queue: the kernel completed these handshakes for us, and closing the
+/// listener would reset them. Asks the socket itself, as the runtime may not have heard of them yet.
+fn drain(
+    listener: tokio::net::TcpListener,
+    hand_over: impl Fn(TcpStream, SocketAddr),
+) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    loop {
+        match listener.accept() {
+            Ok((stream, client)) => {
+                stream.set_nonblocking(true)?;
+                hand_over(TcpStream::from_std(stream)?, client);
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
     }
 }

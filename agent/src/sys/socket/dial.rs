@@ -35,7 +35,8 @@ pub async fn dial_app(
     timeout: Duration,
 ) -> io::Result<TcpStream> {
     let connect = async {
-        let Some(source) = source else {
+        // The pod's own address needs no disguise, and answers to it would not come back over `lo`.
+        let Some(source) = source.filter(|source| *source != destination.ip()) else {
             let socket = netns.enter(|| tcp(destination))??;
             prefer_unpaced(&socket);
             return connect(socket, destination).await;

@@ -21,6 +21,7 @@ use super::machine::{Action, Input, Machine, Ticket, Timing};
 use super::netns::Locator;
 use super::pods::{self, View};
 use super::{AdoptedPod, Capture, EnrollError, PodState, Settings, Status};
+use crate::sys::chain;
 
 /// CNI calls that may wait; more are turned away, and tried again by the kubelet.
 const MAX_CALLS: usize = 64;
@@ -256,12 +257,6 @@ async fn sleep_until(wake: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// An error and its causes, in one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

@@ -11,13 +11,13 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::admit::{Admission, Admit, AdmitError};
-use super::chain;
 use crate::enroll::cni::wire::Request;
 use crate::enroll::machine::{Action, CaptureFailure, Input, NetnsRef, Ticket};
 use crate::enroll::netns::{LocateError, Locator};
 use crate::enroll::pods::View;
 use crate::enroll::{Capture, annotate};
 use crate::mesh::{LocalPod, PodUid};
+use crate::sys::chain;
 use crate::sys::netns::Netns;
 
 /// Longest time for one capture or release.

@@ -201,9 +201,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let causes = std::iter::successors(value.source(), |cause| cause.source());
-        let text = causes.fold(value.to_string(), |text, cause| format!("{text}: {cause}"));
-        self.add(field, Value::Text(text));
+        self.add(field, Value::Text(crate::sys::chain(value)));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

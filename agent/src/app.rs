@@ -24,6 +24,7 @@ mod dump;
 mod node;
 mod pods;
 mod process;
+mod settings;
 mod state;
 mod worker;
 

@@ -17,19 +17,3 @@ pub use config::XdsConfig;
 /// The names of the two kinds of resources, as discovery and metrics spell them.
 pub use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 pub use status::{StatusReader, StatusWriter, XdsStatus};
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Some wrappers print their source themselves.
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}

@@ -10,7 +10,6 @@
 //! | admin, metrics, readiness | their listeners | last |
 //! | data threads | pods' connections | after the drain |
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,22 +20,22 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{interval, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::destinations;
 use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log};
 use super::state::State;
 use super::worker::{Command, Worker};
-use crate::capture::bpf::{Kernel, KernelConfig};
-use crate::capture::kubelet;
-use crate::config::{AgentConfig, UnknownDestinations};
+use super::{destinations, settings};
+use crate::capture::bpf::{AdoptedPod, Kernel};
+use crate::config::AgentConfig;
 use crate::connection::{Shared, Timings};
 use crate::enroll;
-use crate::identify::ca::{CaClient, CaConfig};
+use crate::identify::ca::CaClient;
 use crate::identify::certs::Certificates;
 use crate::identify::clock::SystemClock;
-use crate::mesh::Store;
+use crate::mesh::{MeshReader, Store};
 use crate::observe::admin::{self, Admin};
 use crate::observe::log::LogControl;
 use crate::observe::metrics::Metrics;
@@ -44,7 +43,7 @@ use crate::observe::ready::Readiness;
 use crate::observe::{metrics_server, ready};
 use crate::sys::{Shutdown, cgroup, privileges, shutdown, sysctl};
 use crate::tunnel::Limits;
-use crate::xds::{self, XdsConfig};
+use crate::xds::{self, StatusReader, StatusWriter};
 
 /// Tasks of the control side have this long to end.
 const CONTROL_DRAIN: Duration = Duration::from_secs(2);
@@ -76,6 +75,9 @@ struct Agent {
     state: Arc<State>,
     /// Why the agent cannot go on.
     failure: mpsc::Receiver<anyhow::Error>,
+    /// Ends first: no pod is captured or released any more.
+    enrolment: Shutdown,
+    /// Goes on during the drain, so that open connections are still judged.
     control: Shutdown,
     /// Ends after the drain.
     servers: Shutdown,
@@ -88,7 +90,7 @@ async fn serve(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let failed = tokio::select! {
         asked = shutdown::requested() => asked.err().map(Into::into),
         Some(error) = agent.failure.recv() => Some(error),
-        () = agent.control.token.cancelled() => None,
+        () = agent.enrolment.token.cancelled() => None,
         broken = workers_break(&agent.state.workers) => Some(broken),
     };
     info!("draining");
@@ -101,20 +103,18 @@ async fn serve(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
 
 /// Builds the parts; an error here is a node that cannot serve.
 async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow::Result<Agent> {
-    let (control, servers) = (Shutdown::new(), Shutdown::new());
+    let (control, enrolment, servers) = (Shutdown::new(), Shutdown::new(), Shutdown::new());
     let readiness = Readiness::new();
     let client = super::kubernetes(config.kubeconfig.as_deref()).await?;
 
     // The programs must know our cgroup before we open a socket in a pod.
-    let kernel: SharedKernel = Arc::new(Mutex::new(install(&config, &cgroup)?));
+    let kernel = Kernel::install(settings::kernel(&config, &cgroup)?)
+        .context("failed to install the eBPF programs (`sotto check` tells what is lacking)")?;
+    let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
     let adopted = kernel.lock().adopted().context("failed to list the pods captured already")?;
 
-    let (store, mesh) = Store::new();
-    let (discovered, discovery) = xds::status::StatusWriter::new();
-    let xds = xds::client::run(discovery_of(&config), store, control.token.clone(), discovered);
-    control.spawn(xds);
-
-    let ca = CaClient::new(certificates_of(&config));
+    let (mesh, discovery) = discover(&config, &kernel, &control);
+    let ca = CaClient::new(settings::certificates(&config));
     let (certificates, renewal) = Certificates::new(ca, Arc::new(SystemClock));
     control.spawn(renewal.run(control.token.clone()));
 
@@ -132,110 +132,56 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         .map(|index| Worker::start(index, shared.clone()))
         .collect::<Result<Arc<[_]>, _>>()
         .context("failed to start the data threads")?;
-    let pods = Pods::new(kernel.clone(), workers, certificates.clone(), servers.clone());
 
-    let network = shared.network.clone();
-    control.spawn(destinations::follow(
-        mesh.clone(),
-        network,
-        kernel.clone(),
-        control.token.clone(),
-    ));
-    let (enrolment, enrolled) = watch::channel(enroll::Status::default());
-    let settings = enrolment_of(&config)?;
+    let pods = Pods::new(kernel.clone(), workers.clone(), certificates.clone(), servers.clone());
+    let settings = settings::enrolment(&config)?;
+    let (failure, enrolled) = enrol(settings, client, pods, adopted, &enrolment);
+    let state =
+        Arc::new(State { config, mesh, certificates, discovery, enrolled, kernel, workers });
+    state.clone().report(&metrics, log.dropped_lines);
+    control.spawn(state.clone().upkeep(readiness.clone(), control.token.clone()));
+    listen(&state, metrics, readiness, log.control, enrolment.token.clone(), &servers).await?;
+    Ok(Agent { state, failure, enrolment, control, servers })
+}
+
+/// Starts learning of the mesh, and telling the kernel which destinations are in it.
+fn discover(
+    config: &AgentConfig,
+    kernel: &SharedKernel,
+    control: &Shutdown,
+) -> (MeshReader, StatusReader) {
+    let (store, mesh) = Store::new();
+    let (discovered, discovery) = StatusWriter::new();
+    let stop = || control.token.clone();
+    control.spawn(xds::run(settings::discovery(config), store, stop(), discovered));
+    let network = config.network.as_str().into();
+    control.spawn(destinations::follow(mesh.clone(), network, kernel.clone(), stop()));
+    (mesh, discovery)
+}
+
+/// Starts enrolment; told is why it failed, if it does, and how far it is.
+fn enrol(
+    settings: enroll::Settings,
+    client: kube::Client,
+    pods: Pods,
+    adopted: Vec<AdoptedPod>,
+    tasks: &Shutdown,
+) -> (mpsc::Receiver<anyhow::Error>, watch::Receiver<enroll::Status>) {
+    let (status, enrolled) = watch::channel(enroll::Status::default());
+    let (failed, failure) = mpsc::channel(1);
     let adopted = adopted
         .into_iter()
-        .map(|pod| enroll::AdoptedPod { uid: pod.uid, netns_inode: pod.netns_inode });
-    let (failed, failure) = mpsc::channel(1);
-    let capture = Arc::new(pods.clone());
-    let stop = control.token.clone();
-    control.spawn(async move {
-        let ended =
-            enroll::run(settings, client, capture, adopted.collect(), enrolment, stop).await;
-        if let Err(error) = ended {
+        .map(|pod| enroll::AdoptedPod { uid: pod.uid, netns_inode: pod.netns_inode })
+        .collect();
+    let stop = tasks.token.clone();
+    tasks.spawn(async move {
+        let run = enroll::run(settings, client, Arc::new(pods), adopted, status, stop);
+        if let Err(error) = run.await {
             // The queue holds one: the first failure is the one that counts.
             drop(failed.try_send(error.into()));
         }
     });
-
-    let state = Arc::new(State {
-        config,
-        mesh,
-        certificates,
-        discovery,
-        enrolled,
-        kernel,
-        workers: pods.workers().clone(),
-    });
-    state.clone().report(&metrics, log.dropped_lines);
-    control.spawn(state.clone().upkeep(readiness.clone(), control.token.clone()));
-    listen(&state, metrics, readiness, log.control, &control, &servers).await?;
-    Ok(Agent { state, failure, control, servers })
-}
-
-/// Loads the programs, or adopts those of an earlier run.
-fn install(config: &AgentConfig, cgroup: &cgroup::Cgroup) -> anyhow::Result<Kernel> {
-    let cgroup_root = match &config.cgroup_root {
-        Some(root) => root.clone(),
-        None => cgroup::root().context("failed to find the cgroup v2 hierarchy")?,
-    };
-    let kubelet_cgroup = match &config.kubelet_cgroup {
-        Some(given) => Some(given.clone()),
-        None => kubelet::find(&config.proc, &cgroup_root)
-            .context("failed to look for the kubelet's cgroup")?,
-    };
-    if kubelet_cgroup.is_none() {
-        warn!("no kubelet runs on this node: probes are captured like any connection");
-    }
-    Kernel::install(KernelConfig {
-        pin_dir: config.pin_dir.clone(),
-        cgroup_root,
-        agent_cgroup_id: cgroup.id,
-        kubelet_cgroup,
-        fail_open: config.fail_open,
-        proxy_unknown: config.unknown_destinations == UnknownDestinations::Proxy,
-    })
-    .context("failed to install the eBPF programs (`sotto check` tells what this kernel lacks)")
-}
-
-fn discovery_of(config: &AgentConfig) -> XdsConfig {
-    XdsConfig {
-        address: config.xds_address.clone(),
-        server_name: config.control_plane_name.clone(),
-        root_cert: config.root_cert.clone(),
-        token: config.token.clone(),
-        cluster_id: config.cluster_id.clone(),
-        node_name: config.node_name.clone(),
-        pod_name: config.pod_name.clone(),
-        pod_namespace: config.pod_namespace.clone(),
-        instance_ip: config.instance_ip,
-        metadata: BTreeMap::new(),
-    }
-}
-
-fn certificates_of(config: &AgentConfig) -> CaConfig {
-    CaConfig {
-        address: config.ca_address.clone(),
-        server_name: config.control_plane_name.clone(),
-        root_cert: config.root_cert.clone(),
-        token: config.token.clone(),
-        cluster_id: config.cluster_id.clone(),
-        ttl: config.certificate_ttl,
-    }
-}
-
-fn enrolment_of(config: &AgentConfig) -> anyhow::Result<enroll::Settings> {
-    let cgroup_root = match &config.cgroup_root {
-        Some(root) => root.clone(),
-        None => cgroup::root().context("failed to find the cgroup v2 hierarchy")?,
-    };
-    Ok(enroll::Settings {
-        node_name: config.node_name.as_str().into(),
-        trust_domain: config.trust_domain.as_str().into(),
-        cgroup_root,
-        proc: config.proc.clone(),
-        cni_socket: config.cni_socket.clone(),
-    })
+    (failure, enrolled)
 }
 
 /// Opens the agent's own ports.
@@ -244,12 +190,12 @@ async fn listen(
     metrics: Metrics,
     readiness: Readiness,
     log: LogControl,
-    control: &Shutdown,
+    quit: CancellationToken,
     servers: &Shutdown,
 ) -> anyhow::Result<()> {
     let of_dump = state.clone();
     let runtime = tokio::runtime::Handle::current();
-    let page = Admin::new(move || of_dump.dump(&runtime), log, control.token.clone());
+    let page = Admin::new(move || of_dump.dump(&runtime), log, quit);
     let stop = || servers.token.clone();
     let admin = admin::serve(bind("admin", state.config.admin_address).await?, page, stop());
     servers.spawn(told("admin", admin));
@@ -274,8 +220,8 @@ async fn told(purpose: &'static str, serving: impl Future<Output = std::io::Resu
 impl Agent {
     /// New connections find nobody; open ones may end by themselves until the deadline.
     async fn drain(self, deadline: Duration) {
-        if let Err(unfinished) = self.control.drain(CONTROL_DRAIN).await {
-            warn!(%unfinished, "control tasks did not end");
+        if let Err(unfinished) = self.enrolment.drain(CONTROL_DRAIN).await {
+            warn!(%unfinished, "enrolment did not end");
         }
         let mut ends = Vec::new();
         for worker in self.state.workers.iter() {
@@ -286,6 +232,9 @@ impl Agent {
         }
         if timeout(deadline, futures::future::join_all(ends)).await.is_err() {
             warn!(after = ?deadline, "connections were open at the drain deadline; they are reset");
+        }
+        if let Err(unfinished) = self.control.drain(CONTROL_DRAIN).await {
+            warn!(%unfinished, "control tasks did not end");
         }
         if let Err(unfinished) = self.servers.drain(CONTROL_DRAIN).await {
             warn!(%unfinished, "servers did not end");

@@ -71,11 +71,6 @@ impl Pods {
         Self { kernel, workers, certificates, captured: Arc::default(), tasks }
     }
 
-    /// The data threads.
-    pub(super) fn workers(&self) -> &Arc<[Worker]> {
-        &self.workers
-    }
-
     /// Listeners first, the kernel's redirection last; both block.
     async fn redirect(&self, pod: Arc<PodCapture>) -> Result<PodListeners, CaptureError> {
         let (kernel, threads) = (self.kernel.clone(), self.workers.len());

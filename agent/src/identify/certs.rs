@@ -22,6 +22,7 @@ use super::clock::Clock;
 use super::schedule::Schedule;
 use super::svid::{CertificateInfo, Issued, Svid, SvidError};
 use crate::mesh::SpiffeId;
+use crate::sys::chain;
 
 /// Calls to the CA at one time.
 const MAX_CALLS: usize = 8;
@@ -224,7 +225,7 @@ impl Identity {
         let State { svid, error } = self.state.borrow().clone();
         let condition = match (&svid, &error) {
             (Some(svid), _) if svid.is_valid(now) => Condition::Available,
-            (_, Some(error)) => Condition::Unavailable(chain_of(&**error)),
+            (_, Some(error)) => Condition::Unavailable(chain(&**error)),
             (Some(_), None) => Condition::Unavailable("expired".to_owned()),
             (None, None) => Condition::Initializing,
         };
@@ -298,7 +299,7 @@ impl Shared {
             Err(error) => {
                 known.schedule.fail(Instant::now(), dice());
                 let failures = known.schedule.failures();
-                let why = chain_of(&error);
+                let why = chain(&error);
                 tracing::warn!(%identity, failures, error = why, "no certificate issued");
                 known.state.send_modify(|state| state.error = Some(Arc::new(error)));
             }
@@ -357,18 +358,6 @@ impl<S: CertificateSource> Renewal<S> {
 /// Within -1 and 1.
 fn dice() -> f64 {
     rand::random_range(-1.0..=1.0)
-}
-
-/// An error and its causes, for a line of log or of a dump.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -17,11 +17,11 @@ use tonic::{Extensions, Request, Streaming};
 use crate::mesh::{ResourceKind, Store};
 
 use super::backoff::Backoff;
-use super::chain;
 use super::config::XdsConfig;
 use super::connect::{ConnectError, connect, credentials};
 use super::delta::{DeltaState, type_url};
 use super::status::{Ending, StatusWriter};
+use crate::sys::chain;
 
 #[cfg(test)]
 mod tests;

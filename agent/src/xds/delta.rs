@@ -12,8 +12,8 @@ use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 
 use crate::mesh::{MeshEvent, PolicyKey, ResourceKind, ServiceKey, WorkloadUid};
 
-use super::chain;
 use super::decode::{self, DecodeError};
+use crate::sys::chain;
 
 #[cfg(test)]
 mod tests;

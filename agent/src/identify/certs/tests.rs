@@ -88,7 +88,7 @@ async fn refuses_somebody_elses_certificate() {
     *f.source.mood.lock() = Mood::Wrong;
     let error = f.certificates.svid(&identity(REVIEWS)).await.unwrap_err();
     assert_eq!(
-        chain_of(&error),
+        chain(&error),
         format!(
             "no valid certificate for {REVIEWS}: failed to use a certificate: the issued \
              certificate is for spiffe://cluster.local/ns/evil/sa/evil, want {REVIEWS}"

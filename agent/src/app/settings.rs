@@ -1,0 +1,82 @@
+//! From the agent's flags to what each part needs to know.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use tracing::warn;
+
+use crate::capture::bpf::KernelConfig;
+use crate::capture::kubelet;
+use crate::config::{AgentConfig, UnknownDestinations};
+use crate::enroll;
+use crate::identify::ca::CaConfig;
+use crate::sys::cgroup::{self, Cgroup};
+use crate::xds::XdsConfig;
+
+/// Of the kernel's programs.
+pub(super) fn kernel(config: &AgentConfig, own: &Cgroup) -> anyhow::Result<KernelConfig> {
+    let cgroup_root = cgroup_root(config)?;
+    let kubelet_cgroup = match &config.kubelet_cgroup {
+        Some(given) => Some(given.clone()),
+        None => kubelet::find(&config.proc, &cgroup_root)
+            .context("failed to look for the kubelet's cgroup")?,
+    };
+    if kubelet_cgroup.is_none() {
+        warn!("no kubelet runs on this node: probes are captured like any connection");
+    }
+    Ok(KernelConfig {
+        pin_dir: config.pin_dir.clone(),
+        cgroup_root,
+        agent_cgroup_id: own.id,
+        kubelet_cgroup,
+        fail_open: config.fail_open,
+        proxy_unknown: config.unknown_destinations == UnknownDestinations::Proxy,
+    })
+}
+
+/// Of discovery.
+pub(super) fn discovery(config: &AgentConfig) -> XdsConfig {
+    XdsConfig {
+        address: config.xds_address.clone(),
+        server_name: config.control_plane_name.clone(),
+        root_cert: config.root_cert.clone(),
+        token: config.token.clone(),
+        cluster_id: config.cluster_id.clone(),
+        node_name: config.node_name.clone(),
+        pod_name: config.pod_name.clone(),
+        pod_namespace: config.pod_namespace.clone(),
+        instance_ip: config.instance_ip,
+        metadata: BTreeMap::new(),
+    }
+}
+
+/// Of certificates.
+pub(super) fn certificates(config: &AgentConfig) -> CaConfig {
+    CaConfig {
+        address: config.ca_address.clone(),
+        server_name: config.control_plane_name.clone(),
+        root_cert: config.root_cert.clone(),
+        token: config.token.clone(),
+        cluster_id: config.cluster_id.clone(),
+        ttl: config.certificate_ttl,
+    }
+}
+
+/// Of enrolment.
+pub(super) fn enrolment(config: &AgentConfig) -> anyhow::Result<enroll::Settings> {
+    Ok(enroll::Settings {
+        node_name: config.node_name.as_str().into(),
+        trust_domain: config.trust_domain.as_str().into(),
+        cgroup_root: cgroup_root(config)?,
+        proc: config.proc.clone(),
+        cni_socket: config.cni_socket.clone(),
+    })
+}
+
+fn cgroup_root(config: &AgentConfig) -> anyhow::Result<PathBuf> {
+    match &config.cgroup_root {
+        Some(root) => Ok(root.clone()),
+        None => cgroup::root().context("failed to find the cgroup v2 hierarchy"),
+    }
+}

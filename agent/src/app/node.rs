@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::capture::bpf;
+use crate::capture::{bpf, check};
 use crate::config::{BpfAction, BpfArgs, CheckArgs, CniInstallArgs};
 use crate::enroll::install::{self, Node, Wanted};
 use crate::enroll::plugin;
@@ -45,10 +45,9 @@ fn keep_installed(node: &Node, wanted: Wanted) -> anyhow::Result<()> {
 
 /// Tells what this node can do for the agent.
 pub(super) fn check(args: &CheckArgs) -> ExitCode {
-    super::exit(Err(anyhow::anyhow!(
-        "no checks are built in yet (cgroup root {:?})",
-        args.cgroup_root
-    )))
+    let report = check::check(args.cgroup_root.as_deref());
+    print!("{report}");
+    if report.is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Loads or removes the programs by hand.

@@ -1,32 +1,32 @@
 //! Sotto's node agent and its embedded control plane, in the order of a connection's life.
 
-/// The one module that may know all others: it builds them and wires them together.
+// The one module that may know all others: it builds them and wires them together.
 pub mod app;
-/// Flags and environment, typed, validated at once.
+// Flags and environment, typed, validated at once.
 pub mod config;
-/// The story: what happens to a captured connection, outbound and inbound.
+// The story: what happens to a captured connection, outbound and inbound.
 pub mod connection;
 
-/// May they talk.
+// May they talk.
 pub mod authorize;
-/// How their connections come to us.
+// How their connections come to us.
 pub mod capture;
-/// Which pods are ours.
+// Which pods are ours.
 pub mod enroll;
-/// Who is at each end.
+// Who is at each end.
 pub mod identify;
-/// Where it really goes.
+// Where it really goes.
 pub mod route;
-/// How the bytes go.
+// How the bytes go.
 pub mod tunnel;
 
-/// The embedded control plane.
+// The embedded control plane.
 pub mod control_plane;
-/// What we know of the mesh.
+// What we know of the mesh.
 pub mod mesh;
-/// What others can see of us.
+// What others can see of us.
 pub mod observe;
-/// Sockets, namespaces, shutdown: the only module with `unsafe`.
+// Sockets, namespaces, shutdown: the only module with `unsafe`.
 pub mod sys;
-/// How we learn it.
+// How we learn it.
 pub mod xds;

@@ -1,7 +1,7 @@
 //! How the bytes go: HBONE, that is HTTP/2 CONNECT over mutual TLS, and the relay of plain bytes.
 //!
 //! [`pool`] dials tunnels and opens streams in them, [`accept`] takes tunnels and the streams in
-//! them, [`relay`] moves bytes between an application and a stream (or a plain connection). This
+//! them, [`relay()`] moves bytes between an application and a stream (or a plain connection). This
 //! module knows addresses, TLS configurations and bytes, but neither policy nor Kubernetes; the one
 //! thing it demands is a `Permit` for each stream or plain connection it takes.
 //!

@@ -30,7 +30,7 @@ enum App {
         #[arg(long, default_value_t = 9080)]
         port: u16,
     },
-    /// Answers with what it was asked: /get, /headers, /ip, /status/<code>
+    /// Answers with what it was asked: /get, /headers, /ip, /status/CODE
     Httpbin {
         #[arg(long = "port", default_values_t = [80])]
         ports: Vec<u16>,
@@ -42,7 +42,7 @@ enum App {
     },
     /// Does nothing until it is told to end
     Pause,
-    /// Probes an address again and again, one line a probe: ok | failed <why>
+    /// Probes an address again and again, one line a probe: ok | failed WHY
     Probe(probe::Options),
     /// Loads a `tcp` app and prints one JSON object
     Load(load::Options),

@@ -27,7 +27,7 @@ pub struct AgentArgs {
     /// Address of the agent's own pod.
     #[arg(long, env = "INSTANCE_IP", default_value = "127.0.0.1")]
     pub instance_ip: String,
-    /// Discovery server, as https://sotto-control-plane.istio-system.svc:15012.
+    /// Discovery server, as `https://sotto-control-plane.istio-system.svc:15012`.
     #[arg(long, env = "XDS_ADDRESS", default_value = "https://istiod.istio-system.svc:15012")]
     pub xds_address: String,
     /// Certificate authority; the discovery server by default.

@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::pool::StreamSlot;
 
-/// An open CONNECT stream, on either side. Dropped before [`super::relay`] has finished with it, it
+/// An open CONNECT stream, on either side. Dropped before [`super::relay()`] has finished with it, it
 /// is reset, and the peer's application sees a reset too.
 pub struct TunnelStream {
     send: SendStream<Bytes>,

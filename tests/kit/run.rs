@@ -165,10 +165,13 @@ fn remove(cgroups: &Path, id: &str) -> Vec<anyhow::Error> {
     errors
 }
 
-/// The start time (field 22) of a line of `/proc/<pid>/stat`; the name before may hold anything.
+/// The start time (field 22) of a line of `/proc/<pid>/stat`, unless the process is dead and only
+/// not waited for yet. The name before may hold anything.
 fn start_ticks(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = after_name.split_whitespace();
+    let lives = !matches!(fields.next()?, "Z" | "X");
+    fields.nth(18)?.parse().ok().filter(|_| lives)
 }
 
 #[cfg(test)]
@@ -180,6 +183,7 @@ mod tests {
         let stat = "7 (a) b ) S 1 7 7 0 -1 4194560 1 0 0 0 5 6 0 0 20 0 1 0 424242 1000 2";
         assert_eq!(start_ticks(stat), Some(424_242));
         assert_eq!(start_ticks(""), None);
+        assert_eq!(start_ticks(&stat.replace(" S ", " Z ")), None);
     }
 
     #[test]

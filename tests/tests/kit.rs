@@ -87,7 +87,12 @@ async fn a_killed_run_is_removed_by_the_next() {
         be_the_child().await;
     }
     let (id, mut child) = in_a_child("a_killed_run_is_removed_by_the_next").await;
-    child.kill().await.unwrap();
+    // Not waited for: what is left of the process must not count as alive.
+    let stat = format!("/proc/{}/stat", child.id().unwrap());
+    child.start_kill().unwrap();
+    while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let next = kit::run::Run::claim().unwrap();
     assert_eq!(kit::run::traces(&id), Vec::<String>::new());
     drop(next);

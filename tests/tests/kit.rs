@@ -77,7 +77,8 @@ async fn in_a_child(test: &str) -> (String, tokio::process::Child) {
 
 async fn be_the_child() {
     let cluster = bookinfo().await;
-    writeln!(std::io::stdout(), "cluster {}", cluster.id()).unwrap();
+    let mut parent = std::io::stdout();
+    writeln!(parent, "cluster {}", cluster.id()).unwrap();
     std::future::pending().await
 }
 

@@ -9,7 +9,7 @@ pub(crate) const LEVELS: [Row; 17] = [
     ("mesh", &["sys"]),
     ("authorize", &["sys", "mesh"]),
     ("route", &["sys", "mesh"]),
-    ("xds::delta", &["mesh", "xds"]),
+    ("xds::delta", &["sys", "mesh"]),
     ("enroll", BELOW),
     ("capture", BELOW),
     ("identify", BELOW),

@@ -29,4 +29,6 @@ pub mod observe;
 // Sockets, namespaces, shutdown: the only module with `unsafe`.
 pub mod sys;
 // How we learn it.
+/// Errors told with everything that led to them.
+pub mod error;
 pub mod xds;

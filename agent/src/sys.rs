@@ -4,7 +4,6 @@
 
 pub mod bpf;
 pub mod cgroup;
-pub mod error;
 pub mod netlink;
 pub mod netns;
 pub mod privileges;
@@ -12,6 +11,5 @@ pub mod shutdown;
 pub mod socket;
 pub mod sysctl;
 
-pub use error::chain;
 pub use netns::Netns;
 pub use shutdown::Shutdown;

@@ -10,7 +10,8 @@ use crate::capture::{bpf, check};
 use crate::config::{BpfAction, BpfArgs, CheckArgs, CniInstallArgs};
 use crate::enroll::install::{self, Node, Wanted};
 use crate::enroll::plugin;
-use crate::sys::{chain, shutdown};
+use crate::error::chain;
+use crate::sys::shutdown;
 
 /// Acts as the CNI plugin.
 pub(super) fn cni_plugin() -> ExitCode {

@@ -17,13 +17,13 @@ use super::worker::{Command, Worker};
 use crate::config::AgentConfig;
 use crate::connection::OpenConnection;
 use crate::enroll;
+use crate::error::chain;
 use crate::identify::certs::Certificates;
 use crate::mesh::MeshReader;
 use crate::observe::dump::ConfigDump;
 use crate::observe::metrics::Metrics;
 use crate::observe::node::{CertificateStats, NodeStats, XdsStats};
 use crate::observe::ready::Readiness;
-use crate::sys::chain;
 use crate::xds;
 use crate::xds::status::{KindStatus, StatusReader};
 

@@ -9,12 +9,12 @@ use super::inbound::Caller;
 use super::open::{Direction, Listed, OpenConnection};
 use crate::authorize::Denial;
 use crate::capture::Captured;
+use crate::error::chain;
 use crate::mesh::Workload;
 use crate::observe::access_log;
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
 use crate::observe::labels::{Reporter, ResponseFlags};
 use crate::route::Route;
-use crate::sys::chain;
 
 /// An open connection, as others see it.
 pub(super) struct Record {

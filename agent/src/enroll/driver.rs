@@ -21,7 +21,7 @@ use super::machine::{Action, Input, Machine, Ticket, Timing};
 use super::netns::Locator;
 use super::pods::{self, View};
 use super::{AdoptedPod, Capture, EnrollError, PodState, Settings, Status};
-use crate::sys::chain;
+use crate::error::chain;
 
 /// CNI calls that may wait; more are turned away, and tried again by the kubelet.
 const MAX_CALLS: usize = 64;

@@ -21,8 +21,8 @@ use super::ca::{CaClient, CaError};
 use super::clock::Clock;
 use super::schedule::Schedule;
 use super::svid::{CertificateInfo, Issued, Svid, SvidError};
+use crate::error::chain;
 use crate::mesh::SpiffeId;
-use crate::sys::chain;
 
 /// Calls to the CA at one time.
 const MAX_CALLS: usize = 8;

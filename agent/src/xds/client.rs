@@ -21,7 +21,7 @@ use super::config::XdsConfig;
 use super::connect::{ConnectError, connect, credentials};
 use super::delta::{DeltaState, type_url};
 use super::status::{Ending, StatusWriter};
-use crate::sys::chain;
+use crate::error::chain;
 
 #[cfg(test)]
 mod tests;

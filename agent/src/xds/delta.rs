@@ -13,7 +13,7 @@ use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 use crate::mesh::{MeshEvent, PolicyKey, ResourceKind, ServiceKey, WorkloadUid};
 
 use super::decode::{self, DecodeError};
-use crate::sys::chain;
+use crate::error::chain;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use crate::mesh::ResourceKind;
 
 use super::delta::{Handled, Rejection};
-use crate::sys::chain;
+use crate::error::chain;
 
 /// Rejections are remembered by name; a control plane that sends nonsense is counted, not stored.
 const MAX_REJECTIONS: usize = 1000;

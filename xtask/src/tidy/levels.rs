@@ -4,19 +4,20 @@
 pub(crate) type Row = (&'static str, &'static [&'static str]);
 
 /// A file belongs to the first row that it is in.
-pub(crate) const LEVELS: [Row; 17] = [
-    ("sys", &[]),
-    ("mesh", &["sys"]),
-    ("authorize", &["sys", "mesh"]),
-    ("route", &["sys", "mesh"]),
-    ("xds::delta", &["sys", "mesh"]),
+pub(crate) const LEVELS: [Row; 18] = [
+    ("error", &[]),
+    ("sys", &["error"]),
+    ("mesh", &["error", "sys"]),
+    ("authorize", &["error", "sys", "mesh"]),
+    ("route", &["error", "sys", "mesh"]),
+    ("xds::delta", &["error", "sys", "mesh"]),
     ("enroll", BELOW),
     ("capture", BELOW),
     ("identify", BELOW),
     ("tunnel", BELOW),
     ("xds", BELOW),
     ("observe", BELOW),
-    ("control_plane", &["sys", "mesh"]),
+    ("control_plane", &["error", "sys", "mesh"]),
     ("connection", STORY),
     ("config", EVERYTHING),
     ("app", EVERYTHING),
@@ -25,10 +26,11 @@ pub(crate) const LEVELS: [Row; 17] = [
 ];
 
 /// What the five steps and their feeders stand on. They never import each other.
-const BELOW: &[&str] = &["sys", "mesh", "authorize", "route"];
+const BELOW: &[&str] = &["error", "sys", "mesh", "authorize", "route"];
 
 /// What the story of a connection is told with.
 const STORY: &[&str] = &[
+    "error",
     "sys",
     "mesh",
     "authorize",
@@ -42,6 +44,7 @@ const STORY: &[&str] = &[
 ];
 
 const EVERYTHING: &[&str] = &[
+    "error",
     "sys",
     "mesh",
     "authorize",

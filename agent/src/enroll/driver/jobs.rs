@@ -16,8 +16,8 @@ use crate::enroll::machine::{Action, CaptureFailure, Input, NetnsRef, Ticket};
 use crate::enroll::netns::{LocateError, Locator};
 use crate::enroll::pods::View;
 use crate::enroll::{Capture, annotate};
+use crate::error::chain;
 use crate::mesh::{LocalPod, PodUid};
-use crate::sys::chain;
 use crate::sys::netns::Netns;
 
 /// Longest time for one capture or release.

@@ -201,7 +201,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.add(field, Value::Text(crate::sys::chain(value)));
+        self.add(field, Value::Text(crate::error::chain(value)));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

@@ -9,6 +9,9 @@
 //! |---|---|---|
 //! | one watch per kind | a Kubernetes watch | with the token |
 //! | index | the records and the published snapshot | with the token |
+//! | statuses | the statuses still to be written | with the token |
+//! | events | the Events still to be written | with the token |
+//! | destination rules | which rules mean enrolled namespaces | with the token |
 //! | publisher | the root certificate's ConfigMaps | with the token |
 //! | listener, one per handshake and connection | the TLS listener | with the token |
 //! | one per ADS stream | what that node holds | with the stream or the token |
@@ -26,6 +29,7 @@ pub mod ads;
 pub mod ca;
 pub mod caller;
 pub mod cluster;
+pub mod conditions;
 pub mod convert;
 pub mod health;
 pub mod metrics;

@@ -1,11 +1,13 @@
 //! Kubernetes, as far as the control plane needs it: the only part of it that sees its types.
 
+mod destination;
 mod publish;
 mod reduce;
 mod report;
 mod review;
 mod root;
 mod security;
+mod statuses;
 mod watch;
 
 pub use kube::Client;

@@ -1,6 +1,7 @@
 //! What policy resources mean, as the nodes enforce them. Pure: records in, `Authorization` out.
 
 pub mod access;
+pub mod destination;
 pub mod peer;
 pub mod spec;
 

@@ -1,60 +1,120 @@
-//! Tells a resource's author what is wrong with it: a log line, and an Event that
-//! `kubectl describe` shows.
+//! Tells a resource's author what came of it: its status, and if it does not do all that it says,
+//! once, a log line and an Event that `kubectl describe` shows.
 
-use k8s_openapi::api::core::v1::{Event, EventSource};
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, PostParams, Resource as _};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::request;
+use super::statuses::{Content, Statuses, Target, Write};
+use crate::control_plane::conditions::{self, ACCEPTED, Condition, ZTUNNEL_ACCEPTED};
 use crate::sys::Shutdown;
 
 /// Reports waiting to be written; more are dropped, their log lines stay.
 const QUEUE: usize = 64;
 const COMPONENT: &str = "sotto-control-plane";
 
-/// Writes reports in the background. Clones share the queue.
+/// What came of a resource.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// For its status.
+    pub(super) conditions: Vec<Condition>,
+    /// For Events; none when it does all that it says.
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// What an author should know.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Warning {
+    /// One word, in camel case.
+    pub(super) reason: &'static str,
+    /// A sentence.
+    pub(super) note: String,
+}
+
+impl Told {
+    /// Of a resource that does not do all that it says.
+    pub(super) fn with_notes(conditions: Vec<Condition>, notes: Vec<String>) -> Self {
+        let warning = |note| Warning { reason: "NotFullyEnforced", note };
+        Self { conditions, warnings: notes.into_iter().map(warning).collect() }
+    }
+
+    /// Of a resource of this kind that cannot be understood.
+    pub(super) fn invalid(kind: &str, problem: &str) -> Self {
+        let policy = kind == "AuthorizationPolicy";
+        let accepted = if policy { ZTUNNEL_ACCEPTED } else { ACCEPTED };
+        let conditions = conditions::invalid(accepted, problem);
+        let note = conditions.first().map(|condition| condition.message.clone());
+        let warning = |note| Warning { reason: "Invalid", note };
+        Self { conditions, warnings: note.into_iter().map(warning).collect() }
+    }
+}
+
+/// Writes statuses and Events in the background. Clones share the queues.
 #[derive(Clone)]
 pub(super) struct Reporter {
-    queue: mpsc::Sender<Event>,
+    events: mpsc::Sender<Event>,
+    statuses: Statuses,
 }
 
 impl Reporter {
-    /// A reporter whose task `shutdown` owns.
+    /// A reporter whose tasks `shutdown` owns.
     pub(super) fn start(client: Client, shutdown: &Shutdown) -> Self {
         let (queue, events) = mpsc::channel(QUEUE);
-        let stop = shutdown.token.clone();
-        shutdown.spawn(async move { stop.run_until_cancelled(write(client, events)).await });
-        Self { queue }
+        let statuses = Statuses::start(client.clone(), shutdown);
+        super::watch::spawn(shutdown, write(client, events));
+        Self { events: queue, statuses }
     }
 
-    /// The resource cannot be understood.
-    pub(super) fn invalid(&self, object: &DynamicObject, kind: &ApiResource, reason: &str) {
-        let key = super::reduce::key(&object.metadata);
-        tracing::warn!(kind = kind.kind, %key, reason, "not understood: the last good version stays in force");
-        let note = format!("{reason}; the last good version, if any, stays in force");
-        self.send(object, kind, "Invalid", note);
+    /// Tells what came of a resource, unless its status says so already.
+    pub(super) fn tell(&self, object: &DynamicObject, kind: &ApiResource, told: Told) {
+        let target = target(object, kind);
+        let metadata = &object.metadata;
+        let present = &object.data["status"]["conditions"];
+        let now = Timestamp::now().to_string();
+        let list = conditions::updated(present, metadata.generation, &told.conditions, &now);
+        let Some(list) = list else {
+            self.statuses.settle(&target);
+            return;
+        };
+        let patch = json!({
+            "metadata": { "resourceVersion": metadata.resource_version },
+            "status": { "conditions": list },
+        });
+        let content = Content {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation,
+            conditions: told.conditions,
+        };
+        if self.statuses.want(target, content, Write { kind: kind.clone(), patch }) {
+            for warning in told.warnings {
+                self.warn(object.object_ref(kind), warning);
+            }
+        }
     }
 
-    /// The resource does not do all that it says.
-    pub(super) fn note(&self, object: &DynamicObject, kind: &ApiResource, note: &str) {
-        let key = super::reduce::key(&object.metadata);
-        tracing::warn!(kind = kind.kind, %key, note, "does not do all it says");
-        self.send(object, kind, "NotFullyEnforced", note.to_owned());
-    }
-
-    fn send(&self, object: &DynamicObject, kind: &ApiResource, reason: &str, note: String) {
-        if self.queue.try_send(warning(object, kind, reason, note)).is_err() {
+    /// Writes an Event and a line of the log.
+    pub(super) fn warn(&self, about: ObjectReference, warning: Warning) {
+        let name = |part: &Option<String>| part.clone().unwrap_or_default();
+        let key = format!("{}/{}", name(&about.namespace), name(&about.name));
+        let Warning { reason, note } = warning;
+        tracing::warn!(kind = name(&about.kind), key, reason, note, "told its author");
+        if self.events.try_send(event(about, reason, note)).is_err() {
             tracing::debug!("event dropped: too many are waiting");
         }
     }
 }
 
-/// A Warning about `object`, in its namespace.
-fn warning(object: &DynamicObject, kind: &ApiResource, reason: &str, note: String) -> Event {
-    let about = object.object_ref(kind);
+fn target(object: &DynamicObject, kind: &ApiResource) -> Target {
+    Target { plural: kind.plural.clone(), key: super::reduce::key(&object.metadata) }
+}
+
+/// A Warning about an object, in its namespace.
+fn event(about: ObjectReference, reason: &str, note: String) -> Event {
     let now = Timestamp::now();
     let name = about.name.as_deref().unwrap_or_default();
     Event {

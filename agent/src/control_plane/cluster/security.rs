@@ -1,9 +1,11 @@
-//! The security resources, from whichever version of their API the cluster has.
+//! The resources of Istio's kinds, from whichever version of their API the cluster has.
 
 use kube::api::DynamicObject;
 use serde::de::DeserializeOwned;
 
 use super::reduce::key;
+use super::report::Told;
+use crate::control_plane::conditions::{self, PeerNote};
 use crate::control_plane::convert::access::{self, ValueError};
 use crate::control_plane::convert::spec::{
     AuthorizationPolicySpec, PeerAuthenticationSpec, Selector,
@@ -26,11 +28,11 @@ pub(super) enum SpecError {
     Port,
 }
 
-/// A parsed resource, and what its author should know of it.
+/// A parsed resource, and what its author is told of it.
 #[derive(Debug)]
 pub(super) struct Parsed<R> {
     pub(super) record: R,
-    pub(super) notes: Vec<String>,
+    pub(super) told: Told,
 }
 
 /// Parses a PeerAuthentication.
@@ -48,14 +50,10 @@ pub(super) fn peer_authentication(
     let ports: std::collections::BTreeMap<u16, Mode> =
         ports.into_iter().map(|(port, mtls)| (port, mtls.into())).collect();
     if mode == Mode::Disable || ports.values().any(|mode| *mode == Mode::Disable) {
-        notes.push(
-            "mode DISABLE is the same as PERMISSIVE in the ambient mesh: clients of the mesh still \
-             use mutual TLS"
-                .to_owned(),
-        );
+        notes.push(PeerNote::Disable);
     }
     if !ports.is_empty() && selector.as_ref().is_none_or(Labels::is_empty) {
-        notes.push("portLevelMtls is ignored without a selector".to_owned());
+        notes.push(PeerNote::PortsWithoutSelector);
     }
     let created = object.metadata.creation_timestamp.as_ref();
     let record = PeerAuthentication {
@@ -65,7 +63,9 @@ pub(super) fn peer_authentication(
         mode,
         ports,
     };
-    Ok(Parsed { record, notes })
+    let messages = notes.iter().map(|note| note.message().to_owned()).collect();
+    let told = Told::with_notes(conditions::peer_authentication(&notes), messages);
+    Ok(Parsed { record, told })
 }
 
 /// Parses and converts an AuthorizationPolicy.
@@ -77,12 +77,14 @@ pub(super) fn authorization_policy(
     let dry_run =
         object.metadata.annotations.iter().flatten().any(|(k, v)| k == DRY_RUN && v == "true");
     let converted = access::convert(&spec, &key.namespace, dry_run)?;
+    let notes = converted.notes.iter().map(ToString::to_string).collect();
+    let told = Told::with_notes(conditions::authorization_policy(&converted), notes);
     let record =
         AuthorizationPolicy { key, selector: labels(spec.selector), rules: converted.rules };
-    Ok(Parsed { record, notes: converted.notes.iter().map(ToString::to_string).collect() })
+    Ok(Parsed { record, told })
 }
 
-fn spec<S: DeserializeOwned + Default>(object: &DynamicObject) -> Result<S, SpecError> {
+pub(super) fn spec<S: DeserializeOwned + Default>(object: &DynamicObject) -> Result<S, SpecError> {
     match object.data.get("spec") {
         None | Some(serde_json::Value::Null) => Ok(S::default()),
         Some(spec) => S::deserialize(spec).map_err(|error| SpecError::Shape(error.to_string())),

@@ -14,17 +14,28 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::report::Reporter;
+use super::report::{Reporter, Told};
 use super::security::{Parsed, SpecError, authorization_policy, peer_authentication};
-use super::{ApiError, reduce, request};
+use super::{ApiError, destination, reduce, request};
 use crate::control_plane::metrics::Metrics;
 use crate::control_plane::model::{Change, Event, ObjectKey, Record};
 use crate::sys::Shutdown;
 
 /// How soon to look again for a resource type that the cluster does not have.
 const ABSENT_RETRY: Duration = Duration::from_secs(5);
-/// Versions of the security resources' API, the same in content, the best first.
-const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+/// A kind that the cluster may not have.
+pub(super) struct Custom {
+    /// API group.
+    pub(super) group: &'static str,
+    /// Plural of the kind.
+    pub(super) plural: &'static str,
+    /// Versions, the same in content, the best first.
+    pub(super) versions: &'static [&'static str],
+}
+
+const fn security(plural: &'static str) -> Custom {
+    Custom { group: "security.istio.io", plural, versions: &["v1", "v1beta1"] }
+}
 
 /// What the watches need.
 #[derive(Clone)]
@@ -54,11 +65,10 @@ pub fn watch(watches: Watches, shutdown: &Shutdown) {
         services.plain(Api::<core::Service>::all(client.clone()), all(), reduce::service),
     );
     spawn(shutdown, slices.plain(Api::<EndpointSlice>::all(client.clone()), all(), reduce::slice));
-    spawn(
-        shutdown,
-        peers.custom(client.clone(), "peerauthentications", reporter.clone(), peer_authentication),
-    );
-    spawn(shutdown, access.custom(client, "authorizationpolicies", reporter, authorization_policy));
+    let told = |plural| (security(plural), client.clone(), reporter.clone());
+    spawn(shutdown, peers.custom(told("peerauthentications"), peer_authentication));
+    spawn(shutdown, access.custom(told("authorizationpolicies"), authorization_policy));
+    destination::watch(client, &reporter, &metrics, shutdown);
 }
 
 pub(super) fn spawn(shutdown: &Shutdown, task: impl Future<Output = ()> + Send + 'static) {
@@ -115,16 +125,14 @@ impl<E, R: Record> Watch<E, R> {
 
     /// Watches a kind that the cluster may not have, in the version it has. Until it has it there
     /// is none of it; once it had it, only deletions take away what there was.
-    async fn custom(
+    pub(super) async fn custom(
         self,
-        client: Client,
-        plural: &'static str,
-        reporter: Reporter,
+        (custom, client, reporter): (Custom, Client, Reporter),
         parse: fn(&DynamicObject) -> Result<Parsed<R>, SpecError>,
     ) {
         let mut told = false;
         loop {
-            match self.version(&client, plural).await {
+            match self.version(&client, &custom).await {
                 Ok(Some(kind)) => {
                     tracing::debug!(kind = self.kind, version = kind.version, "watching");
                     let api = Api::all_with(client.clone(), &kind);
@@ -156,11 +164,11 @@ impl<E, R: Record> Watch<E, R> {
     async fn version(
         &self,
         client: &Client,
-        plural: &str,
+        custom: &Custom,
     ) -> Result<Option<ApiResource>, ApiError> {
-        for version in VERSIONS {
-            let named = GroupVersionKind::gvk("security.istio.io", version, self.kind);
-            let kind = ApiResource::from_gvk_with_plural(&named, plural);
+        for version in custom.versions {
+            let named = GroupVersionKind::gvk(custom.group, version, self.kind);
+            let kind = ApiResource::from_gvk_with_plural(&named, custom.plural);
             let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
             match request(api.list(&ListParams::default().limit(1))).await {
                 Ok(_) => return Ok(Some(kind)),
@@ -244,18 +252,12 @@ fn parsed<R>(
     reporter: &Reporter,
     parse: fn(&DynamicObject) -> Result<Parsed<R>, SpecError>,
 ) -> Reduced<R> {
-    match parse(object) {
-        Ok(Parsed { record, notes }) => {
-            for note in notes {
-                reporter.note(object, kind, &note);
-            }
-            Reduced::Record(record)
-        }
-        Err(error) => {
-            reporter.invalid(object, kind, &error.to_string());
-            Reduced::Invalid
-        }
-    }
+    let (reduced, told) = match parse(object) {
+        Ok(Parsed { record, told }) => (Reduced::Record(record), told),
+        Err(error) => (Reduced::Invalid, Told::invalid(&kind.kind, &error.to_string())),
+    };
+    reporter.tell(object, kind, told);
+    reduced
 }
 
 fn is_absent(error: &watcher::Error) -> bool {

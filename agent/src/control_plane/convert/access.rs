@@ -4,16 +4,16 @@
 //! (it allows nothing), in a DENY rule it is taken as met (it denies more), except that a DENY
 //! rule of nothing else denies nothing. Policies for waypoints, AUDIT and CUSTOM are not sent.
 
-use std::fmt;
-
 use sotto_proto::security::{Action, Authorization, Group, Match, Rules as Clause, Scope};
 
 use super::spec::{ActionName, AuthorizationPolicySpec, Condition, Operation, Rule, Source};
 use crate::control_plane::model::{AuthorizationPolicy, Labels, ObjectKey, selects};
 use values::{addresses, ports, service_accounts, strings};
 
+mod note;
 mod values;
 
+pub use note::{Dropped, Note};
 pub use values::ValueError;
 
 /// A policy's converted content; its scope depends on where it lives.
@@ -36,41 +36,6 @@ pub struct Converted {
     pub notes: Vec<Note>,
 }
 
-/// Where a policy does less or more than it says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Note {
-    /// An action that layer 4 does not have.
-    UnsupportedAction(ActionName),
-    /// It is for a waypoint.
-    Targeted,
-    /// An ALLOW rule asks for HTTP attributes.
-    RuleLeftOut(usize),
-    /// A DENY rule's HTTP attributes are taken as met.
-    DeniesMore(usize),
-    /// A DENY rule asks for HTTP attributes alone.
-    DeniesNothing(usize),
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnsupportedAction(action) => {
-                write!(f, "action {action:?} is not supported at layer 4: the policy has no effect")
-            }
-            Self::Targeted => f.write_str("targetRefs are for waypoints: nodes do not enforce it"),
-            Self::RuleLeftOut(at) => {
-                write!(f, "rules[{at}] asks for HTTP attributes: it allows nothing")
-            }
-            Self::DeniesMore(at) => {
-                write!(f, "rules[{at}] asks for HTTP attributes: it denies without asking for them")
-            }
-            Self::DeniesNothing(at) => {
-                write!(f, "rules[{at}] asks for HTTP attributes alone: it denies nothing")
-            }
-        }
-    }
-}
-
 /// Converts a policy of `namespace`.
 ///
 /// # Errors
@@ -91,19 +56,22 @@ pub fn convert(
         return Ok(Converted { rules: None, notes: vec![Note::Targeted] });
     }
     let (mut groups, mut notes) = (Vec::new(), Vec::new());
+    if action == Action::Deny && spec.rules.as_ref().is_none_or(Vec::is_empty) {
+        notes.push(Note::NothingToDeny);
+    }
     for (at, rule) in spec.rules.iter().flatten().enumerate() {
         let parts = Parts::parse(rule, namespace).map_err(|error| error.within("rules", at))?;
-        let http = parts.http();
+        let dropped = Dropped { rule: at, names: parts.unseen() };
         let made = match action {
-            Action::Allow if http => Vec::new(),
+            Action::Allow if !dropped.names.is_empty() => Vec::new(),
             Action::Allow => vec![parts.all()],
-            Action::Deny => parts.without_http(),
+            Action::Deny => parts.without_unseen(),
         };
-        if http {
+        if !dropped.names.is_empty() {
             notes.push(match (action, made.is_empty()) {
-                (Action::Allow, _) => Note::RuleLeftOut(at),
-                (Action::Deny, true) => Note::DeniesNothing(at),
-                (Action::Deny, false) => Note::DeniesMore(at),
+                (Action::Allow, _) => Note::RuleLeftOut(dropped),
+                (Action::Deny, true) => Note::DeniesNothing(dropped),
+                (Action::Deny, false) => Note::DeniesMore(dropped),
             });
         }
         groups.extend(made);
@@ -161,8 +129,8 @@ struct Parts {
 struct Part {
     /// What layer 4 sees; empty if nothing.
     visible: Match,
-    /// Whether there is more that only an HTTP proxy sees.
-    http: bool,
+    /// Names of what else it asks for, which only an HTTP proxy sees.
+    unseen: Vec<String>,
 }
 
 impl Parts {
@@ -184,8 +152,16 @@ impl Parts {
         })
     }
 
-    fn http(&self) -> bool {
-        self.from.iter().chain(&self.to).chain(&self.when).any(|part| part.http)
+    /// Names of all that layer 4 does not see, each once.
+    fn unseen(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        let parts = self.from.iter().chain(&self.to).chain(&self.when);
+        for name in parts.flat_map(|part| &part.unseen) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
     }
 
     /// The whole rule, of which layer 4 sees everything.
@@ -195,10 +171,10 @@ impl Parts {
         Group { rules: clauses.chain(when).collect() }
     }
 
-    /// The rule with its HTTP conditions taken as met: the OR, over every pair of a source and an
+    /// The rule with what layer 4 does not see taken as met: the OR, over every pair of a source and an
     /// operation, of what remains, without the pairs of which nothing does.
-    fn without_http(self) -> Vec<Group> {
-        if !self.http() {
+    fn without_unseen(self) -> Vec<Group> {
+        if self.unseen().is_empty() {
             return vec![self.all()];
         }
         let when = self.when.into_iter().map(|part| part.visible);
@@ -251,6 +227,8 @@ fn parse_source(source: &Source, namespace: &str) -> Result<Part, ValueError> {
         not_ip_blocks,
         remote_ip_blocks,
         not_remote_ip_blocks,
+        trust_domains,
+        not_trust_domains,
     } = source;
     let visible = Match {
         principals: strings(principals),
@@ -263,8 +241,15 @@ fn parse_source(source: &Source, namespace: &str) -> Result<Part, ValueError> {
         not_source_ips: addresses("notIpBlocks", not_ip_blocks)?,
         ..Match::default()
     };
-    let http = [request_principals, not_request_principals, remote_ip_blocks, not_remote_ip_blocks];
-    part("source", visible, http.into_iter().any(present))
+    let unseen = [
+        ("requestPrincipals", request_principals),
+        ("notRequestPrincipals", not_request_principals),
+        ("remoteIpBlocks", remote_ip_blocks),
+        ("notRemoteIpBlocks", not_remote_ip_blocks),
+        ("trustDomains", trust_domains),
+        ("notTrustDomains", not_trust_domains),
+    ];
+    part("source", visible, &unseen)
 }
 
 fn parse_operation(operation: &Operation) -> Result<Part, ValueError> {
@@ -283,8 +268,15 @@ fn parse_operation(operation: &Operation) -> Result<Part, ValueError> {
         not_destination_ports: ports("notPorts", not_ports)?,
         ..Match::default()
     };
-    let http = [hosts, not_hosts, methods, not_methods, paths, not_paths];
-    part("operation", visible, http.into_iter().any(present))
+    let unseen = [
+        ("hosts", hosts),
+        ("notHosts", not_hosts),
+        ("methods", methods),
+        ("notMethods", not_methods),
+        ("paths", paths),
+        ("notPaths", not_paths),
+    ];
+    part("operation", visible, &unseen)
 }
 
 fn parse_condition(condition: &Condition) -> Result<Part, ValueError> {
@@ -315,16 +307,22 @@ fn parse_condition(condition: &Condition) -> Result<Part, ValueError> {
         "source.principal" => {
             Match { principals: strings(values), not_principals: strings(not_values), ..empty }
         }
-        _ => return Ok(Part { visible: empty, http: true }),
+        _ => return Ok(Part { visible: empty, unseen: vec![key.clone()] }),
     };
-    Ok(Part { visible, http: false })
+    Ok(Part { visible, unseen: Vec::new() })
 }
 
-fn part(what: &'static str, visible: Match, http: bool) -> Result<Part, ValueError> {
-    if !http && visible == Match::default() {
+fn part(
+    what: &'static str,
+    visible: Match,
+    unseen: &[(&str, &Option<Vec<String>>)],
+) -> Result<Part, ValueError> {
+    let asked = unseen.iter().filter(|(_, values)| present(values));
+    let unseen: Vec<String> = asked.map(|(name, _)| (*name).to_owned()).collect();
+    if unseen.is_empty() && visible == Match::default() {
         return Err(ValueError::empty(what));
     }
-    Ok(Part { visible, http })
+    Ok(Part { visible, unseen })
 }
 
 fn present(values: &Option<Vec<String>>) -> bool {

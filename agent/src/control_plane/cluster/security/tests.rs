@@ -29,7 +29,7 @@ fn peer_authentication_is_parsed() {
         ports: [(8080, Mode::Permissive), (9090, Mode::Unset)].into(),
     };
     assert_eq!(parsed.record, expected);
-    assert!(parsed.notes.is_empty());
+    assert!(parsed.told.warnings.is_empty());
 }
 
 #[test]
@@ -42,9 +42,10 @@ fn an_empty_spec_is_unset() {
 
 #[test]
 fn disable_and_ports_without_selector_are_noted() {
-    let notes = |spec| peer_authentication(&object(spec)).unwrap().notes.len();
+    let notes = |spec| peer_authentication(&object(spec)).unwrap().told.warnings.len();
     assert_eq!(notes(json!({ "mtls": { "mode": "DISABLE" } })), 1);
     assert_eq!(notes(json!({ "portLevelMtls": { "80": { "mode": "STRICT" } } })), 1);
+    assert_eq!(notes(json!({ "portLevelMtls": { "80": { "mode": "DISABLE" } } })), 2);
 }
 
 #[test]

@@ -135,16 +135,48 @@ fn every_layer_4_condition_is_carried() {
 
 #[test]
 fn an_allow_rule_with_http_attributes_is_left_out() {
-    for http in [
-        json!({ "to": [{ "operation": { "methods": ["GET"], "ports": ["80"] } }] }),
-        json!({ "from": [{ "source": { "requestPrincipals": ["*"] } }] }),
-        json!({ "from": [{ "source": { "remoteIpBlocks": ["10.0.0.1"] } }] }),
-        json!({ "when": [{ "key": "request.headers[x]", "values": ["y"] }] }),
-        json!({ "when": [{ "key": "connection.sni", "values": ["y"] }] }),
+    for (http, name) in [
+        (json!({ "to": [{ "operation": { "methods": ["GET"], "ports": ["80"] } }] }), "methods"),
+        (json!({ "to": [{ "operation": { "notHosts": ["a"] } }] }), "notHosts"),
+        (json!({ "from": [{ "source": { "requestPrincipals": ["*"] } }] }), "requestPrincipals"),
+        (json!({ "from": [{ "source": { "remoteIpBlocks": ["10.0.0.1"] } }] }), "remoteIpBlocks"),
+        (json!({ "from": [{ "source": { "trustDomains": ["td"] } }] }), "trustDomains"),
+        (
+            json!({ "when": [{ "key": "request.headers[x]", "values": ["y"] }] }),
+            "request.headers[x]",
+        ),
+        (json!({ "when": [{ "key": "connection.sni", "values": ["y"] }] }), "connection.sni"),
     ] {
         let converted = convert_json(json!({ "rules": [http, { "from": [source("a")] }] }));
         assert_eq!(converted.rules.unwrap().groups, [group([vec![from("a")]])]);
-        assert_eq!(converted.notes, [Note::RuleLeftOut(0)]);
+        assert_eq!(converted.notes, [Note::RuleLeftOut(dropped(&[name]))]);
+    }
+}
+
+/// What is dropped from the first rule.
+fn dropped(names: &[&str]) -> Dropped {
+    Dropped { rule: 0, names: names.iter().map(|name| (*name).to_owned()).collect() }
+}
+
+#[test]
+fn what_is_dropped_is_named_once() {
+    let rule = json!({
+        "to": [{ "operation": { "paths": ["/a"], "methods": ["GET"] } },
+               { "operation": { "paths": ["/b"] } }],
+        "when": [{ "key": "request.headers[x]", "values": ["y"] }],
+    });
+    let notes = convert_json(json!({ "rules": [{}, rule] })).notes;
+    let expected = "rules[1] asks for what layer 4 does not see (methods, paths, \
+                    request.headers[x]): the rule is left out, it allows nothing";
+    assert_eq!(notes.iter().map(Note::to_string).collect::<Vec<_>>(), [expected]);
+}
+
+#[test]
+fn a_deny_policy_without_rules_is_noted() {
+    for spec in [json!({ "action": "DENY" }), json!({ "action": "DENY", "rules": [] })] {
+        let converted = convert_json(spec);
+        assert_eq!(converted.notes, [Note::NothingToDeny]);
+        assert_eq!(converted.rules.unwrap().groups, []);
     }
 }
 
@@ -165,39 +197,60 @@ fn a_deny_rule_is_stripped_of_http_attributes_and_the_rest_is_enforced() {
     let header = json!({ "key": "request.headers[x]", "values": ["y"] });
     let on_port = json!({ "key": "destination.port", "values": ["81"] });
     let (t, f, w) = (vec![ports(&[80])], vec![from("a")], vec![ports(&[81])]);
-    let more = Note::DeniesMore(0);
-    check_deny(json!({ "to": [both] }), &[group([t.clone()])], more);
-    check_deny(json!({ "to": [get], "from": [source("a")] }), &[group([f.clone()])], more);
-    check_deny(json!({ "to": [get, port], "from": [source("a")] }), &[group([f.clone()])], more);
-    check_deny(json!({ "to": [port], "from": [jwt] }), &[group([t.clone()])], more);
-    check_deny(json!({ "to": [get, port] }), &[group([t.clone()])], more);
+    let more = |names: &[&str]| Note::DeniesMore(dropped(names));
+    let (methods, paths) = (["methods"], ["paths"]);
+    check_deny(json!({ "to": [both] }), &[group([t.clone()])], more(&paths));
+    check_deny(
+        json!({ "to": [get], "from": [source("a")] }),
+        &[group([f.clone()])],
+        more(&methods),
+    );
+    check_deny(
+        json!({ "to": [get, port], "from": [source("a")] }),
+        &[group([f.clone()])],
+        more(&methods),
+    );
+    check_deny(
+        json!({ "to": [port], "from": [jwt] }),
+        &[group([t.clone()])],
+        more(&["requestPrincipals"]),
+    );
+    check_deny(json!({ "to": [get, port] }), &[group([t.clone()])], more(&methods));
     check_deny(
         json!({ "to": [get, port], "from": [jwt, source("a")] }),
         &[group([t.clone()]), group([f.clone()])],
-        more,
+        more(&["requestPrincipals", "methods"]),
     );
     check_deny(
         json!({ "to": [get], "from": [jwt], "when": [on_port] }),
         &[group([w.clone()])],
-        more,
+        more(&["requestPrincipals", "methods"]),
     );
     check_deny(
         json!({ "to": [port], "from": [source("a")], "when": [header] }),
         &[group([t, f])],
-        more,
+        more(&["request.headers[x]"]),
     );
 }
 
 #[test]
 fn a_deny_rule_of_http_attributes_alone_denies_nothing() {
-    let nothing = Note::DeniesNothing(0);
-    check_deny(json!({ "to": [{ "operation": { "methods": ["GET"] } }] }), &[], nothing);
-    check_deny(json!({ "when": [{ "key": "request.headers[x]", "values": ["y"] }] }), &[], nothing);
+    let nothing = |names: &[&str]| Note::DeniesNothing(dropped(names));
+    check_deny(
+        json!({ "to": [{ "operation": { "methods": ["GET"] } }] }),
+        &[],
+        nothing(&["methods"]),
+    );
+    check_deny(
+        json!({ "when": [{ "key": "request.headers[x]", "values": ["y"] }] }),
+        &[],
+        nothing(&["request.headers[x]"]),
+    );
     check_deny(
         json!({ "to": [{ "operation": { "paths": ["/"] } }],
                 "from": [{ "source": { "requestPrincipals": ["*"] } }] }),
         &[],
-        nothing,
+        nothing(&["requestPrincipals", "paths"]),
     );
 }
 

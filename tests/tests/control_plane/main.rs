@@ -25,6 +25,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Streaming};
 
+mod statuses;
+
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 const STATIC_STRICT: &str = "istio-system/istio_converted_static_strict";
@@ -294,19 +296,49 @@ async fn modes_change_live(version: &str) {
     check_rights(&api);
 }
 
-/// What the control plane may do: its role must allow all of it, and need not allow more.
-const RIGHTS: [(&str, &str, &[&str]); 10] = [
+/// What the control plane may do: its roles, as they are deployed, allow this and no more.
+const RIGHTS: [(&str, &str, &[&str]); 14] = [
     ("", "namespaces", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
     ("", "services", &["list", "watch"]),
     ("discovery.k8s.io", "endpointslices", &["list", "watch"]),
     ("security.istio.io", "peerauthentications", &["list", "watch"]),
     ("security.istio.io", "authorizationpolicies", &["list", "watch"]),
+    ("networking.istio.io", "destinationrules", &["list", "watch"]),
+    ("security.istio.io", "peerauthentications/status", &["patch"]),
+    ("security.istio.io", "authorizationpolicies/status", &["patch"]),
+    ("networking.istio.io", "destinationrules/status", &["patch"]),
     ("", "configmaps", &["list", "watch", "create", "patch"]),
     ("", "secrets", &["get", "create"]),
     ("", "events", &["create"]),
     ("authentication.k8s.io", "tokenreviews", &["create"]),
 ];
+
+#[test]
+fn the_deployed_roles_allow_what_is_used_and_no_more() {
+    let roles = include_str!("../../../deploy/base/control-plane/rbac.yaml");
+    let mut allowed = BTreeSet::new();
+    for object in kit::objects::parse(roles).unwrap() {
+        let words = |rule: &Value, key: &str| {
+            let words = rule[key].as_array().unwrap().iter();
+            words.map(|word| word.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        for rule in object.data["rules"].as_array().into_iter().flatten() {
+            for group in words(rule, "apiGroups") {
+                for resource in words(rule, "resources") {
+                    for verb in words(rule, "verbs") {
+                        allowed.insert((group.clone(), resource.clone(), verb));
+                    }
+                }
+            }
+        }
+    }
+    let used = RIGHTS.iter().flat_map(|(group, resource, verbs)| {
+        let verbs = verbs.iter();
+        verbs.map(|verb| ((*group).to_owned(), (*resource).to_owned(), (*verb).to_owned()))
+    });
+    assert_eq!(allowed, used.collect());
+}
 
 fn check_rights(api: &ApiServer) {
     let user = format!("system:serviceaccount:{}:{}", CONTROL_PLANE.0, CONTROL_PLANE.1);

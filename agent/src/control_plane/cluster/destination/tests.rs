@@ -1,0 +1,84 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn object(name: &str, host: &str, mode: Option<&str>) -> DynamicObject {
+    let mut spec = json!({ "host": host });
+    if let Some(mode) = mode {
+        spec["trafficPolicy"] = json!({ "tls": { "mode": mode } });
+    }
+    serde_json::from_value(json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+        "metadata": { "name": name, "namespace": "client", "uid": "u", "generation": 1 },
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn apply(name: &str, host: &str, mode: Option<&str>) -> Seen {
+    Seen::Rule(Change::Apply(rule(&object(name, host, mode)).unwrap().record))
+}
+
+fn namespace(name: &str, label: Option<&str>) -> Seen {
+    let labels = label.map_or(Value::Null, |label| json!({ "istio.io/dataplane-mode": label }));
+    let object = json!({ "metadata": { "name": name, "labels": labels } });
+    let object: KubeNamespace = serde_json::from_value(object).unwrap();
+    Seen::Namespace(Change::Apply(enrolment(object).unwrap()))
+}
+
+/// Names of the rules that are warned about.
+fn names(told: Vec<(ObjectReference, Warning)>) -> Vec<String> {
+    told.into_iter().filter_map(|(about, _)| about.name).collect()
+}
+
+#[test]
+fn modes_that_differ_are_warned_about_in_enrolled_namespaces() {
+    let mut rules = Rules::default();
+    assert_eq!(names(rules.see(namespace("foo", Some("ambient")))), [""; 0]);
+    for (mode, warned) in [
+        (Some("DISABLE"), true),
+        (Some("SIMPLE"), true),
+        (Some("MUTUAL"), true),
+        (Some("ISTIO_MUTUAL"), false),
+        (None, false),
+    ] {
+        let told = rules.see(apply(mode.unwrap_or("none"), "a.foo.svc.cluster.local", mode));
+        assert_eq!(told.len(), usize::from(warned), "{mode:?}");
+        for (about, warning) in told {
+            assert_eq!(about.api_version.as_deref(), Some("networking.istio.io/v1"));
+            assert_eq!(warning.reason, "NoEffectInAmbient");
+            assert!(warning.note.starts_with("namespace foo is in the ambient mesh"));
+            assert!(warning.note.ends_with(&format!("trafficPolicy.tls.mode {}", mode.unwrap())));
+        }
+        assert!(rules.see(apply("elsewhere", "a.bar", mode)).is_empty());
+        assert!(rules.see(apply("own", "a", mode)).is_empty());
+    }
+}
+
+#[test]
+fn a_namespace_that_is_enrolled_later_warns_once() {
+    let mut rules = Rules::default();
+    for (name, host) in [("a", "a.foo"), ("b", "*.foo.svc"), ("c", "*"), ("d", "d.bar")] {
+        assert!(rules.see(apply(name, host, Some("DISABLE"))).is_empty());
+    }
+    assert!(rules.see(namespace("foo", Some("none"))).is_empty());
+    assert_eq!(names(rules.see(namespace("foo", Some("ambient")))), ["a", "b", "c"]);
+    assert!(rules.see(namespace("foo", Some("ambient"))).is_empty());
+    assert!(rules.see(apply("a", "a.foo", Some("DISABLE"))).is_empty());
+    let mut changed = object("a", "a.foo", Some("SIMPLE"));
+    changed.metadata.generation = Some(2);
+    let changed = Change::Apply(rule(&changed).unwrap().record);
+    assert_eq!(names(rules.see(Seen::Rule(changed))), ["a"]);
+    assert_eq!(names(rules.see(namespace("bar", Some("ambient")))), ["d"]);
+}
+
+#[test]
+fn a_deleted_rule_is_forgotten() {
+    let mut rules = Rules::default();
+    rules.see(apply("a", "a.foo", Some("DISABLE")));
+    rules.see(Seen::Rule(Change::Delete(ObjectKey::new("client", "a"))));
+    assert!(rules.see(namespace("foo", Some("ambient"))).is_empty());
+    assert_eq!(names(rules.see(apply("a", "a.foo", Some("DISABLE")))), ["a"]);
+    rules.see(Seen::Rule(Change::Replace { records: Vec::new(), invalid: Vec::new() }));
+    assert_eq!(names(rules.see(apply("a", "a.foo", Some("DISABLE")))), ["a"]);
+}

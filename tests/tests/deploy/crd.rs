@@ -118,6 +118,7 @@ fn validate(schema: &Value, value: &Value, path: &str, faults: &mut Vec<String>)
         "object" => value.is_object(),
         "array" => value.is_array(),
         "string" => value.is_string(),
+        "integer" => value.is_i64(),
         other => panic!("{path}: the validator does not know {other}"),
     };
     if !is_kind {
@@ -125,6 +126,23 @@ fn validate(schema: &Value, value: &Value, path: &str, faults: &mut Vec<String>)
     }
     if schema.get("enum").is_some_and(|known| !items(known).contains(value)) {
         faults.push(format!("{path}: {value} is not supported"));
+    }
+    if let (Some(pattern), Some(text)) = (schema["pattern"].as_str(), value.as_str()) {
+        let pattern = regex::Regex::new(pattern).expect("a pattern");
+        if !pattern.is_match(text) {
+            faults.push(format!("{path}: {text:?} is of another form"));
+        }
+    }
+    for (bound, exceeds) in [("minimum", i64::lt as fn(&i64, &i64) -> bool), ("maximum", i64::gt)] {
+        if let (Some(bound), Some(number)) = (schema[bound].as_i64(), value.as_i64())
+            && exceeds(&number, &bound)
+        {
+            faults.push(format!("{path}: {number} is out of range"));
+        }
+    }
+    let most = schema["maxItems"].as_u64().zip(value.as_array());
+    if most.is_some_and(|(most, list)| list.len() as u64 > most) {
+        faults.push(format!("{path}: has too many items"));
     }
     for required in items(&schema["required"]).iter().filter_map(Value::as_str) {
         if value.get(required).is_none() {
@@ -195,4 +213,68 @@ fn destination_rules_keep_what_is_not_read_here() {
     let spec = json!({"host": "a.b.svc", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}, "connectionPool": {"tcp": {}}}, "subsets": []});
     assert_eq!(faults("destinationrules", &spec), [""; 0]);
     assert_eq!(faults("destinationrules", &json!({})), ["spec.host: is required"]);
+}
+
+#[test]
+fn ports_and_addresses_are_checked_when_applied() {
+    let addresses = |field: &str, value: &str| {
+        let spec = json!({"rules": [{"from": [{"source": {field: [value]}}]}]});
+        faults("authorizationpolicies", &spec)
+    };
+    let ports = |value: &str| {
+        let spec = json!({"rules": [{"to": [{"operation": {"notPorts": [value]}}]}]});
+        faults("authorizationpolicies", &spec)
+    };
+    for good in ["10.0.0.0/8", "10.1.2.3", "::1", "fd00:10::/64", "::ffff:10.0.0.1", "fe80::1%eth0"]
+    {
+        assert_eq!(addresses("ipBlocks", good), [""; 0]);
+    }
+    for bad in ["", "*", "localhost", "10.0.0.1-10.0.0.9", "10.0.0.0/", "10.0.0.0 /8"] {
+        for field in ["ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks"] {
+            let expected =
+                format!("spec.rules[0].from[0].source.{field}[0]: {bad:?} is of another form");
+            assert_eq!(addresses(field, bad), [expected]);
+        }
+    }
+    for good in
+        ["0", "1", "80", "080", "9999", "10000", "59999", "64999", "65499", "65529", "65535"]
+    {
+        assert_eq!(ports(good), [""; 0], "{good}");
+    }
+    for bad in
+        ["", "http", "-1", "65536", "65540", "65600", "66000", "70000", "100000", "80-90", "8 0"]
+    {
+        assert_eq!(ports(bad).len(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn no_list_is_shorter_than_a_policy_may_need() {
+    let many = vec![json!({"operation": {"ports": ["80"]}}); 1000];
+    let when = vec![json!({"key": "source.ip", "values": ["10.0.0.1"]}); 1000];
+    let spec = json!({"rules": [{"to": many, "when": when}]});
+    assert_eq!(faults("authorizationpolicies", &spec), [""; 0]);
+    let ports = (1..=2000).map(|port: u16| (port.to_string(), json!({"mode": "STRICT"})));
+    let ports: serde_json::Map<String, Value> = ports.collect();
+    let spec = json!({"selector": {"matchLabels": {"app": "a"}}, "portLevelMtls": ports});
+    assert_eq!(faults("peerauthentications", &spec), [""; 0]);
+}
+
+#[test]
+fn modes_of_destination_rules_are_checked_wherever_they_are() {
+    let rule = |mode: &str| {
+        let policy = json!({
+            "tls": {"mode": mode, "sni": "a"},
+            "portLevelSettings": [{"port": {"number": 443}, "tls": {"mode": mode}}],
+        });
+        let spec = json!({"host": "a", "trafficPolicy": policy,
+            "subsets": [{"name": "v1", "labels": {"version": "v1"}, "trafficPolicy": policy}]});
+        faults("destinationrules", &spec)
+    };
+    for good in ["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"] {
+        assert_eq!(rule(good), [""; 0]);
+    }
+    assert_eq!(rule("STRICT").len(), 4);
+    let unnamed = json!({"host": "a", "subsets": [{"labels": {}}]});
+    assert_eq!(faults("destinationrules", &unnamed), ["spec.subsets[0].name: is required"]);
 }

@@ -79,8 +79,7 @@ impl Kernel {
         let pins = Pins::create(&config.pin_dir)?;
         let object = Object::new(&pins);
         let mut programs = object.load_node()?;
-        let mut maps = Maps::take(&mut programs)?;
-        maps.clear_destinations()?;
+        let maps = Maps::take(&mut programs)?;
         let mut kernel = Self {
             config,
             pins,
@@ -91,7 +90,9 @@ impl Kernel {
             synced: false,
             log: Log::of(&mut programs),
         };
+        // First the programs must stop to trust the destinations: what is missing from them goes in the clear.
         kernel.write_global()?;
+        kernel.maps.clear_destinations()?;
         kernel.collect_garbage()?;
         kernel.attach_node(&mut programs)?;
         Ok(kernel)

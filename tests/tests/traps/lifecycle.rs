@@ -1,11 +1,14 @@
 //! Agents come, go and are replaced; pods are enrolled and released.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use kit::lab::{LabPod, ask, connect};
 use sotto::capture::PodListeners;
+use sotto::mesh::destinations::DestinationsDelta;
 use sotto_abi::{Counter, names};
 
 use super::{Bench, PORT, refusal, who_am_i};
@@ -24,6 +27,34 @@ fn a_dead_agent_means_refused_at_once() -> Result<()> {
     }
     assert_eq!(bench.counts(&bench.client)?.of(Counter::Refused), 2);
     assert_eq!(bench.counts(&bench.server)?.of(Counter::Dropped), 2);
+    Ok(())
+}
+
+#[test]
+fn a_new_agent_lets_nothing_pass_while_it_forgets_the_mesh() -> Result<()> {
+    let mut bench = Bench::new("forget")?;
+    let relay = bench.enrol_client()?;
+    let to = bench.targets()[0];
+    // Enough of them that to forget them takes a while.
+    let others = (0..20_000).map(|n| Ipv4Addr::from_bits(0x0a80_0000 + n).into());
+    let added = others.chain([to.ip()]).collect();
+    bench.kernel.update_destinations(&DestinationsDelta { added, ..Default::default() })?;
+    bench.kernel.set_synced(true)?;
+    drop(relay);
+
+    let (client, installed) = (bench.client.clone(), Arc::new(AtomicBool::new(false)));
+    let done = Arc::clone(&installed);
+    let knocking = std::thread::spawn(move || {
+        client.run(move || {
+            while !done.load(Ordering::Relaxed) {
+                connect(to).expect_err("no agent listens");
+            }
+        });
+    });
+    let next = bench.lab.install(|_| {});
+    installed.store(true, Ordering::Relaxed);
+    knocking.join().expect("a connection went in the clear");
+    assert_eq!(next?.counters()?.node.of(Counter::Unknown), 0);
     Ok(())
 }
 

@@ -29,6 +29,21 @@ fn the_verifier_accepts_every_program_and_all_is_pinned() -> Result<()> {
 }
 
 #[test]
+fn a_cgroup_that_holds_pods_is_not_exempt_as_the_kubelets() -> Result<()> {
+    let lab = Lab::new("shared")?;
+    let probe = lab.pin_dir().join(names::LINKS_DIRECTORY).join(names::PROBE);
+    lab.install(|_| {})?;
+    assert!(probe.exists());
+    // Above all pods, and above the agent.
+    let mut kernel =
+        lab.install(|config| config.kubelet_cgroup = Some(config.cgroup_root.clone()))?;
+    assert!(!probe.exists());
+    kernel.maintain()?;
+    assert!(!probe.exists());
+    Ok(())
+}
+
+#[test]
 fn a_node_that_can_capture_is_found_usable() {
     let report = sotto::capture::check::check(None);
     assert!(report.is_usable(), "{report}");

@@ -76,6 +76,24 @@ pub fn settle(wanted: Option<&Path>) -> io::Result<Cgroup> {
     Ok(target)
 }
 
+/// Whether a cgroup, or any below it, has one of these ids.
+///
+/// # Errors
+/// The cgroup is not there, or cannot be listed.
+pub fn contains_any(cgroup: &Path, ids: &[u64]) -> io::Result<bool> {
+    if ids.contains(&Cgroup::open(cgroup)?.id) {
+        return Ok(true);
+    }
+    for entry in std::fs::read_dir(cgroup)? {
+        let entry = entry?;
+        // One that goes while we look holds nothing.
+        if entry.file_type()?.is_dir() && contains_any(&entry.path(), ids).unwrap_or(false) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether a directory is the root of the whole hierarchy: the one cgroup without a type (cgroup-v2.rst,
 /// "Core Interface Files").
 fn is_root(path: &Path) -> bool {
@@ -111,6 +129,19 @@ mod tests {
             "530 488 0:27 /../../.. /host/sys/fs/cgroup ro,nosuid - cgroup2 cgroup2 rw,nsdelegate";
         assert_eq!(cgroup2_mount(own), Some(PathBuf::from("/sys/fs/cgroup")));
         assert_eq!(cgroup2_mount(host), None);
+    }
+
+    #[test]
+    fn a_cgroup_contains_itself_and_all_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inner, outer) = (dir.path().join("a/b"), dir.path().join("a"));
+        std::fs::create_dir_all(&inner).unwrap();
+        std::fs::create_dir(dir.path().join("c")).unwrap();
+        let id = |path: &Path| Cgroup::open(path).unwrap().id;
+        assert!(contains_any(&outer, &[0, id(&inner)]).unwrap());
+        assert!(contains_any(&inner, &[id(&inner)]).unwrap());
+        assert!(!contains_any(&dir.path().join("c"), &[id(&inner), id(&outer)]).unwrap());
+        assert!(contains_any(&dir.path().join("d"), &[0]).is_err());
     }
 
     #[test]

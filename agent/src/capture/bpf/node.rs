@@ -12,7 +12,7 @@ use sotto_abi::names;
 use super::pins::remove_file;
 use super::{BpfError, Kernel};
 use crate::sys::bpf::{LinkKind, link_target, open_pinned, update_link};
-use crate::sys::cgroup::Cgroup;
+use crate::sys::cgroup::{Cgroup, contains_any};
 
 /// Links to cgroups can always be several; aya's other modes are for the older way without links.
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
@@ -43,6 +43,11 @@ impl Kernel {
             tracing::warn!(%path, "the kubelet's cgroup is not there: its probes are captured");
             return Ok(());
         }
+        if self.holds_pods(kubelet)? {
+            let path = kubelet.display();
+            tracing::warn!(%path, "the kubelet's cgroup holds pods too: its probes are captured");
+            return remove_file(&self.pins.link(name));
+        }
         let program: &mut SockOps = program(object, name)?;
         program.load().map_err(BpfError::program("verify", name))?;
         let fd = clone_fd(program.fd(), name)?;
@@ -58,12 +63,21 @@ impl Kernel {
         let Some(kubelet) = &self.config.kubelet_cgroup else { return Ok(()) };
         let pin = self.pins.link(names::PROBE);
         let Ok(cgroup) = Cgroup::open(kubelet) else { return Ok(()) };
-        if pinned_cgroup(&pin) == Some(cgroup.id) {
+        if pinned_cgroup(&pin) == Some(cgroup.id) || self.holds_pods(kubelet)? {
             return Ok(());
         }
         let mut object = self.object.load_node()?;
         tracing::info!(path = %kubelet.display(), "attaching to the kubelet's cgroup");
         self.attach_probe(&mut object)
+    }
+
+    /// Whether a cgroup holds more than the kubelet: a program on it sees all below it, and would exempt the
+    /// connections of pods. The agent's own cgroup stands for those of all pods.
+    fn holds_pods(&self, cgroup: &Path) -> Result<bool, BpfError> {
+        let root = Cgroup::open(&self.config.cgroup_root)
+            .map_err(BpfError::file("open", &self.config.cgroup_root))?;
+        let ids = [root.id, self.config.agent_cgroup_id];
+        contains_any(cgroup, &ids).map_err(BpfError::file("look through", cgroup))
     }
 
     fn attach_or_update(

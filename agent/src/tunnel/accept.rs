@@ -54,7 +54,8 @@ pub enum AcceptError {
 
 /// A tunnel that a peer dialled. Nothing moves in it unless [`Server::next`] is polled.
 pub struct Server {
-    connection: Connection<TlsStream<TcpStream>, Bytes>,
+    /// Gone once the tunnel has ended: only then do the streams of a dead peer end too.
+    connection: Option<Connection<TlsStream<TcpStream>, Bytes>>,
     alive: Pin<Box<dyn Future<Output = ()>>>,
     peer: Vec<CertificateDer<'static>>,
     stop: CancellationToken,
@@ -100,6 +101,7 @@ pub async fn accept(
     };
     let max_unanswered = usize::try_from(limits.max_accepted_streams).unwrap_or(usize::MAX);
     let unanswered = Rc::new(());
+    let connection = Some(connection);
     Ok(Server { connection, alive, peer, stop, draining: false, unanswered, max_unanswered })
 }
 
@@ -160,15 +162,17 @@ impl Server {
     /// Nothing is lost.
     pub async fn next(&mut self) -> Option<Incoming> {
         loop {
+            let connection = self.connection.as_mut()?;
             let accepted = tokio::select! {
-                accepted = self.connection.accept() => accepted,
+                accepted = connection.accept() => accepted,
                 () = &mut self.alive => {
                     tracing::debug!("tunnel's peer is dead");
+                    self.connection = None;
                     return None;
                 }
                 () = self.stop.cancelled(), if !self.draining => {
                     self.draining = true;
-                    self.connection.graceful_shutdown();
+                    connection.graceful_shutdown();
                     continue;
                 }
             };
@@ -177,7 +181,7 @@ impl Server {
                 // costs us a look at the policies and perhaps a connection to the application.
                 Some(Ok(_)) if Rc::strong_count(&self.unanswered) > self.max_unanswered => {
                     tracing::debug!("the tunnel's peer opens and resets streams too fast");
-                    self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 }
                 Some(Ok((request, respond))) => {
                     let unanswered = Rc::clone(&self.unanswered);
@@ -187,9 +191,13 @@ impl Server {
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "tunnel ended");
+                    self.connection = None;
                     return None;
                 }
-                None => return None,
+                None => {
+                    self.connection = None;
+                    return None;
+                }
             }
         }
     }

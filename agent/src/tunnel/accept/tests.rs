@@ -276,6 +276,46 @@ async fn streams_reset_faster_than_they_are_answered_end_the_tunnel() {
     .await;
 }
 
+/// A peer that opens a stream, and then neither reads nor closes.
+async fn fall_silent(pki: &Pki, tcp: TcpStream) -> impl Sized + use<> {
+    let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    let tls = TlsConnector::from(Arc::clone(&pki.client)).connect(name, tcp).await.unwrap();
+    let (mut sender, mut connection) = h2::client::handshake(tls).await.unwrap();
+    let head = Request::connect("10.0.0.1:80").body(()).unwrap();
+    let (answer, send) = sender.send_request(head, false).unwrap();
+    tokio::select! {
+        answer = answer => drop(answer.unwrap()),
+        ended = &mut connection => panic!("{ended:?}"),
+    }
+    (sender, connection, send)
+}
+
+#[tokio::test]
+async fn the_streams_of_a_dead_peer_end_with_its_tunnel() {
+    local(async {
+        let pki = Pki::new();
+        let (theirs, ours) = tcp_pair().await;
+        let (_app, app) = tcp_pair().await;
+        let soon = Duration::from_millis(200);
+        let limits = Limits { ping_interval: soon, ping_timeout: soon, ..Limits::default() };
+        let serve = async {
+            let tls = Arc::clone(&pki.server);
+            let mut server = accept(ours, tls, &limits, CancellationToken::new()).await.unwrap();
+            let incoming = server.next().await.unwrap();
+            let stream = incoming.accept(&permit(), HeaderMap::new()).unwrap();
+            let relayed = spawn_local(async move {
+                let progress = crate::tunnel::Progress::default();
+                crate::tunnel::relay(app, stream, &progress).await
+            });
+            assert!(server.next().await.is_none());
+            let ended = timeout(Duration::from_secs(2), relayed).await;
+            ended.expect("the stream outlives its tunnel").unwrap().unwrap_err();
+        };
+        tokio::join!(fall_silent(&pki, theirs), serve);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn streams_reset_after_their_answer_hurt_nobody() {
     local(async {

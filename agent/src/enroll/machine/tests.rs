@@ -271,6 +271,16 @@ fn cni_del_of_an_older_sandbox_changes_nothing() {
 }
 
 #[test]
+fn cni_del_of_a_sandbox_long_dead_does_not_free_a_pod_that_nobody_attached() {
+    Test::captured_pod().check(del(6), &[]);
+    let mut test = Test::new();
+    test.check(Input::Adopted(vec![AdoptedPod { uid: uid(), netns_inode: 7 }]), &[]);
+    test.check(enroll(true), &[capture(None, Some(7))]);
+    test.check(captured(7), &[]);
+    test.check(del(6), &[]);
+}
+
+#[test]
 fn cni_del_during_the_capture_fails_the_add_and_releases_after() {
     let mut test = Test::new();
     test.check(add(1, 7), &[capture(Some(netns(7)), None)]);

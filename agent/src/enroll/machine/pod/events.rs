@@ -50,7 +50,8 @@ impl Pod {
         self.capture_retry = Retry::now(now);
     }
 
-    /// The runtime takes a sandbox down: ours, unless it names another one.
+    /// The runtime takes a sandbox down: ours, if it is the one that was attached or is held. Runtimes repeat
+    /// this for sandboxes long dead, without a namespace: that must not free a pod that runs.
     pub(in crate::enroll::machine) fn detach(
         &mut self,
         container: &str,
@@ -60,8 +61,8 @@ impl Pod {
     ) {
         let ours = match (&self.attachment, self.held.inode(), netns_inode) {
             (Some(attachment), ..) => attachment.container == container,
-            (None, Some(held), Some(told)) => held == told,
-            (None, ..) => true,
+            (None, Some(held), told) => told == Some(held),
+            (None, None, told) => told.is_some(),
         };
         if ours {
             self.attachment = None;

@@ -23,7 +23,7 @@ use crate::capture::bpf::{BpfError, Kernel};
 use crate::capture::listeners::{ListenError, PodListeners};
 use crate::enroll::Capture;
 use crate::identify::certs::Certificates;
-use crate::mesh::{LocalPod, PodUid};
+use crate::mesh::{LocalPod, PodUid, SpiffeId};
 use crate::sys::Shutdown;
 use crate::sys::netns::Netns;
 
@@ -36,8 +36,43 @@ pub(super) struct Pods {
     kernel: SharedKernel,
     workers: Arc<[Worker]>,
     certificates: Certificates,
-    captured: Arc<Mutex<HashMap<PodUid, Arc<PodCapture>>>>,
+    table: Arc<Mutex<Table>>,
     tasks: Shutdown,
+}
+
+/// Which pods are captured, and which still have connections from before their release.
+#[derive(Debug, Default)]
+struct Table {
+    captured: HashMap<PodUid, Arc<PodCapture>>,
+    leaving: Vec<Arc<PodCapture>>,
+}
+
+impl Table {
+    fn capture(&mut self, pod: Arc<PodCapture>) {
+        self.captured.insert(pod.pod.uid.clone(), pod);
+    }
+
+    fn release(&mut self, uid: &PodUid) -> Option<Arc<PodCapture>> {
+        let pod = self.captured.remove(uid)?;
+        self.leaving.push(Arc::clone(&pod));
+        Some(pod)
+    }
+
+    /// The connections of one release have ended. True if the pod has no others: neither is it back, nor does
+    /// an earlier release of it wait.
+    fn ended(&mut self, pod: &Arc<PodCapture>) -> bool {
+        if let Some(at) = self.leaving.iter().position(|other| Arc::ptr_eq(other, pod)) {
+            self.leaving.swap_remove(at);
+        }
+        let same =
+            |other: &Arc<PodCapture>| other.pod.uid == pod.pod.uid && other.netns == pod.netns;
+        !self.captured.contains_key(&pod.pod.uid) && !self.leaving.iter().any(same)
+    }
+
+    fn is_known(&self, identity: &SpiffeId) -> bool {
+        let mut all = self.captured.values().chain(&self.leaving);
+        all.any(|pod| pod.pod.identity == *identity)
+    }
 }
 
 /// How often a released pod with open connections is looked at.
@@ -68,7 +103,7 @@ impl Pods {
         certificates: Certificates,
         tasks: Shutdown,
     ) -> Self {
-        Self { kernel, workers, certificates, captured: Arc::default(), tasks }
+        Self { kernel, workers, certificates, table: Arc::default(), tasks }
     }
 
     /// Listeners first, the kernel's redirection last; both block.
@@ -95,25 +130,28 @@ impl Pods {
                 cut.cancel();
             }
         }
-        let uid = pod.pod.uid.clone();
-        let (kernel, captured) = (self.kernel.clone(), self.captured.clone());
+        let identity = pod.pod.identity.clone();
+        let (kernel, table) = (self.kernel.clone(), self.table.clone());
         let done = tokio::task::spawn_blocking(move || {
-            // Under the kernel's lock, so that a new capture is either seen or comes after.
+            // Under the kernel's lock, so that a new capture is either seen or comes after. What is open from
+            // another release needs the loop still: without it, its bytes would leave the pod in the clear.
             let mut kernel = kernel.lock();
-            if captured.lock().contains_key(&uid) { Ok(()) } else { kernel.finish_release(&pod) }
-        });
-        match done.await {
+            if table.lock().ended(&pod) { kernel.finish_release(&pod) } else { Ok(()) }
+        })
+        .await;
+        self.forget(&identity);
+        match done {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(%error, "the pod's namespace is gone already"),
             Err(error) => warn!(%error, "finishing a release panicked"),
         }
     }
 
-    /// Forgets an identity that no captured pod has any more.
-    fn forget_identity_of(&self, gone: &LocalPod) {
-        let captured = self.captured.lock();
-        if captured.values().all(|other| other.pod.identity != gone.identity) {
-            self.certificates.forget(&gone.identity);
+    /// Forgets an identity that no pod has any more, nor a connection that may ask for it.
+    fn forget(&self, identity: &SpiffeId) {
+        let table = self.table.lock();
+        if !table.is_known(identity) {
+            self.certificates.forget(identity);
         }
     }
 }
@@ -122,10 +160,10 @@ impl Capture for Pods {
     type Error = CaptureError;
 
     async fn capture(&self, pod: Arc<LocalPod>, netns: Netns) -> Result<(), CaptureError> {
-        self.certificates.prefetch(&pod.identity);
-        let uid = pod.uid.clone();
         let capture = Arc::new(PodCapture { pod, netns });
-        self.captured.lock().insert(uid, capture.clone());
+        self.table.lock().capture(capture.clone());
+        // Only now that the identity is known to be ours, lest another pod's end forgets it.
+        self.certificates.prefetch(&capture.pod.identity);
         let mut listeners = self.redirect(capture.clone()).await?;
         for (index, worker) in self.workers.iter().enumerate() {
             // From here on connections wait in the backlog; none is lost.
@@ -139,8 +177,7 @@ impl Capture for Pods {
     async fn release(&self, uid: &PodUid) -> Result<(), CaptureError> {
         let (kernel, of_kernel) = (self.kernel.clone(), uid.clone());
         tokio::task::spawn_blocking(move || kernel.lock().release(&of_kernel)).await??;
-        let Some(pod) = self.captured.lock().remove(uid) else { return Ok(()) };
-        self.forget_identity_of(&pod.pod);
+        let Some(pod) = self.table.lock().release(uid) else { return Ok(()) };
         let cut = CancellationToken::new();
         let mut ends = Vec::new();
         for worker in self.workers.iter() {
@@ -163,4 +200,47 @@ fn is_gone(pod: &PodCapture) -> bool {
         let ip6 = address.as_ref().and_then(|a| a.as_sockaddr_in6()).map(|a| IpAddr::V6(a.ip()));
         ip4.or(ip6).is_some_and(|ip| pod.pod.owns(ip))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod() -> Arc<PodCapture> {
+        let pod = LocalPod {
+            uid: PodUid("1".into()),
+            namespace: "ns".into(),
+            name: "pod".into(),
+            identity: SpiffeId::new("cluster.local", "ns", "sa").unwrap(),
+            ip4: None,
+            ip6: None,
+            exclusions: crate::mesh::local::Exclusions::default(),
+        };
+        Arc::new(PodCapture { pod: Arc::new(pod), netns: Netns::current().unwrap() })
+    }
+
+    #[test]
+    fn a_pod_released_twice_keeps_its_loop_until_the_first_connections_end() {
+        let mut table = Table::default();
+        let (first, second) = (pod(), pod());
+        for pod in [&first, &second] {
+            table.capture(Arc::clone(pod));
+            table.release(&pod.pod.uid).unwrap();
+        }
+        assert!(!table.ended(&second), "connections of the first release are open");
+        assert!(table.is_known(&first.pod.identity));
+        assert!(table.ended(&first));
+        assert!(!table.is_known(&first.pod.identity));
+    }
+
+    #[test]
+    fn a_pod_that_is_back_keeps_its_loop() {
+        let mut table = Table::default();
+        let pod = pod();
+        table.capture(Arc::clone(&pod));
+        table.release(&pod.pod.uid).unwrap();
+        table.capture(Arc::clone(&pod));
+        assert!(!table.ended(&pod));
+        assert!(table.is_known(&pod.pod.identity));
+    }
 }

@@ -8,6 +8,7 @@ mod context;
 mod denied;
 mod inbound;
 mod open;
+mod quota;
 mod record;
 mod upstream;
 
@@ -31,9 +32,16 @@ use inbound::{Arrival, Caller};
 
 pub use context::{Context, Shared, Timings};
 pub use open::{Direction, OpenConnection};
+pub use quota::Quota;
 
-/// Serves one captured connection to its end; `stop` tells peers' tunnels to go elsewhere.
-pub async fn handle(context: &Rc<Context>, captured: Captured, stop: &CancellationToken) {
+/// Serves one captured connection to its end, if its pod may have another; `stop` tells peers' tunnels to
+/// go elsewhere.
+pub async fn handle(
+    context: &Rc<Context>,
+    captured: Captured,
+    quota: &Rc<Quota>,
+    stop: &CancellationToken,
+) {
     // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's
     // peer is no app: it may have an alert to read.
     if captured.role != Role::Hbone
@@ -42,10 +50,18 @@ pub async fn handle(context: &Rc<Context>, captured: Captured, stop: &Cancellati
         tracing::debug!(%error, client = %captured.client, "the client is gone already");
         return;
     }
+    let _place = match quota.take() {
+        Ok(place) => place,
+        Err(full) => {
+            let outbound = captured.role == Role::Outbound;
+            let reporter = if outbound { Reporter::Source } else { Reporter::Destination };
+            return record::never_opened(reporter, &captured, &full);
+        }
+    };
     match captured.role {
         Role::Outbound => outbound(context, captured).await,
         Role::Plaintext => inbound_plaintext(context, captured).await,
-        Role::Hbone => inbound_tunnel(context, captured, stop).await,
+        Role::Hbone => inbound_tunnel(context, captured, quota, stop).await,
     }
 }
 
@@ -108,7 +124,12 @@ async fn inbound_plaintext(context: &Context, captured: Captured) {
 }
 
 /// From another pod of the mesh: a tunnel, and in it a stream for each connection.
-async fn inbound_tunnel(context: &Rc<Context>, captured: Captured, stop: &CancellationToken) {
+async fn inbound_tunnel(
+    context: &Rc<Context>,
+    captured: Captured,
+    quota: &Rc<Quota>,
+    stop: &CancellationToken,
+) {
     let (mut tunnel, caller) = match handshake(context, captured, stop).await {
         Some(done) => done,
         None => return,
@@ -119,7 +140,14 @@ async fn inbound_tunnel(context: &Rc<Context>, captured: Captured, stop: &Cancel
             incoming = tunnel.next() => match incoming {
                 Some(incoming) => {
                     let (context, caller) = (context.clone(), caller.clone());
-                    streams.spawn_local(inbound_stream(context, caller, incoming));
+                    let Ok(place) = quota.take().inspect_err(|full| record::unservable(&caller, full)) else {
+                        incoming.refuse(hbone::UNAVAILABLE);
+                        continue;
+                    };
+                    streams.spawn_local(async move {
+                        inbound_stream(context, caller, incoming).await;
+                        drop(place);
+                    });
                 }
                 None => break,
             },

@@ -1,9 +1,10 @@
-//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, shutdown.
+//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, descriptors, shutdown.
 //!
 //! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
 
 pub mod bpf;
 pub mod cgroup;
+pub mod descriptors;
 pub mod netlink;
 pub mod netns;
 pub mod privileges;

@@ -3,6 +3,7 @@
 pub mod bookinfo;
 pub mod client;
 pub mod httpbin;
+pub mod load;
 pub mod probe;
 pub mod tcp;
 
@@ -12,8 +13,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
-
-use crate::bench::load;
 
 /// The apps of the pocket cluster.
 #[derive(Debug, Parser)]
@@ -45,9 +44,8 @@ enum App {
     Pause,
     /// Probes an address again and again, one line a probe: ok | failed WHY
     Probe(probe::Options),
-    /// A side of the bench's load
-    #[command(subcommand)]
-    Load(load::Side),
+    /// Loads a `tcp` app and prints one JSON object
+    Load(load::Options),
 }
 
 /// Runs the app until SIGTERM.
@@ -69,7 +67,7 @@ async fn serve(app: App) -> Result<()> {
         App::Tcp { port } => tcp::serve(port).await,
         App::Pause => std::future::pending().await,
         App::Probe(options) => probe::run(&options).await,
-        App::Load(side) => load::run(side).await,
+        App::Load(options) => load::run(&options).await,
     }
 }
 

@@ -41,7 +41,7 @@ use crate::observe::log::LogControl;
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Readiness;
 use crate::observe::{metrics_server, ready};
-use crate::sys::{Shutdown, cgroup, privileges, shutdown, sysctl};
+use crate::sys::{Shutdown, cgroup, descriptors, privileges, shutdown, sysctl};
 use crate::tunnel::Limits;
 use crate::xds::{self, StatusReader, StatusWriter};
 
@@ -66,6 +66,7 @@ fn prepare(config: &AgentConfig) -> anyhow::Result<cgroup::Cgroup> {
     let cgroup = cgroup::settle(config.agent_cgroup.as_deref())
         .context("failed to find or make a cgroup of the agent's own (is cgroup2 mounted?)")?;
     sysctl::use_proc(&config.proc);
+    descriptors::raise_limit().context("failed to raise the limit of open files")?;
     privileges::drop_all_but(privileges::AGENT).context("failed to drop capabilities")?;
     Ok(cgroup)
 }
@@ -127,6 +128,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         metrics: metrics.clone(),
         limits: Limits::default(),
         timings: Timings::default(),
+        max_open: max_open(config.threads.get())?,
     });
     let workers = (0..config.threads.get())
         .map(|index| Worker::start(index, shared.clone()))
@@ -142,6 +144,14 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     control.spawn(state.clone().upkeep(readiness.clone(), control.token.clone()));
     listen(&state, metrics, readiness, log.control, enrolment.token.clone(), &servers).await?;
     Ok(Agent { state, failure, enrolment, control, servers })
+}
+
+/// How many connections one pod may have open on one of so many threads: with two descriptors for each, no
+/// more than half of all.
+fn max_open(threads: usize) -> anyhow::Result<usize> {
+    let limit = descriptors::limit().context("failed to read the limit of open files")?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    Ok((limit / 4 / threads.max(1)).max(1))
 }
 
 /// Starts learning of the mesh, and telling the kernel which destinations are in it.

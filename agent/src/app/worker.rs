@@ -21,7 +21,7 @@ use tracing::debug;
 
 use crate::capture::listeners::ThreadListeners;
 use crate::capture::{Captured, PodCapture};
-use crate::connection::{self, Context, OpenConnection, Shared};
+use crate::connection::{self, Context, OpenConnection, Quota, Shared};
 use crate::mesh::PodUid;
 
 /// Commands waiting for a thread; the sender waits when it is full.
@@ -86,9 +86,23 @@ struct Share {
     /// Cuts what is open.
     open: CancellationToken,
     tasks: TaskTracker,
+    quota: Rc<Quota>,
 }
 
 impl Share {
+    /// The share of a pod; if it is captured again, what is open goes on as a part of it.
+    fn after(old: Option<&Self>, max_open: usize) -> Self {
+        if let Some(old) = old {
+            old.accepting.cancel();
+        }
+        Self {
+            accepting: CancellationToken::new(),
+            open: old.map_or_else(CancellationToken::new, |old| old.open.clone()),
+            tasks: old.map_or_else(TaskTracker::new, |old| old.tasks.clone()),
+            quota: old.map_or_else(|| Quota::new(max_open), |old| old.quota.clone()),
+        }
+    }
+
     /// Stops accepting; idle tunnels of peers are told to go elsewhere.
     fn close(&self) {
         self.accepting.cancel();
@@ -110,10 +124,9 @@ async fn run(context: Rc<Context>, mut inbox: mpsc::Receiver<Command>) {
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Add { pod, listeners } => {
-                let share = accept(&context, pod.clone(), listeners);
-                if let Some(old) = pods.insert(pod.pod.uid.clone(), share) {
-                    old.close();
-                }
+                let uid = pod.pod.uid.clone();
+                let share = Share::after(pods.get(&uid).map(Rc::as_ref), context.max_open);
+                pods.insert(uid, accept(&context, share, pod, listeners));
             }
             Command::Release { uid, cut, done } => {
                 let share = pods.remove(&uid);
@@ -151,12 +164,13 @@ fn answer<T>(to: oneshot::Sender<T>, value: T) {
 }
 
 /// Starts accepting a pod's connections.
-fn accept(context: &Rc<Context>, pod: Arc<PodCapture>, listeners: ThreadListeners) -> Rc<Share> {
-    let share = Rc::new(Share {
-        accepting: CancellationToken::new(),
-        open: CancellationToken::new(),
-        tasks: TaskTracker::new(),
-    });
+fn accept(
+    context: &Rc<Context>,
+    share: Share,
+    pod: Arc<PodCapture>,
+    listeners: ThreadListeners,
+) -> Rc<Share> {
+    let share = Rc::new(share);
     let (context, of_task) = (context.clone(), share.clone());
     share.tasks.spawn_local(async move {
         let stop = of_task.accepting.clone();
@@ -172,10 +186,44 @@ fn accept(context: &Rc<Context>, pod: Arc<PodCapture>, listeners: ThreadListener
 /// Lets a connection live, as a task of its pod.
 fn open(context: &Rc<Context>, share: &Share, captured: Captured) {
     let (context, cut, stop) = (context.clone(), share.open.clone(), share.accepting.clone());
+    let quota = share.quota.clone();
     share.tasks.spawn_local(async move {
         tokio::select! {
-            () = connection::handle(&context, captured, &stop) => {}
+            () = connection::handle(&context, captured, &quota, &stop) => {}
             () = cut.cancelled() => {}
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// As a connection of the share: it lives until it is cut.
+    fn connection(share: &Share) {
+        share.tasks.spawn_local(share.open.clone().cancelled_owned());
+    }
+
+    #[tokio::test]
+    async fn what_is_open_when_a_pod_is_captured_again_is_waited_for_and_cut() {
+        let test = async {
+            let first = Share::after(None, 1);
+            connection(&first);
+            let second = Share::after(Some(&first), 1);
+            connection(&second);
+            assert!(first.accepting.is_cancelled() && !second.accepting.is_cancelled());
+            second.close();
+            let cut = CancellationToken::new();
+            let mut ended = std::pin::pin!(second.ended(cut.clone()));
+            timeout(Duration::from_millis(50), &mut ended).await.unwrap_err();
+            cut.cancel();
+            timeout(Duration::from_secs(5), ended).await.unwrap();
+            assert!(first.open.is_cancelled());
+        };
+        LocalSet::new().run_until(test).await;
+    }
 }

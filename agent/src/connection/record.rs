@@ -118,7 +118,7 @@ pub(super) fn never_opened_at(
     access_log::connection_failed(reporter, client, destination, chain(error));
 }
 
-/// Tells of a CONNECT that asks for what its pod does not serve.
+/// Tells of a CONNECT that is not served, whatever it asks for or because of it.
 pub(super) fn unservable(caller: &Caller, error: &(dyn Error + 'static)) {
     never_opened_at(Reporter::Destination, caller.client, caller.destination, error);
 }

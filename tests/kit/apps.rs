@@ -3,7 +3,6 @@
 pub mod bookinfo;
 pub mod client;
 pub mod httpbin;
-pub mod load;
 pub mod probe;
 pub mod tcp;
 
@@ -13,6 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
+
+use crate::bench::load;
 
 /// The apps of the pocket cluster.
 #[derive(Debug, Parser)]
@@ -44,8 +45,9 @@ enum App {
     Pause,
     /// Probes an address again and again, one line a probe: ok | failed WHY
     Probe(probe::Options),
-    /// Loads a `tcp` app and prints one JSON object
-    Load(load::Options),
+    /// A side of the bench's load
+    #[command(subcommand)]
+    Load(load::Side),
 }
 
 /// Runs the app until SIGTERM.
@@ -67,7 +69,7 @@ async fn serve(app: App) -> Result<()> {
         App::Tcp { port } => tcp::serve(port).await,
         App::Pause => std::future::pending().await,
         App::Probe(options) => probe::run(&options).await,
-        App::Load(options) => load::run(&options).await,
+        App::Load(side) => load::run(side).await,
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod apps;
+pub mod bench;
 pub mod cgroup;
 pub mod cluster;
 pub mod cni;

@@ -5,9 +5,10 @@ use xshell::cmd;
 
 use crate::shell;
 
+/// Flags are the bench's own: `cargo xtask bench -- --help` lists them.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Passed on to the bench.
+    /// Passed on to the bench, as `--quick` or `--only up-1,request-1`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }

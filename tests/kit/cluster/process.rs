@@ -26,6 +26,8 @@ pub struct Process {
 pub struct Usage {
     /// Resident memory in bytes.
     pub rss_bytes: u64,
+    /// The most of it there ever was.
+    pub peak_rss_bytes: u64,
     /// Seconds of CPU, user and system.
     pub cpu_seconds: f64,
 }
@@ -155,14 +157,20 @@ async fn get_within(netns: &str, port: u16, path: &str) -> Result<Answer> {
 }
 
 fn parse_usage(status: &str, stat: &str) -> Option<Usage> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let bytes = |key: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    };
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace().skip(11);
     let user: f64 = fields.next()?.parse().ok()?;
     let system: f64 = fields.next()?.parse().ok()?;
     // USER_HZ is 100 on every architecture that Linux runs Rust on.
-    Some(Usage { rss_bytes: kib * 1024, cpu_seconds: (user + system) / 100.0 })
+    Some(Usage {
+        rss_bytes: bytes("VmRSS:")?,
+        peak_rss_bytes: bytes("VmHWM:")?,
+        cpu_seconds: (user + system) / 100.0,
+    })
 }
 
 #[cfg(test)]
@@ -172,8 +180,8 @@ mod tests {
     #[test]
     fn usage_is_read_from_proc() {
         let stat = "7 (a) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 1 0 424242 1000 2";
-        let usage = parse_usage("Name:\ta\nVmRSS:\t  10 kB\n", stat).unwrap();
-        assert_eq!(usage, Usage { rss_bytes: 10240, cpu_seconds: 2.0 });
+        let usage = parse_usage("Name:\ta\nVmHWM:\t  20 kB\nVmRSS:\t  10 kB\n", stat).unwrap();
+        assert_eq!(usage, Usage { rss_bytes: 10240, peak_rss_bytes: 20480, cpu_seconds: 2.0 });
         assert_eq!(parse_usage("", stat), None);
     }
 }

@@ -1,0 +1,91 @@
+//! Requests on connections that stay, and connections of one byte each.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::report::{Report, Tally, total};
+use super::worker::{exchange, on_threads, open};
+
+/// Bounds the memory of a load; no machine reaches it within its time.
+const MAX_REQUESTS: usize = 50_000_000;
+/// Bounds what connections leave behind in connection tracking and in TIME_WAIT.
+const MAX_CONNECTIONS: usize = 30_000;
+/// A thread gives up after so many failures.
+const MAX_ERRORS: usize = 20;
+
+/// `bytes` there and back, again and again, the first time before the clock starts.
+pub(super) fn requests(
+    to: SocketAddr,
+    connections: u16,
+    duration: Duration,
+    bytes: usize,
+) -> Result<Report> {
+    let limit = MAX_REQUESTS / usize::from(connections);
+    let (tallies, elapsed) = on_threads(connections, |gate| {
+        let mut tally = Tally::default();
+        let (mut message, mut answer) = (vec![0x5a; bytes], vec![0; bytes]);
+        let stream = open(to).and_then(|stream| {
+            exchange(&stream, &message, &mut answer)?;
+            Ok(stream)
+        });
+        let until = gate.pass() + duration;
+        let driven = stream.and_then(|stream| {
+            let mut now = Instant::now();
+            while now < until && tally.count() < limit {
+                message[0] = message[0].wrapping_add(1);
+                exchange(&stream, &message, &mut answer)?;
+                let done = Instant::now();
+                tally.operation(done - now);
+                tally.bytes += 2 * bytes as u64;
+                now = done;
+            }
+            Ok(())
+        });
+        if let Err(error) = driven {
+            tally.error("request", &error);
+        }
+        tally
+    })?;
+    Ok(total(tallies, elapsed))
+}
+
+/// Connect, one byte there and back, close, again and again.
+pub(super) fn connects(to: SocketAddr, connections: u16, duration: Duration) -> Result<Report> {
+    let limit = MAX_CONNECTIONS / usize::from(connections);
+    let (tallies, elapsed) = on_threads(connections, |gate| {
+        let mut tally = Tally::default();
+        let mut errors = 0;
+        if let Err(error) = once(to) {
+            tally.error("connection", &error);
+        }
+        let until = gate.pass() + duration;
+        let mut now = Instant::now();
+        while now < until && tally.count() < limit && errors < MAX_ERRORS {
+            let done = once(to).map(drop);
+            let end = Instant::now();
+            match done {
+                Ok(()) => {
+                    tally.operation(end - now);
+                    tally.bytes += 2;
+                }
+                Err(error) => {
+                    tally.error("connection", &error);
+                    errors += 1;
+                }
+            }
+            now = end;
+        }
+        tally
+    })?;
+    Ok(total(tallies, elapsed))
+}
+
+/// A new connection that has had its answer.
+pub(super) fn once(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = open(to)?;
+    exchange(&stream, b"x", &mut [0])?;
+    Ok(stream)
+}

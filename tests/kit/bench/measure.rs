@@ -1,0 +1,139 @@
+//! What is measured: names, and the load that measures each.
+
+use std::net::SocketAddr;
+
+/// A measure: a load and where it goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Measure {
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
+    pub(super) load: Load,
+    pub(super) target: Target,
+}
+
+/// What is driven, over how many connections.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Load {
+    Up(u16),
+    Down(u16),
+    Request {
+        bytes: u16,
+        connections: u16,
+    },
+    Connect(u16),
+    AtOnce(u16),
+    /// Not a load of rounds: connections that are held while memory is read.
+    Hold,
+}
+
+/// Who answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The pod on the other node, of the same side.
+    Pod,
+    /// A host outside of cluster and mesh: both sides' clients go there.
+    Outside,
+}
+
+/// The measure of memory, taken before and after all rounds.
+pub(super) const MEMORY: &str = "memory";
+
+const fn pod(name: &'static str, title: &'static str, load: Load) -> Measure {
+    Measure { name, title, load, target: Target::Pod }
+}
+
+const fn outside(name: &'static str, title: &'static str, load: Load) -> Measure {
+    Measure { name, title, load, target: Target::Outside }
+}
+
+const fn request(bytes: u16, connections: u16) -> Load {
+    Load::Request { bytes, connections }
+}
+
+/// All measures, in the order they are taken.
+pub(super) const ALL: [Measure; 17] = [
+    pod(MEMORY, "agents' memory: fresh, 1000 idle connections, peak", Load::Hold),
+    pod("up-1", "1 stream up", Load::Up(1)),
+    pod("down-1", "1 stream down", Load::Down(1)),
+    pod("up-4", "4 streams up", Load::Up(4)),
+    pod("down-4", "4 streams down", Load::Down(4)),
+    pod("request-1", "1 B request, 1 connection", request(1, 1)),
+    pod("request-32", "1 B request, 32 connections", request(1, 32)),
+    pod("request-1k-1", "1 KiB request, 1 connection", request(1024, 1)),
+    pod("request-1k-32", "1 KiB request, 32 connections", request(1024, 32)),
+    pod("connect-1", "new connections, 1 at a time", Load::Connect(1)),
+    pod("connect-32", "new connections, 32 at a time", Load::Connect(32)),
+    pod("at-once-1000", "1000 connections at once", Load::AtOnce(1000)),
+    outside("outside-up-1", "outside the mesh: 1 stream up", Load::Up(1)),
+    outside("outside-down-1", "outside the mesh: 1 stream down", Load::Down(1)),
+    outside("outside-request-1", "outside the mesh: 1 B request, 1 connection", request(1, 1)),
+    outside("outside-request-32", "outside the mesh: 1 B request, 32 connections", request(1, 32)),
+    outside("outside-connect-1", "outside the mesh: new connections, 1", Load::Connect(1)),
+];
+
+/// The measure called `name`.
+pub(super) fn parse(name: &str) -> Result<Measure, String> {
+    let found = ALL.iter().find(|measure| measure.name == name).copied();
+    found.ok_or_else(|| {
+        let names: Vec<&str> = ALL.iter().map(|measure| measure.name).collect();
+        format!("the measures are {}", names.join(", "))
+    })
+}
+
+impl Load {
+    /// What follows `load drive` to drive it.
+    pub(super) fn arguments(self, to: SocketAddr, seconds: f64) -> Vec<String> {
+        let (connections, kind): (u16, &[&str]) = match self {
+            Self::Up(connections) => (connections, &["up"]),
+            Self::Down(connections) => (connections, &["down"]),
+            Self::Request { connections, .. } => (connections, &["request"]),
+            Self::Connect(connections) => (connections, &["connect"]),
+            Self::AtOnce(connections) => (connections, &["at-once"]),
+            Self::Hold => (1000, &["at-once", "--hold"]),
+        };
+        let mut words = vec![
+            format!("--to={to}"),
+            format!("--connections={connections}"),
+            format!("--seconds={seconds}"),
+        ];
+        words.extend(kind.iter().map(|word| String::from(*word)));
+        if let Self::Request { bytes, .. } = self {
+            words.push(format!("--bytes={bytes}"));
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::bench::load::Side;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(subcommand)]
+        side: Side,
+    }
+
+    #[test]
+    fn names_are_unique_and_found() {
+        let names: BTreeSet<&str> = ALL.iter().map(|measure| measure.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        assert_eq!(parse("up-4").unwrap().load, Load::Up(4));
+        assert!(parse("up").unwrap_err().contains("request-1k-32"));
+    }
+
+    #[test]
+    fn the_load_generator_takes_every_measure() {
+        for measure in ALL {
+            let words = measure.load.arguments(([127, 0, 0, 1], 7000).into(), 0.5);
+            let all = ["load", "drive"].map(String::from).into_iter().chain(words);
+            let parsed = Program::try_parse_from(all);
+            assert!(parsed.is_ok_and(|program| matches!(program.side, Side::Drive(_))));
+        }
+    }
+}

@@ -6,14 +6,16 @@
 //! what none of them allows is denied; a policy that is referenced but not known allows nothing.
 
 mod decide;
+pub mod explain;
 mod matches;
 pub mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::mesh::{PolicyKey, SpiffeId};
+use crate::mesh::{MatchedRule, PolicyKey, SpiffeId};
 
 pub use decide::{DryRun, decide, dry_run};
+pub use explain::{Considered, Explanation, Finding, explain};
 
 #[cfg(test)]
 mod properties;
@@ -50,13 +52,18 @@ pub enum Decision {
 /// The right to serve one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permit {
-    policy: Option<PolicyKey>,
+    by: Option<MatchedRule>,
 }
 
 impl Permit {
     /// The ALLOW policy that let it in; none where no ALLOW policy applies.
     pub fn policy(&self) -> Option<&PolicyKey> {
-        self.policy.as_ref()
+        self.by.as_ref().map(|by| &by.policy)
+    }
+
+    /// The same, with the rule that matched.
+    pub fn by(&self) -> Option<&MatchedRule> {
+        self.by.as_ref()
     }
 }
 
@@ -64,7 +71,7 @@ impl Permit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denial {
     /// A DENY policy matches.
-    Explicit(PolicyKey),
+    Explicit(MatchedRule),
     /// There are ALLOW policies, and none matches.
     NotAllowed,
     /// A policy that selects the workload has not arrived.
@@ -76,10 +83,11 @@ pub enum Denial {
 }
 
 impl Denial {
-    /// The policy that is to blame.
-    pub fn policy(&self) -> Option<&PolicyKey> {
+    /// The policy that is to blame, and its rule.
+    pub fn by(&self) -> Option<MatchedRule> {
         match self {
-            Self::Explicit(policy) | Self::UnknownPolicy(policy) => Some(policy),
+            Self::Explicit(by) => Some(by.clone()),
+            Self::UnknownPolicy(policy) => Some(policy.clone().into()),
             Self::NotAllowed | Self::UnknownWorkload | Self::NotSynced => None,
         }
     }
@@ -96,7 +104,7 @@ impl Denial {
 impl std::fmt::Display for Denial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Explicit(policy) => write!(f, "explicitly denied by: {policy}"),
+            Self::Explicit(by) => write!(f, "explicitly denied by: {by}"),
             Self::NotAllowed => f.write_str("allow policies exist, but none allowed"),
             Self::UnknownPolicy(policy) => {
                 write!(f, "policy {policy} is referenced but unknown")

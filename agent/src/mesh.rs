@@ -19,7 +19,7 @@ pub use address::{Network, NetworkAddress};
 pub use destinations::DestinationsDelta;
 pub use local::{LocalPod, PodUid};
 pub use policies::PolicySet;
-pub use policy::{Authorization, PolicyKey};
+pub use policy::{Authorization, MatchedRule, PolicyKey};
 pub use service::{Service, ServiceKey};
 pub use snapshot::{Mesh, ResourceKind};
 pub use spiffe::SpiffeId;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::mesh::policy::{Action, Authorization};
-use crate::mesh::{Mesh, PolicyKey, PolicySet, Workload};
+use crate::mesh::{MatchedRule, Mesh, PolicyKey, PolicySet, Workload};
 
 use super::matches::Subject;
 use super::{Decision, Denial, Permit, Request, STATIC_STRICT};
@@ -26,13 +26,14 @@ pub fn decide(mesh: &Mesh, destination: &Workload, request: &Request) -> Decisio
     let sets = sets(mesh, destination);
 
     let plaintext_denied = selected.static_strict.filter(|_| request.source.is_none());
+    let plaintext_denied = plaintext_denied.map(|policy| Hit { policy, rule: None });
     let denied = plaintext_denied.or_else(|| {
         let governing = sets.iter().flat_map(|set| set.deny());
         let deny = governing.chain(selected.enforced(Action::Deny));
         first_match(&subject, deny)
     });
-    if let Some(policy) = denied {
-        return Decision::Deny(Denial::Explicit(policy.clone()));
+    if let Some(by) = denied {
+        return Decision::Deny(Denial::Explicit(by.into()));
     }
     if !selected.unknown.is_empty() {
         return Decision::Unknown(selected.unknown.into_iter().cloned().collect());
@@ -42,8 +43,8 @@ pub fn decide(mesh: &Mesh, destination: &Workload, request: &Request) -> Decisio
         governing.chain(selected.enforced(Action::Allow))
     };
     match first_match(&subject, allow()) {
-        Some(policy) => Decision::Allow(Permit { policy: Some(policy.clone()) }),
-        None if allow().next().is_none() => Decision::Allow(Permit { policy: None }),
+        Some(by) => Decision::Allow(Permit { by: Some(by.into()) }),
+        None if allow().next().is_none() => Decision::Allow(Permit { by: None }),
         None => Decision::Deny(Denial::NotAllowed),
     }
 }
@@ -56,21 +57,21 @@ pub fn dry_run(mesh: &Mesh, destination: &Workload, request: &Request) -> Vec<Dr
     let governing = sets.iter().flat_map(|set| set.dry_run());
     governing
         .chain(selected.known.iter().copied().filter(|policy| policy.dry_run))
-        .filter(|policy| subject.matched_by(policy))
+        .filter(|policy| subject.matched_by(policy).is_some())
         .map(|policy| DryRun { policy: policy.key.clone(), action: policy.action })
         .collect()
 }
 
 /// The policies that select a workload.
-struct Selected<'a> {
-    known: Vec<&'a Arc<Authorization>>,
-    unknown: Vec<&'a PolicyKey>,
+pub(super) struct Selected<'a> {
+    pub(super) known: Vec<&'a Arc<Authorization>>,
+    pub(super) unknown: Vec<&'a PolicyKey>,
     /// Referenced, not here, but its content is known.
-    static_strict: Option<&'a PolicyKey>,
+    pub(super) static_strict: Option<&'a PolicyKey>,
 }
 
 impl<'a> Selected<'a> {
-    fn of(mesh: &'a Mesh, destination: &'a Workload) -> Self {
+    pub(super) fn of(mesh: &'a Mesh, destination: &'a Workload) -> Self {
         let mut selected = Self { known: Vec::new(), unknown: Vec::new(), static_strict: None };
         for key in &destination.authorization_policies {
             match mesh.policy(key) {
@@ -88,7 +89,7 @@ impl<'a> Selected<'a> {
 }
 
 /// The policies that govern a workload without naming it.
-fn sets<'a>(mesh: &'a Mesh, destination: &Workload) -> Vec<&'a PolicySet> {
+pub(super) fn sets<'a>(mesh: &'a Mesh, destination: &Workload) -> Vec<&'a PolicySet> {
     let namespace = mesh.policies_of_namespace(&destination.namespace);
     std::iter::once(mesh.global_policies()).chain(namespace).collect()
 }
@@ -96,6 +97,22 @@ fn sets<'a>(mesh: &'a Mesh, destination: &Workload) -> Vec<&'a PolicySet> {
 fn first_match<'a>(
     subject: &Subject<'_>,
     mut policies: impl Iterator<Item = &'a Arc<Authorization>>,
-) -> Option<&'a PolicyKey> {
-    policies.find(|policy| subject.matched_by(policy)).map(|policy| &policy.key)
+) -> Option<Hit<'a>> {
+    policies.find_map(|policy| {
+        let rule = Some(subject.matched_by(policy)?);
+        Some(Hit { policy: &policy.key, rule })
+    })
+}
+
+/// A policy that matches.
+struct Hit<'a> {
+    policy: &'a PolicyKey,
+    /// None while only the policy's name is known.
+    rule: Option<usize>,
+}
+
+impl From<Hit<'_>> for MatchedRule {
+    fn from(hit: Hit<'_>) -> Self {
+        Self { policy: hit.policy.clone(), rule: hit.rule }
+    }
 }

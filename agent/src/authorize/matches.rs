@@ -1,5 +1,7 @@
 //! Whether a policy matches a request.
 
+mod why;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -30,9 +32,9 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Whether the policy matches: any group does.
-    pub(super) fn matched_by(&self, policy: &Authorization) -> bool {
-        policy.groups.iter().any(|group| self.in_group(group))
+    /// The first group that matches, if any does: then the policy matches.
+    pub(super) fn matched_by(&self, policy: &Authorization) -> Option<usize> {
+        policy.groups.iter().position(|group| self.in_group(group))
     }
 
     /// Every rule holds; a group without rules matches everything.
@@ -50,8 +52,11 @@ impl<'a> Subject<'a> {
         // The cheap ones first.
         !is_empty(condition)
             && self.port_meets(condition)
-            && self.addresses_meet(condition)
-            && self.identity_meets(condition)
+            && self.destination_ip_meets(condition)
+            && self.source_ip_meets(condition)
+            && self.namespace_meets(condition)
+            && self.principal_meets(condition)
+            && self.account_meets(condition)
     }
 
     fn port_meets(&self, condition: &Match) -> bool {
@@ -59,29 +64,38 @@ impl<'a> Subject<'a> {
         fits(&condition.destination_ports, &condition.not_destination_ports, same)
     }
 
-    fn addresses_meet(&self, condition: &Match) -> bool {
-        let source = |range: &IpNet| range.contains(&self.source_ip);
+    fn destination_ip_meets(&self, condition: &Match) -> bool {
         let destination = |range: &IpNet| range.contains(&self.destination_ip);
         fits(&condition.destination_ips, &condition.not_destination_ips, destination)
-            && fits(&condition.source_ips, &condition.not_source_ips, source)
     }
 
-    fn identity_meets(&self, condition: &Match) -> bool {
-        // Plaintext has the namespace "", but no principal and no service account at all.
+    fn source_ip_meets(&self, condition: &Match) -> bool {
+        let source = |range: &IpNet| range.contains(&self.source_ip);
+        fits(&condition.source_ips, &condition.not_source_ips, source)
+    }
+
+    /// Plaintext has the namespace "", but no principal and no service account at all.
+    fn namespace_meets(&self, condition: &Match) -> bool {
         let namespace = self.identity.map_or("", |identity| identity.namespace());
         let namespace = |pattern: &StringMatch| pattern_matches(pattern, namespace);
+        fits(&condition.namespaces, &condition.not_namespaces, namespace)
+    }
+
+    fn principal_meets(&self, condition: &Match) -> bool {
         let principal = |pattern: &StringMatch| {
             self.principal.as_deref().is_some_and(|text| pattern_matches(pattern, text))
         };
+        fits(&condition.principals, &condition.not_principals, principal)
+    }
+
+    fn account_meets(&self, condition: &Match) -> bool {
         let account = |account: &ServiceAccountMatch| {
             self.identity.is_some_and(|identity| {
                 *identity.namespace() == account.namespace
                     && *identity.service_account() == account.service_account
             })
         };
-        fits(&condition.namespaces, &condition.not_namespaces, namespace)
-            && fits(&condition.principals, &condition.not_principals, principal)
-            && fits(&condition.service_accounts, &condition.not_service_accounts, account)
+        fits(&condition.service_accounts, &condition.not_service_accounts, account)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::mesh::policy::{
 };
 use crate::mesh::{Mesh, MeshEvent, PolicyKey, SpiffeId, Store, Workload};
 
-use super::{Decision, Denial, Request, STATIC_STRICT, decide};
+use super::{Considered, Decision, Denial, Finding, Request, STATIC_STRICT, decide, explain};
 
 // Few values, so that they meet.
 const NAMESPACES: [&str; 3] = ["a", "b", "root"];
@@ -146,6 +146,22 @@ enum Outcome {
     Unknown,
 }
 
+/// The verdict that follows from the policies an explanation lists, and from nothing else.
+fn follows_from(considered: &[Considered]) -> Outcome {
+    let enforced = || considered.iter().filter(|policy| !policy.dry_run);
+    let of = |action| enforced().filter(move |policy| policy.action == Some(action));
+    let matches = |policy: &Considered| matches!(policy.finding, Finding::Match(_));
+    if of(Action::Deny).any(matches) {
+        Outcome::Deny
+    } else if enforced().any(|policy| policy.finding == Finding::Missing) {
+        Outcome::Unknown
+    } else if of(Action::Allow).next().is_none() || of(Action::Allow).any(matches) {
+        Outcome::Allow
+    } else {
+        Outcome::Deny
+    }
+}
+
 /// The rules spelt out over plain lists, without index, order or early return.
 mod reference {
     use super::*;
@@ -244,6 +260,33 @@ proptest! {
     ) {
         let decision = decide(&mesh(&policies), &workload, &request);
         prop_assert_eq!(outcome(&decision), reference::decide(&policies, &workload, &request));
+    }
+
+    #[test]
+    fn an_explanation_accounts_for_the_decision(
+        policies in any_policies(), workload in any_workload(), request in any_request(),
+    ) {
+        let mesh = mesh(&policies);
+        let (decision, explained) =
+            (decide(&mesh, &workload, &request), explain(&mesh, &workload, &request));
+        prop_assert_eq!(&explained.decision, &decision);
+        prop_assert_eq!(follows_from(&explained.considered), outcome(&decision));
+        let by = match &decision {
+            Decision::Allow(permit) => permit.by().cloned(),
+            Decision::Deny(denial) => denial.by(),
+            Decision::Unknown(_) => None,
+        };
+        if let Some(by) = by {
+            let finding = Finding::Match(by.rule);
+            let found = |p: &Considered| p.policy == by.policy && p.finding == finding;
+            prop_assert!(explained.considered.iter().any(found), "{:?}", by);
+        }
+        for considered in &explained.considered {
+            if let Finding::Differ(why) = &considered.finding {
+                let told = |line: &String| !line.ends_with(":  differ");
+                prop_assert!(!why.is_empty() && why.iter().all(told), "{:?}", why);
+            }
+        }
     }
 
     #[test]

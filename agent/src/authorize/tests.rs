@@ -5,15 +5,19 @@ use std::sync::Arc;
 use crate::mesh::policy::{
     Action, Authorization, Group, Match, PolicyScope, Rule, ServiceAccountMatch, StringMatch,
 };
-use crate::mesh::{Mesh, MeshEvent, PolicyKey, SpiffeId, Store, Workload};
+use crate::mesh::{MatchedRule, Mesh, MeshEvent, PolicyKey, SpiffeId, Store, Workload};
 
-use super::{Decision, Denial, DryRun, Request, decide, dry_run};
+use super::{Decision, Denial, DryRun, Finding, Request, decide, dry_run, explain};
 
 const NAMESPACE: &str = "bookinfo";
 
 fn key(name: &str) -> PolicyKey {
     let (namespace, name) = name.split_once('/').unwrap();
     PolicyKey { namespace: namespace.into(), name: name.into() }
+}
+
+fn rule(name: &str, rule: usize) -> MatchedRule {
+    MatchedRule { policy: key(name), rule: Some(rule) }
 }
 
 fn policy(name: &str, scope: PolicyScope, action: Action, groups: Vec<Group>) -> Authorization {
@@ -271,7 +275,22 @@ fn deny_wins_over_allow() {
         policy("bookinfo/deny", PolicyScope::Namespace, Action::Deny, all),
     ];
     let decision = decide(&mesh(policies), &workload(&[]), &productpage());
-    assert_eq!(decision, Decision::Deny(Denial::Explicit(key("bookinfo/deny"))));
+    assert_eq!(decision, Decision::Deny(Denial::Explicit(rule("bookinfo/deny", 0))));
+}
+
+#[test]
+fn a_decision_names_the_rule_that_matched() {
+    let from = |namespace: &str| {
+        group(vec![vec![Match { namespaces: exact(namespace), ..Match::default() }]])
+    };
+    let groups = vec![from("other"), from("another"), from("bookinfo")];
+    let of = |action| policy("bookinfo/p", PolicyScope::Namespace, action, groups.clone());
+    let decision = decide(&mesh(vec![of(Action::Deny)]), &workload(&[]), &productpage());
+    assert_eq!(decision, Decision::Deny(Denial::Explicit(rule("bookinfo/p", 2))));
+    match decide(&mesh(vec![of(Action::Allow)]), &workload(&[]), &productpage()) {
+        Decision::Allow(permit) => assert_eq!(permit.by(), Some(&rule("bookinfo/p", 2))),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -332,7 +351,7 @@ fn a_referenced_policy_that_is_missing_allows_nothing() {
 fn a_matching_deny_wins_over_a_missing_policy() {
     let deny = policy("bookinfo/deny", PolicyScope::Namespace, Action::Deny, vec![group(vec![])]);
     let decision = decide(&mesh(vec![deny]), &workload(&["bookinfo/a"]), &plaintext());
-    assert_eq!(decision, Decision::Deny(Denial::Explicit(key("bookinfo/deny"))));
+    assert_eq!(decision, Decision::Deny(Denial::Explicit(rule("bookinfo/deny", 0))));
 }
 
 #[test]
@@ -341,7 +360,7 @@ fn the_static_strict_policy_is_enforced_before_it_arrives() {
         let name = format!("{root}/istio_converted_static_strict");
         let workload = workload(&[&name]);
         let decision = decide(&Mesh::default(), &workload, &plaintext());
-        assert_eq!(decision, Decision::Deny(Denial::Explicit(key(&name))));
+        assert_eq!(decision, Decision::Deny(Denial::Explicit(key(&name).into())));
         assert_eq!(verdict(&decide(&Mesh::default(), &workload, &productpage())), "allow");
     }
 }
@@ -357,7 +376,7 @@ fn the_static_strict_policy_denies_plaintext_alone() {
     );
     let mesh = mesh(vec![strict]);
     let decision = decide(&mesh, &workload(&[name]), &plaintext());
-    assert_eq!(decision, Decision::Deny(Denial::Explicit(key(name))));
+    assert_eq!(decision, Decision::Deny(Denial::Explicit(rule(name, 0))));
     assert_eq!(verdict(&decide(&mesh, &workload(&[name]), &productpage())), "allow");
 }
 
@@ -425,11 +444,29 @@ fn a_dry_run_policy_is_reported_and_never_enforced() {
 }
 
 #[test]
+fn an_explanation_tells_why_a_policy_does_not_match() {
+    let from = |namespace: &str, port| Match {
+        namespaces: exact(namespace),
+        destination_ports: vec![port],
+        ..Match::default()
+    };
+    let groups = vec![group(vec![vec![from("other", 80)]]), group(vec![vec![from("other", 9080)]])];
+    let deny = policy("bookinfo/p", PolicyScope::Namespace, Action::Deny, groups);
+    let missing = workload(&["bookinfo/late"]);
+    let explained = explain(&mesh(vec![deny]), &missing, &productpage());
+    let findings: Vec<_> = explained.considered.into_iter().map(|policy| policy.finding).collect();
+    let why = ["rule 0: ports, namespaces differ", "rule 1: namespaces differ"];
+    let differ = Finding::Differ(why.map(str::to_owned).to_vec());
+    assert_eq!(findings, [differ, Finding::Missing]);
+    assert_eq!(explained.decision, Decision::Unknown(vec![key("bookinfo/late")]));
+}
+
+#[test]
 fn denials_say_why() {
     let check = |denial: Denial, text: &str, status| {
         assert_eq!((denial.to_string().as_str(), denial.status()), (text, status));
     };
-    check(Denial::Explicit(key("a/b")), "explicitly denied by: a/b", 401);
+    check(Denial::Explicit(rule("a/b", 1)), "explicitly denied by: a/b", 401);
     check(Denial::NotAllowed, "allow policies exist, but none allowed", 401);
     check(Denial::UnknownPolicy(key("a/b")), "policy a/b is referenced but unknown", 401);
     check(Denial::UnknownWorkload, "workload unknown", 503);

@@ -56,7 +56,7 @@ impl Record {
 
     /// Policy kept it out, or ended it.
     pub(super) fn deny(self, total: Transferred, denial: &Denial) {
-        self.record.close(total, &Outcome::denied(denial, denial.policy().cloned()));
+        self.record.close(total, &Outcome::denied(denial, denial.by()));
     }
 }
 

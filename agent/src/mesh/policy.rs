@@ -23,6 +23,27 @@ impl fmt::Display for PolicyKey {
     }
 }
 
+/// The part of a policy that matched, printed `namespace/name`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MatchedRule {
+    /// The policy.
+    pub policy: PolicyKey,
+    /// Its first group that matches, counted from 0; none while only the policy's name is known.
+    pub rule: Option<usize>,
+}
+
+impl fmt::Display for MatchedRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.policy.fmt(f)
+    }
+}
+
+impl From<PolicyKey> for MatchedRule {
+    fn from(policy: PolicyKey) -> Self {
+        Self { policy, rule: None }
+    }
+}
+
 /// Which workloads a policy governs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PolicyScope {

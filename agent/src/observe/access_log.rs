@@ -102,12 +102,13 @@ pub(super) fn closed(
     }
     match outcome {
         Outcome::Complete => line!(tracing::Level::INFO, "connection complete"),
-        Outcome::Fail { error, policy, .. } => {
-            let policy = policy.as_ref().map(ToString::to_string);
+        Outcome::Fail { error, by, .. } => {
+            let policy = by.as_ref().map(ToString::to_string);
             line!(
                 tracing::Level::ERROR,
                 error = error.as_str(),
                 policy = policy.as_deref(),
+                rule = by.as_ref().and_then(|by| by.rule),
                 "connection complete"
             );
         }

@@ -11,7 +11,7 @@ use super::access_log;
 use super::labels::{ConnectionLabels, Reporter, ResponseFlags};
 use super::metrics::{Sockets, ThreadMetrics};
 use super::series::Counts;
-use crate::mesh::{LocalPod, PolicyKey, Service, SpiffeId, Workload};
+use crate::mesh::{LocalPod, MatchedRule, Service, SpiffeId, Workload};
 
 /// One end of a connection.
 #[derive(Debug, Clone)]
@@ -70,21 +70,21 @@ pub enum Outcome {
         flags: ResponseFlags,
         /// Why, in a sentence.
         error: String,
-        /// The policy that denied it.
-        policy: Option<PolicyKey>,
+        /// What denied it.
+        by: Option<MatchedRule>,
     },
 }
 
 impl Outcome {
     /// A failure that no policy caused.
     pub fn failed(flags: ResponseFlags, error: impl ToString) -> Self {
-        Self::Fail { flags, error: error.to_string(), policy: None }
+        Self::Fail { flags, error: error.to_string(), by: None }
     }
 
     /// A denial, told as Istio tells it.
-    pub fn denied(denial: impl std::fmt::Display, policy: Option<PolicyKey>) -> Self {
+    pub fn denied(denial: impl std::fmt::Display, by: Option<MatchedRule>) -> Self {
         let error = format!("connection closed due to policy rejection: {denial}");
-        Self::Fail { flags: ResponseFlags::Deny, error, policy }
+        Self::Fail { flags: ResponseFlags::Deny, error, by }
     }
 }
 
@@ -143,11 +143,10 @@ impl ConnectionRecord {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        let flags = match outcome {
-            Outcome::Complete => ResponseFlags::None,
-            Outcome::Fail { flags, .. } => *flags,
-        };
-        self.counts.close(flags, matches!(outcome, Outcome::Fail { .. }));
+        self.counts.close();
+        if let Outcome::Fail { flags, by, .. } = outcome {
+            self.counts.fail(*flags, by.as_ref());
+        }
         self.sockets.close(self.info.reporter);
         access_log::closed(&self.info, self.seen, self.duration(), outcome);
     }

@@ -7,7 +7,7 @@ use arcstr::ArcStr;
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
 use super::connection::{ConnectionInfo, Party};
-use crate::mesh::Service;
+use crate::mesh::{MatchedRule, Service};
 
 /// Who reports a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,7 +135,12 @@ impl ConnectionLabels {
 
     /// These labels with a `response_flags` value, ready to encode.
     pub(super) fn with(&self, flags: ResponseFlags) -> Flagged<'_> {
-        Flagged { labels: self, flags }
+        Flagged { labels: self, flags, by: None }
+    }
+
+    /// These labels for what a policy denied, ready to encode.
+    pub(super) fn denied<'a>(&'a self, by: &'a MatchedRule) -> Flagged<'a> {
+        Flagged { labels: self, flags: ResponseFlags::Deny, by: Some(by) }
     }
 }
 
@@ -226,6 +231,8 @@ impl ServiceLabels {
 pub(super) struct Flagged<'a> {
     labels: &'a ConnectionLabels,
     flags: ResponseFlags,
+    /// On series of denials alone.
+    by: Option<&'a MatchedRule>,
 }
 
 impl EncodeLabelSet for Flagged<'_> {
@@ -261,7 +268,11 @@ impl EncodeLabelSet for Flagged<'_> {
             ("destination_region", &destination.region),
             ("destination_zone", &destination.zone),
         ];
-        encode_pairs(&labels, encoder)
+        encode_pairs(&labels, encoder)?;
+        let Some(by) = self.by else { return Ok(()) };
+        encode_pairs(&[("policy", &by.to_string())], encoder)?;
+        let Some(rule) = by.rule else { return Ok(()) };
+        encode_pairs(&[("rule", &rule.to_string())], encoder)
     }
 }
 

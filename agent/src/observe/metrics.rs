@@ -180,7 +180,7 @@ impl ConnectionCollector {
     }
 }
 
-/// Failed connections, by response flags.
+/// Failed connections, by response flags; denials by the policy and rule too.
 fn encode_failed(encoder: &mut DescriptorEncoder<'_>, rows: &[Row]) -> fmt::Result {
     let help = "The total number of TCP connections that failed";
     let mut family = encoder.encode_descriptor(
@@ -192,9 +192,15 @@ fn encode_failed(encoder: &mut DescriptorEncoder<'_>, rows: &[Row]) -> fmt::Resu
     for (labels, totals) in rows {
         for flags in ResponseFlags::ALL {
             let failed = totals.failed[flags.index()];
-            if failed > 0 {
-                counter(&mut family, &labels.with(flags), failed)?;
+            let by_policy =
+                if flags == ResponseFlags::Deny { totals.denied_by_policy() } else { 0 };
+            let rest = failed.saturating_sub(by_policy);
+            if rest > 0 {
+                counter(&mut family, &labels.with(flags), rest)?;
             }
+        }
+        for (by, denied) in &totals.denied {
+            counter(&mut family, &labels.denied(by), *denied)?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 //! table owns the counts; threads remember them weakly, open connections strongly. So a set can go
 //! only while no connection uses it, and a thread that remembers one that went looks it up again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,11 +13,16 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::labels::{ConnectionLabels, ResponseFlags};
+use crate::mesh::MatchedRule;
 
 /// Label sets kept; about 1 KiB each.
 pub(super) const MAX_SETS: usize = 16_384;
 /// A set that no connection used for so long is dropped: it is counted from zero if it comes again.
 pub(super) const IDLE: Duration = Duration::from_secs(3600);
+
+/// Rules told apart among the denials of one label set; what further ones deny is counted without
+/// a name.
+const MAX_RULES: usize = 16;
 
 const FLAGS: usize = ResponseFlags::ALL.len();
 
@@ -29,6 +34,8 @@ pub(super) struct Counts {
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     failed: [AtomicU64; FLAGS],
+    /// Of the denied ones, those that a policy denied. Its thread alone locks it, but for scrapes.
+    denied: Mutex<BTreeMap<MatchedRule, u64>>,
 }
 
 impl Counts {
@@ -42,10 +49,15 @@ impl Counts {
         self.sent_bytes.fetch_add(response_bytes, Relaxed);
     }
 
-    pub(super) fn close(&self, flags: ResponseFlags, failed: bool) {
+    pub(super) fn close(&self) {
         self.closed.fetch_add(1, Relaxed);
-        if failed {
-            self.failed[flags.index()].fetch_add(1, Relaxed);
+    }
+
+    /// It had failed; `by` is what denied it.
+    pub(super) fn fail(&self, flags: ResponseFlags, by: Option<&MatchedRule>) {
+        self.failed[flags.index()].fetch_add(1, Relaxed);
+        if let Some(by) = by {
+            count(&mut self.denied.lock(), by, 1);
         }
     }
 }
@@ -58,6 +70,7 @@ pub(super) struct Totals {
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
     pub(super) failed: [u64; FLAGS],
+    pub(super) denied: BTreeMap<MatchedRule, u64>,
 }
 
 impl Totals {
@@ -69,6 +82,23 @@ impl Totals {
         for (total, count) in self.failed.iter_mut().zip(&counts.failed) {
             *total += count.load(Relaxed);
         }
+        for (by, denied) in counts.denied.lock().iter() {
+            count(&mut self.denied, by, *denied);
+        }
+    }
+
+    /// Of the denied ones, those that are told by policy.
+    pub(super) fn denied_by_policy(&self) -> u64 {
+        self.denied.values().sum()
+    }
+}
+
+/// Counts under a rule's name, if there is room for it.
+fn count(denied: &mut BTreeMap<MatchedRule, u64>, by: &MatchedRule, more: u64) {
+    if let Some(total) = denied.get_mut(by) {
+        *total += more;
+    } else if denied.len() < MAX_RULES {
+        denied.insert(by.clone(), more);
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 
 use crate::mesh::local::Exclusions;
 use crate::mesh::policy::{Authorization, Group, Match, PolicyScope, Rule, StringMatch};
-use crate::mesh::{MeshEvent, PodUid, PolicyKey, Store};
+use crate::mesh::{MatchedRule, MeshEvent, PodUid, PolicyKey, Store};
 
 const WAIT: Duration = Duration::from_secs(5);
 const STRICT: &str = "istio-system/istio_converted_static_strict";
@@ -85,6 +85,10 @@ fn key(name: &str) -> PolicyKey {
     PolicyKey { namespace: namespace.into(), name: name.into() }
 }
 
+fn first_rule(name: &str) -> MatchedRule {
+    MatchedRule { policy: key(name), rule: Some(0) }
+}
+
 fn everything() -> Vec<Group> {
     vec![Group::default()]
 }
@@ -116,7 +120,7 @@ async fn what_is_known_is_judged_at_once() {
     let start = Instant::now();
     assert!(World::synced(&[]).permit(&plaintext()).await.is_ok());
     let denied = World::synced(&[STRICT]).permit(&plaintext()).await;
-    assert_eq!(denied, Err(Denial::Explicit(key(STRICT))));
+    assert_eq!(denied, Err(Denial::Explicit(key(STRICT).into())));
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
@@ -163,7 +167,7 @@ async fn a_missing_policy_is_waited_for_then_denies() {
     assert_eq!(start.elapsed(), WAIT);
     world.policy("bookinfo/p", unauthenticated());
     assert!(world.permit(&authenticated()).await.is_ok());
-    assert_eq!(world.permit(&plaintext()).await, Err(Denial::Explicit(key("bookinfo/p"))));
+    assert_eq!(world.permit(&plaintext()).await, Err(Denial::Explicit(first_rule("bookinfo/p"))));
     assert_eq!(start.elapsed(), WAIT);
 }
 
@@ -192,7 +196,7 @@ async fn a_changed_workload_revokes_open_plaintext() {
     settle().await;
     assert!(!plain.is_finished());
     world.workload(&[STRICT]);
-    assert_eq!(plain.await.unwrap(), Denial::Explicit(key(STRICT)));
+    assert_eq!(plain.await.unwrap(), Denial::Explicit(key(STRICT).into()));
     settle().await;
     assert!(!authenticated.is_finished());
     authenticated.abort();
@@ -208,7 +212,7 @@ async fn a_changed_policy_revokes() {
     settle().await;
     assert!(!open.is_finished());
     world.policy("bookinfo/p", everything());
-    assert_eq!(open.await.unwrap(), Denial::Explicit(key("bookinfo/p")));
+    assert_eq!(open.await.unwrap(), Denial::Explicit(first_rule("bookinfo/p")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,7 +242,7 @@ async fn a_withdrawn_workload_is_judged_as_it_last_was() {
     tokio::time::sleep(WAIT * 4).await;
     assert!(!open.is_finished());
     world.policy("bookinfo/p", everything());
-    assert_eq!(open.await.unwrap(), Denial::Explicit(key("bookinfo/p")));
+    assert_eq!(open.await.unwrap(), Denial::Explicit(first_rule("bookinfo/p")));
 }
 
 #[test]

@@ -14,9 +14,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use super::format::LineFormat;
 use super::level::Levels;
 use super::*;
-use crate::mesh::PolicyKey;
 use crate::mesh::service::{LoadBalancing, Service, ServiceKey};
 use crate::mesh::workload::Workload;
+use crate::mesh::{MatchedRule, PolicyKey};
 use crate::observe::access_log;
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
 use crate::observe::labels::{Reporter, ResponseFlags};
@@ -138,7 +138,10 @@ fn a_denied_plaintext_connection_names_no_identity_but_the_policy() {
         namespace: "istio-system".into(),
         name: "istio_converted_static_strict".into(),
     };
-    let outcome = Outcome::denied(format!("explicitly denied by: {key}"), Some(key));
+    let outcome = Outcome::denied(
+        format!("explicitly denied by: {key}"),
+        Some(MatchedRule { policy: key, rule: Some(2) }),
+    );
     let expected = concat!(
         "2026-01-02T03:04:05.000006Z\terror\taccess\tconnection complete\t",
         "src.addr=10.244.1.8:40000 dst.addr=10.244.2.9:9080 ",
@@ -146,7 +149,7 @@ fn a_denied_plaintext_connection_names_no_identity_but_the_policy() {
         "direction=\"inbound\" bytes_sent=358 bytes_recv=84 duration=\"12ms\" ",
         "error=\"connection closed due to policy rejection: explicitly denied by: ",
         "istio-system/istio_converted_static_strict\" ",
-        "policy=\"istio-system/istio_converted_static_strict\"\n",
+        "policy=\"istio-system/istio_converted_static_strict\" rule=2\n",
     );
     assert_eq!(line(Format::Text, &plaintext(), &outcome), expected);
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::mesh::service::{LoadBalancing, Service, ServiceKey};
 use crate::mesh::workload::Workload;
-use crate::mesh::{LocalPod, PodUid, SpiffeId};
+use crate::mesh::{LocalPod, MatchedRule, PodUid, PolicyKey, SpiffeId};
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
 use crate::observe::node::{CertificateStats, NodeStats, XdsStats};
 
@@ -213,6 +213,30 @@ fn failures_are_counted_by_their_flags() {
     );
     check_value(&metrics, "istio_tcp_connections_opened_total", "4");
     check_value(&metrics, "istio_tcp_connections_closed_total", "4");
+}
+
+#[test]
+fn denials_name_the_policy_and_its_rule_and_stay_few() {
+    let metrics = Metrics::new();
+    let thread = metrics.thread();
+    let deny = |name: &str, rule: Option<usize>| {
+        let policy = PolicyKey { namespace: "a".into(), name: name.into() };
+        let denied = Outcome::denied("no", Some(MatchedRule { policy, rule }));
+        ConnectionRecord::open(&thread, inbound(true)).close(Transferred::default(), &denied);
+    };
+    deny("b", Some(2));
+    deny("b", Some(2));
+    deny("b", None);
+    let name = "istio_tcp_connections_failed_total";
+    let bare = INBOUND.replace("\"-\"", "\"DENY\"");
+    let by = |more: &str| bare.replace("}", &format!(",{more}}}"));
+    let (known, unknown) = (by("policy=\"a/b\",rule=\"2\""), by("policy=\"a/b\""));
+    check(&metrics, name, &[(&unknown, "1"), (&known, "2")]);
+    (0..40).for_each(|rule| deny("many", Some(rule)));
+    let rest = lines(&metrics, name);
+    assert_eq!(rest.len(), 17);
+    let total: u64 = rest.iter().map(|(_, value)| value.parse::<u64>().expect("a count")).sum();
+    assert_eq!(total, 43);
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn a_set_with_an_open_connection_stays_and_loses_nothing() {
     open.open();
     assert_eq!(names(&table, start), [("a".to_owned(), 1)]);
     assert_eq!(names(&table, start + IDLE * 2), [("a".to_owned(), 1)]);
-    open.close(ResponseFlags::None, false);
+    open.close();
     drop(open);
     let rows = table.collect(start + IDLE * 2, IDLE);
     assert_eq!(rows[0].1.closed, 1, "the last counts are scraped before the set goes");

@@ -1,12 +1,15 @@
-//! The admin page on localhost: `/config_dump`, `/logging`, `/quitquitquit`, as istioctl uses them.
+//! The admin page on localhost: `/config_dump`, `/logging`, `/quitquitquit`, as istioctl uses them,
+//! and questions that the agent's other parts answer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{RawQuery, State};
+use axum::extract::{Query, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -19,9 +22,67 @@ pub struct Admin {
     dump: Arc<dyn Fn() -> ConfigDump + Send + Sync>,
     log: LogControl,
     quit: CancellationToken,
+    questions: Vec<Question>,
+}
+
+/// What a question is asked with.
+pub type Parameters = HashMap<String, String>;
+
+/// What is answered: JSON, or why not.
+pub type Answer = BoxFuture<'static, Result<serde_json::Value, Refusal>>;
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// In a sentence.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// The question makes no sense.
+    pub fn bad_request(reason: impl Into<String>) -> Self {
+        Self { status: 400, reason: reason.into() }
+    }
+
+    /// It asks for what there is not.
+    pub fn not_found(reason: impl Into<String>) -> Self {
+        Self { status: 404, reason: reason.into() }
+    }
+
+    /// The agent broke while it answered.
+    pub fn internal(reason: impl Into<String>) -> Self {
+        Self { status: 500, reason: reason.into() }
+    }
+
+    /// It may be answered later.
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self { status: 503, reason: reason.into() }
+    }
+}
+
+#[derive(Clone)]
+struct Question {
+    path: &'static str,
+    help: &'static str,
+    answer: Arc<dyn Fn(Parameters) -> Answer + Send + Sync>,
 }
 
 impl Admin {
+    /// The same, which also answers `GET path`; `help` is its line on the index.
+    #[must_use]
+    pub fn answering(
+        mut self,
+        path: &'static str,
+        help: &'static str,
+        answer: impl Fn(Parameters) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        self.questions.push(Question { path, help, answer: Arc::new(answer) });
+        self
+    }
+
     /// `dump` is called for each `/config_dump`, off the runtime's threads; `quit` is cancelled by
     /// `/quitquitquit`.
     pub fn new(
@@ -29,7 +90,7 @@ impl Admin {
         log: LogControl,
         quit: CancellationToken,
     ) -> Self {
-        Self { dump: Arc::new(dump), log, quit }
+        Self { dump: Arc::new(dump), log, quit, questions: Vec::new() }
     }
 }
 
@@ -52,7 +113,12 @@ pub async fn serve(
 }
 
 fn router(admin: Admin) -> Router {
-    Router::new()
+    let mut router = Router::new();
+    for Question { path, answer, .. } in admin.questions.clone() {
+        let ask = move |Query(parameters): Query<Parameters>| told(answer(parameters));
+        router = router.route(path, get(ask));
+    }
+    router
         .route("/", get(index))
         .route("/config_dump", get(config_dump))
         .route("/logging", post(logging))
@@ -60,11 +126,25 @@ fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-async fn index() -> &'static str {
-    "GET  /config_dump    what the agent knows, as JSON\n\
-     POST /logging        the log levels; ?level=debug, ?level=access=off, ?reset\n\
-     POST /quitquitquit   drain and exit\n"
+async fn told(answer: Answer) -> Response {
+    match answer.await {
+        Ok(value) => axum::Json(value).into_response(),
+        Err(refusal) => {
+            let status = StatusCode::from_u16(refusal.status);
+            (status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), refusal.reason).into_response()
+        }
+    }
 }
+
+async fn index(State(admin): State<Admin>) -> String {
+    let more = admin.questions.iter();
+    let more = more.map(|question| format!("GET  {:<15} {}\n", question.path, question.help));
+    INDEX.to_owned() + &more.collect::<String>()
+}
+
+const INDEX: &str = "GET  /config_dump    what the agent knows, as JSON\n\
+     POST /logging        the log levels; ?level=debug, ?level=access=off, ?reset\n\
+     POST /quitquitquit   drain and exit\n";
 
 async fn config_dump(State(admin): State<Admin>) -> Response {
     let dump = Arc::clone(&admin.dump);

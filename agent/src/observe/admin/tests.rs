@@ -63,6 +63,19 @@ async fn quitting_is_asked_for_by_post_only() {
 }
 
 #[tokio::test]
+async fn questions_are_answered_by_who_knows() {
+    let admin = admin().answering("/who", "who it is", |asked| {
+        Box::pin(async move {
+            let name = asked.get("name").ok_or_else(|| Refusal::bad_request("no name"))?;
+            Ok(serde_json::json!({ "name": name }))
+        })
+    });
+    assert_eq!(ask(&admin, Method::GET, "/who?name=a/b").await, (200, r#"{"name":"a/b"}"#.into()));
+    assert_eq!(ask(&admin, Method::GET, "/who").await, (400, "no name".into()));
+    assert!(ask(&admin, Method::GET, "/").await.1.contains("GET  /who            who it is\n"));
+}
+
+#[tokio::test]
 async fn the_index_tells_what_there_is() {
     let (status, text) = ask(&admin(), Method::GET, "/").await;
     assert!(status == 200 && text.contains("/config_dump"), "{text}");

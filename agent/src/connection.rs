@@ -8,6 +8,7 @@ mod context;
 mod denied;
 mod inbound;
 mod open;
+mod plaintext;
 mod quota;
 mod record;
 mod upstream;
@@ -32,6 +33,7 @@ use inbound::{Arrival, Caller};
 
 pub use context::{Context, Shared, Timings};
 pub use open::{Direction, OpenConnection};
+pub use plaintext::{PlaintextPeer, PlaintextPeers, Tally};
 pub use quota::Quota;
 
 /// Serves one captured connection to its end, if its pod may have another; `stop` tells peers' tunnels to
@@ -110,10 +112,12 @@ async fn inbound_plaintext(context: &Context, captured: Captured) {
     let permit = match judged {
         Ok(permit) => permit,
         Err(denial) => {
+            context.plaintext.keep_out(&arrival.encounter());
             denied::reset(captured.stream).await;
             return record.deny(Transferred::default(), &denial);
         }
     };
+    let _counted = context.plaintext.let_in(&arrival.encounter());
     match upstream::app(context, &arrival).await {
         Ok(app) => {
             let client = captured.stream;

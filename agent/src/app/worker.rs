@@ -21,7 +21,7 @@ use tracing::debug;
 
 use crate::capture::listeners::ThreadListeners;
 use crate::capture::{Captured, PodCapture};
-use crate::connection::{self, Context, OpenConnection, Quota, Shared};
+use crate::connection::{self, Context, OpenConnection, PlaintextPeers, Quota, Shared};
 use crate::mesh::PodUid;
 
 /// Commands waiting for a thread; the sender waits when it is full.
@@ -36,6 +36,8 @@ pub(super) enum Command {
     Release { uid: PodUid, cut: CancellationToken, done: oneshot::Sender<()> },
     /// Tell which connections are open.
     List { answer: oneshot::Sender<Vec<OpenConnection>> },
+    /// Tell who came in the clear.
+    Plaintext { answer: oneshot::Sender<PlaintextPeers> },
     /// Stop accepting, tell peers to go elsewhere, answered when the last connection has ended.
     Drain { done: oneshot::Sender<()> },
 }
@@ -141,6 +143,7 @@ async fn run(context: Rc<Context>, mut inbox: mpsc::Receiver<Command>) {
                 });
             }
             Command::List { answer: to } => answer(to, context.open_connections()),
+            Command::Plaintext { answer: to } => answer(to, context.plaintext_peers()),
             Command::Drain { done } => {
                 let shares: Vec<_> = pods.drain().map(|(_, share)| share).collect();
                 shares.iter().for_each(|share| share.close());

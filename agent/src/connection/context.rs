@@ -7,6 +7,7 @@ use std::time::Duration;
 use arcstr::ArcStr;
 
 use super::open::{OpenConnection, OpenConnections};
+use super::plaintext::{PlaintextCounters, PlaintextPeers};
 use crate::identify::certs::Certificates;
 use crate::mesh::{Mesh, MeshReader, Network};
 use crate::observe::metrics::{Metrics, ThreadMetrics};
@@ -55,6 +56,7 @@ pub struct Context {
     pub pool: Pool,
     pub(super) counters: ThreadMetrics,
     pub(super) open: OpenConnections,
+    pub(super) plaintext: PlaintextCounters,
 }
 
 /// The control plane has told nothing yet, so nobody knows where a connection should go.
@@ -69,6 +71,7 @@ impl Context {
             pool: Pool::new(shared.limits.clone()),
             counters: shared.metrics.thread(),
             open: OpenConnections::default(),
+            plaintext: PlaintextCounters::default(),
             shared,
         }
     }
@@ -76,6 +79,11 @@ impl Context {
     /// The connections open on this thread.
     pub fn open_connections(&self) -> Vec<OpenConnection> {
         self.open.snapshot()
+    }
+
+    /// Who came to this thread in the clear.
+    pub fn plaintext_peers(&self) -> PlaintextPeers {
+        self.plaintext.snapshot()
     }
 
     /// The mesh, once the control plane has told all of it; waits a bounded time for that.

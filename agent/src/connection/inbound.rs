@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use super::context::Context;
 use super::open::{Direction, OpenConnection};
+use super::plaintext::Encounter;
 use super::record::Record;
 use crate::authorize::{Denial, Request};
 use crate::capture::{Captured, PodCapture};
@@ -147,6 +148,16 @@ impl Arrival {
     /// The pod it arrived at.
     pub(super) fn pod(&self) -> &Arc<PodCapture> {
         &self.pod
+    }
+
+    /// Its parties, to be counted.
+    pub(super) fn encounter(&self) -> Encounter<'_> {
+        Encounter {
+            pod: &self.pod.pod,
+            workload: self.workload(),
+            client: self.info.source.workload.as_deref(),
+            request: &self.request,
+        }
     }
 
     /// What policies judge.

@@ -6,6 +6,7 @@
 //! | | captured connections | one current-thread runtime a core ([`worker`]) |
 //! | `control-plane` | certificate authority, discovery server | a multi-thread runtime |
 //! | `cni`, `check`, `bpf` | one answer, then the end | |
+//! | `explain`, `migrate` | a question to running agents | |
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,9 +19,12 @@ use crate::config::{
 use crate::enroll::install::Wanted;
 
 mod agent;
+mod ask;
 mod control_plane;
 mod destinations;
 mod dump;
+mod explain;
+mod migrate;
 mod node;
 mod pods;
 mod process;
@@ -45,9 +49,14 @@ pub fn run(command: Command) -> ExitCode {
             Some(CniAction::Uninstall(args)) => node::cni_install(args, Wanted::Removed),
         },
         Command::Check(args) => node::check(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
         Command::Bpf(args) => node::bpf(&args),
     }
 }
+
+/// Exit code of `explain` and `migrate` when the answer is the bad one.
+const EXIT_DENIED: u8 = 3;
 
 /// A client of the Kubernetes API: by kubeconfig, or as the pod's service account.
 async fn kubernetes(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {

@@ -11,9 +11,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub mod agent;
 pub mod control_plane;
+pub mod operator;
 
 pub use agent::{AgentArgs, AgentConfig, UnknownDestinations};
 pub use control_plane::{ControlPlaneArgs, ControlPlaneSettings};
+pub use operator::{ExplainArgs, MigrateArgs};
 
 /// Exit code of a configuration mistake (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -38,6 +40,10 @@ pub enum Command {
     Cni(CniArgs),
     /// Tell what this kernel and node can do for the agent.
     Check(CheckArgs),
+    /// Tell what policy says of one pod calling another, and why.
+    Explain(ExplainArgs),
+    /// Tell who would break if only mutual TLS were let in.
+    Migrate(MigrateArgs),
     /// Load, show or remove the eBPF programs by hand, for a dev node.
     #[command(hide = true)]
     Bpf(BpfArgs),

@@ -206,6 +206,7 @@ async fn listen(
     let of_dump = state.clone();
     let runtime = tokio::runtime::Handle::current();
     let page = Admin::new(move || of_dump.dump(&runtime), log, quit);
+    let page = state.clone().answer(page);
     let stop = || servers.token.clone();
     let admin = admin::serve(bind("admin", state.config.admin_address).await?, page, stop());
     servers.spawn(told("admin", admin));

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{interval, timeout};
@@ -11,15 +13,16 @@ use tracing::warn;
 
 use sotto_abi::{Counter, Counts};
 
-use super::dump;
 use super::pods::SharedKernel;
 use super::worker::{Command, Worker};
+use super::{dump, explain, migrate};
 use crate::config::AgentConfig;
 use crate::connection::OpenConnection;
 use crate::enroll;
 use crate::error::chain;
 use crate::identify::certs::Certificates;
 use crate::mesh::MeshReader;
+use crate::observe::admin::{Admin, Parameters, Refusal};
 use crate::observe::dump::ConfigDump;
 use crate::observe::metrics::Metrics;
 use crate::observe::node::{CertificateStats, NodeStats, XdsStats};
@@ -115,6 +118,43 @@ impl State {
         all
     }
 
+    /// Adds the questions of `sotto explain` and `sotto migrate` to the admin page.
+    pub(super) fn answer(self: Arc<Self>, page: Admin) -> Admin {
+        let of_explain = self.clone();
+        let help = "what policy says; ?source=NS/POD&destination=NS/POD&port=80";
+        let page = page.answering("/explain", help, move |asked| {
+            let state = of_explain.clone();
+            Box::pin(async move { state.explain(&asked) })
+        });
+        page.answering("/plaintext", "who comes in the clear; ?namespace=NS", move |asked| {
+            let state = self.clone();
+            Box::pin(async move { state.plaintext(&asked).await })
+        })
+    }
+
+    fn explain(&self, asked: &Parameters) -> Result<Value, Refusal> {
+        let (network, node) = (self.config.network.as_str().into(), &self.config.node_name);
+        json(&explain::answer::answer(&self.mesh.load(), &network, node, asked)?)
+    }
+
+    /// Asks every data thread; one that does not answer makes the whole answer fail.
+    async fn plaintext(&self, asked: &Parameters) -> Result<Value, Refusal> {
+        let mut threads = Vec::new();
+        for worker in self.workers.iter() {
+            let (answer, told) = oneshot::channel();
+            let asked = async {
+                worker.tell(Command::Plaintext { answer }).await.ok()?;
+                told.await.ok()
+            };
+            let silent = || Refusal::unavailable("a data thread does not tell its connections");
+            threads.push(timeout(LIST, asked).await.ok().flatten().ok_or_else(silent)?);
+        }
+        let (network, node) = (self.config.network.as_str().into(), &self.config.node_name);
+        let namespace = asked.get("namespace").map(String::as_str);
+        let mesh = self.mesh.load();
+        json(&migrate::answer::answer(&mesh, &network, node, namespace, threads)?)
+    }
+
     /// What `/config_dump` shows; called outside the runtime's threads.
     pub(super) fn dump(&self, runtime: &Handle) -> ConfigDump {
         let connections = runtime.block_on(self.connections());
@@ -159,6 +199,10 @@ impl State {
             }
         }
     }
+}
+
+fn json(answer: &impl Serialize) -> Result<Value, Refusal> {
+    serde_json::to_value(answer).map_err(|error| Refusal::internal(error.to_string()))
 }
 
 /// The kernel's counters, by the names that metrics give them.

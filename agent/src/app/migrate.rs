@@ -1,0 +1,165 @@
+//! `sotto migrate`: who still comes in the clear, and would break under STRICT.
+#![expect(clippy::print_stdout, reason = "this command answers on standard output")]
+
+pub(super) mod answer;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::ensure;
+use serde::Serialize;
+
+use super::{EXIT_DENIED, ask};
+use crate::config::MigrateArgs;
+use answer::{Answer, Client, Counts};
+
+/// Asks all agents and prints one report.
+pub(super) fn run(args: &MigrateArgs) -> ExitCode {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let printed = ask::block_on(ask_all(args)).and_then(|answers| {
+        let report = Report::new(answers, now, args.since)?;
+        let text =
+            if args.json { serde_json::to_string_pretty(&report)? } else { report.to_string() };
+        Ok((text, report.would_break))
+    });
+    match printed {
+        Ok((text, would_break)) => {
+            println!("{}", text.trim_end());
+            if would_break { ExitCode::from(EXIT_DENIED) } else { ExitCode::SUCCESS }
+        }
+        Err(error) => super::exit(Err(error)),
+    }
+}
+
+async fn ask_all(args: &MigrateArgs) -> anyhow::Result<Vec<Answer>> {
+    let query = match &args.namespace {
+        Some(namespace) => format!("/plaintext?namespace={namespace}"),
+        None => "/plaintext".to_owned(),
+    };
+    let asked = args.admin.iter().map(|admin| ask::get::<Answer>(admin, &query));
+    futures::future::try_join_all(asked).await
+}
+
+/// What all agents told, together.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    would_break: bool,
+    /// The nodes whose agents answered.
+    nodes: BTreeSet<String>,
+    not_enrolled: BTreeSet<String>,
+    clients: Vec<Client>,
+    others: Counts,
+    #[serde(skip)]
+    now: Duration,
+}
+
+impl Report {
+    /// Puts answers together.
+    ///
+    /// # Errors
+    /// A node that runs enrolled pods was not asked: what it knows would be missing.
+    fn new(answers: Vec<Answer>, now: Duration, since: Option<Duration>) -> anyhow::Result<Self> {
+        let nodes: BTreeSet<_> = answers.iter().map(|answer| answer.node.clone()).collect();
+        let needed: BTreeSet<_> =
+            answers.iter().flat_map(|answer| answer.enrolled.keys()).collect();
+        let missing: Vec<_> =
+            needed.into_iter().filter(|node| !nodes.contains(*node)).map(String::as_str).collect();
+        ensure!(
+            missing.is_empty(),
+            "not every node was asked: enrolled pods run on {} too; give the --admin of each agent",
+            missing.join(", ")
+        );
+        let mut others = Counts::default();
+        // An agent that was asked twice counts once.
+        let mut heard = BTreeSet::new();
+        let (mut not_enrolled, mut clients) = (BTreeSet::new(), Vec::new());
+        for answer in answers.into_iter().filter(|answer| heard.insert(answer.node.clone())) {
+            others.add(answer.others);
+            not_enrolled.extend(answer.not_enrolled);
+            clients.extend(answer.clients);
+        }
+        let recent = |client: &Client| {
+            let age = now.as_secs().saturating_sub(client.last_seen);
+            client.counts.open > 0 || since.is_none_or(|since| age <= since.as_secs())
+        };
+        let mut clients = answer::merged(clients);
+        clients.retain(recent);
+        let breaks = clients.iter().any(would_break) || others.open + others.total > 0;
+        Ok(Self { would_break: breaks, nodes, not_enrolled, clients, others, now })
+    }
+}
+
+/// Policy lets it in now.
+fn would_break(client: &Client) -> bool {
+    client.denied_by.is_none()
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<_> = self.nodes.iter().map(String::as_str).collect();
+        writeln!(f, "Plaintext clients since the agents of {} started:", nodes.join(", "))?;
+        if !self.clients.is_empty() {
+            self.table(f)?;
+        }
+        if !self.others.is_zero() {
+            let Counts { open, total, denied } = self.others;
+            writeln!(
+                f,
+                "and clients that did not fit into the table: {open} open, {total} in all, {denied} denied"
+            )?;
+        }
+        if !self.not_enrolled.is_empty() {
+            let names: Vec<_> = self.not_enrolled.iter().map(String::as_str).collect();
+            writeln!(f, "Not enrolled, so STRICT changes nothing for: {}", names.join(", "))?;
+        }
+        let breaking = self.clients.iter().filter(|client| would_break(client)).count();
+        match breaking {
+            _ if !self.would_break => writeln!(f, "Nobody would break."),
+            0 => writeln!(f, "Clients without a name would break."),
+            1 => writeln!(f, "1 client would break."),
+            many => writeln!(f, "{many} clients would break."),
+        }
+    }
+}
+
+impl Report {
+    fn table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = ["DESTINATION", "PORT", "CLIENT", "OPEN", "TOTAL", "DENIED", "SEEN", "STRICT"];
+        let mut rows = vec![head.map(str::to_owned)];
+        rows.extend(self.clients.iter().map(|client| self.row(client)));
+        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+        let widths: Vec<_> = (0..head.len()).map(width).collect();
+        for row in &rows {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+
+    fn row(&self, client: &Client) -> [String; 8] {
+        let age = self.now.as_secs().saturating_sub(client.last_seen);
+        let age = humantime::format_duration(Duration::from_secs(age));
+        let fate = match &client.denied_by {
+            Some(_) => "denied already",
+            None if client.client_enrolled => "breaks (the client is enrolled by now)",
+            None => "breaks",
+        };
+        let Counts { open, total, denied } = client.counts;
+        [
+            client.destination.clone(),
+            client.port.to_string(),
+            client.client.clone(),
+            open.to_string(),
+            total.to_string(),
+            denied.to_string(),
+            format!("{age} ago"),
+            fate.to_owned(),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests;

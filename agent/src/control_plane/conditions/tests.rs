@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -137,4 +138,33 @@ fn conditions_of_others_stay_where_they_are() {
     assert_eq!(updated(&made, Some(1), &[condition(true, "m")], "t1"), None);
     let made = updated(&json!([other]), Some(1), &[condition(true, "m")], "t0").unwrap();
     assert_eq!(made, json!([other, ours]));
+}
+
+fn any_condition() -> impl Strategy<Value = Value> {
+    let kind = prop::sample::select(vec![ENFORCED, ACCEPTED, "WaypointAccepted", ""]);
+    let word = || prop::sample::select(vec![json!("True"), json!("m"), json!("t0"), Value::Null]);
+    let generation = prop::sample::select(vec![json!(3), json!("3"), json!("x"), Value::Null]);
+    (kind, word(), word(), word(), generation).prop_map(
+        |(kind, status, message, since, generation)| {
+            json!({ "type": kind, "status": status, "reason": "R", "message": message,
+                    "lastTransitionTime": since, "observedGeneration": generation })
+        },
+    )
+}
+
+proptest! {
+    /// Whatever is there: one write makes it right, and leaves what is not ours alone.
+    #[test]
+    fn one_write_is_enough(present in prop::collection::vec(any_condition(), 0..6)) {
+        let ours = [condition(true, "m"), Condition { kind: ACCEPTED, ..condition(false, "m") }];
+        let others = |list: &Value| -> Vec<Value> {
+            let ours = |c: &&Value| c["type"] == ENFORCED || c["type"] == ACCEPTED;
+            list.as_array().unwrap().iter().filter(|c| !ours(c)).cloned().collect()
+        };
+        let present = Value::Array(present);
+        let made = updated(&present, Some(3), &ours, "t1").unwrap_or_else(|| present.clone());
+        prop_assert_eq!(updated(&made, Some(3), &ours, "t2"), None);
+        prop_assert_eq!(others(&made), others(&present));
+        prop_assert_eq!(made.as_array().unwrap().len(), others(&present).len() + 2);
+    }
 }

@@ -104,7 +104,10 @@ async fn outbound(context: &Context, captured: Captured) {
 
 /// From outside the mesh, in the clear, to an app of this node.
 async fn inbound_plaintext(context: &Context, captured: Captured) {
-    let arrival = Arrival::plaintext(context, &captured);
+    let arrival = match Arrival::plaintext(context, &captured) {
+        Ok(arrival) => arrival,
+        Err(error) => return record::never_opened(Reporter::Destination, &captured, &error),
+    };
     let record = arrival.record(context);
     let (pod, request) = (&captured.pod.pod, arrival.request());
     let judged =

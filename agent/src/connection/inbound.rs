@@ -67,9 +67,15 @@ impl Unservable {
 
 impl Arrival {
     /// Something in the clear.
-    pub(super) fn plaintext(context: &Context, captured: &Captured) -> Self {
-        let mesh = context.mesh.load();
+    ///
+    /// # Errors
+    /// It is addressed to a port of ours: to serve it would be to call ourselves.
+    pub(super) fn plaintext(context: &Context, captured: &Captured) -> Result<Self, InboundError> {
         let (client, destination) = (captured.client, captured.original_destination);
+        if route::is_illegal_port(destination.port()) {
+            return Err(InboundError::IllegalPort(destination.port()));
+        }
+        let mesh = context.mesh.load();
         let workload = mesh.workload_of(&context.network, &captured.pod.pod).cloned();
         let service = workload.as_deref().and_then(|w| likely_service(&mesh, w, None));
         let info = ConnectionInfo {
@@ -86,7 +92,7 @@ impl Arrival {
             mutual_tls: false,
         };
         let request = Request { source_ip: client.ip(), source: None, destination };
-        Self { pod: captured.pod.clone(), request, target: destination, info }
+        Ok(Self { pod: captured.pod.clone(), request, target: destination, info })
     }
 
     /// A stream of a tunnel.

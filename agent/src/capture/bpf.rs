@@ -130,6 +130,15 @@ impl Kernel {
         self.enrol(pod, listeners)
     }
 
+    /// Stops redirecting what a pod opens, the first half of [`Self::release`]. A connect(2) that was redirected a
+    /// moment ago may still have to find the listeners, so the second half should come a little later.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn let_out(&mut self, uid: &PodUid) -> Result<(), BpfError> {
+        self.stop_taking(uid)
+    }
+
     /// Stops redirecting a pod's connections, those that exist go on. [`Self::finish_release`] follows when they
     /// are drained. Unknown pods are fine.
     ///

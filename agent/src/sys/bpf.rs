@@ -14,6 +14,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// What a link is attached to, of `struct bpf_link_info`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,19 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
         old_program: 0,
     };
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Detaches a link from its target; once this returns, its program no longer starts. Closing or
+/// unpinning the last reference does it too, but at some later time.
+///
+/// # Errors
+/// The descriptor is not a link that can be detached.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct LinkDetach {
+        link: i32,
+    }
+    bpf(BPF_LINK_DETACH, &mut LinkDetach { link: link.as_raw_fd() }).map(drop)
 }
 
 /// What a link is attached to.

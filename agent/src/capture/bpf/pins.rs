@@ -1,5 +1,6 @@
 //! Where things are pinned.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use sotto_abi::names;
@@ -7,6 +8,7 @@ use sotto_abi::names;
 use super::error::BpfError;
 use crate::mesh::PodUid;
 use crate::sys;
+use crate::sys::bpf::{detach_link, open_pinned};
 
 /// The pin directory's layout.
 #[derive(Debug, Clone)]
@@ -94,9 +96,23 @@ impl PodPins {
         std::fs::create_dir_all(&self.directory).map_err(BpfError::file("create", &self.directory))
     }
 
+    /// Takes the pod's program out of its namespace. Without its pin alone it would go on for a moment, and
+    /// refuse connections for sockets that are closed by then.
+    pub(super) fn detach(&self) -> Result<(), BpfError> {
+        let pin = self.link();
+        match open_pinned(&pin) {
+            Ok(link) => {
+                detach_link(link.as_fd()).map_err(BpfError::file("detach", &pin))?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(BpfError::file("open", &pin)(error)),
+        }
+        remove_file(&pin)
+    }
+
     /// Removes the link first, so that nothing is handed to sockets that are about to go, then the rest.
     pub(super) fn remove(&self) -> Result<(), BpfError> {
-        remove_file(&self.link())?;
+        self.detach()?;
         match std::fs::remove_dir_all(&self.directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(BpfError::file("remove", &self.directory)(error))

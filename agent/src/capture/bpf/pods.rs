@@ -89,17 +89,23 @@ impl Kernel {
             .map_err(BpfError::map("write", names::ENROLLED))
     }
 
+    pub(super) fn stop_taking(&mut self, uid: &PodUid) -> Result<(), BpfError> {
+        let pins = self.pins.pod(uid)?;
+        let Some(known) = read(&pins) else { return Ok(()) };
+        absent_is_fine(self.maps.enrolled.remove(&known.cookie))
+            .map_err(BpfError::map("clear", names::ENROLLED))
+    }
+
     pub(super) fn unenrol(&mut self, uid: &PodUid) -> Result<(), BpfError> {
         let pins = self.pins.pod(uid)?;
         let Some(known) = read(&pins) else { return pins.remove() };
         // First nothing more goes out to the agent, then nothing more comes in to it.
-        absent_is_fine(self.maps.enrolled.remove(&known.cookie))
-            .map_err(BpfError::map("clear", names::ENROLLED))?;
-        let unpinned = remove_file(&pins.link());
+        self.stop_taking(uid)?;
+        let detached = pins.detach();
         let forgotten = self.maps.forget(known.cookie);
         self.released.insert(uid.clone(), SavedSettings(known.settings));
         let removed = pins.remove();
-        unpinned.and(forgotten).and(removed)
+        detached.and(forgotten).and(removed)
     }
 
     /// Forgets pods whose network namespace is gone, and entries that no pod has.

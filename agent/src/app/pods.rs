@@ -75,6 +75,8 @@ impl Table {
     }
 }
 
+/// From connect(2) to the listener, for a thread that is preempted between the two.
+const UNDER_WAY: Duration = Duration::from_millis(100);
 /// How often a released pod with open connections is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -175,6 +177,9 @@ impl Capture for Pods {
     }
 
     async fn release(&self, uid: &PodUid) -> Result<(), CaptureError> {
+        let (kernel, of_kernel) = (self.kernel.clone(), uid.clone());
+        tokio::task::spawn_blocking(move || kernel.lock().let_out(&of_kernel)).await??;
+        tokio::time::sleep(UNDER_WAY).await;
         let (kernel, of_kernel) = (self.kernel.clone(), uid.clone());
         tokio::task::spawn_blocking(move || kernel.lock().release(&of_kernel)).await??;
         let Some(pod) = self.table.lock().release(uid) else { return Ok(()) };

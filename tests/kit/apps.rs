@@ -4,6 +4,7 @@ pub mod bookinfo;
 pub mod client;
 pub mod httpbin;
 pub mod probe;
+pub mod pulse;
 pub mod tcp;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -45,6 +46,8 @@ enum App {
     Pause,
     /// Probes an address again and again, one line a probe: ok | failed WHY
     Probe(probe::Options),
+    /// Sends bytes to an echo at a steady pace and wants each back
+    Pulse(pulse::Options),
     /// A side of the bench's load
     #[command(subcommand)]
     Load(load::Side),
@@ -69,6 +72,7 @@ async fn serve(app: App) -> Result<()> {
         App::Tcp { port } => tcp::serve(port).await,
         App::Pause => std::future::pending().await,
         App::Probe(options) => probe::run(&options).await,
+        App::Pulse(options) => pulse::run(&options).await,
         App::Load(side) => load::run(side).await,
     }
 }

@@ -1,0 +1,86 @@
+//! Bytes there and back at a steady pace, each checked: whatever happens to the way between client
+//! and echo, none may be lost, doubled or changed.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// How long a byte, or a connection, may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What to call and for how long.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// An echo
+    #[arg(long)]
+    pub to: SocketAddr,
+    /// Connections at a time
+    #[arg(long, default_value_t = 1)]
+    pub connections: usize,
+    /// Seconds to run
+    #[arg(long, default_value_t = 3.0)]
+    pub seconds: f64,
+    /// Milliseconds between a connection's bytes
+    #[arg(long, default_value_t = 10)]
+    pub pause_ms: u64,
+    /// A new connection for each byte
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+/// Runs to the end and prints how many bytes came back.
+///
+/// # Errors
+/// The first byte or connection that failed.
+pub async fn run(options: &Options) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs_f64(options.seconds);
+    let mut connections = JoinSet::new();
+    for _ in 0..options.connections {
+        connections.spawn(pulse(options.clone(), until));
+    }
+    let mut bytes = 0;
+    while let Some(ended) = connections.join_next().await {
+        bytes += ended??;
+    }
+    writeln!(std::io::stdout(), "{bytes}").context("print the count")
+}
+
+async fn pulse(options: Options, until: Instant) -> Result<u64> {
+    let mut stream = open(options.to).await?;
+    let mut count = 0;
+    while Instant::now() < until {
+        there_and_back(&mut stream, count).await?;
+        count += 1;
+        sleep(Duration::from_millis(options.pause_ms)).await;
+        if options.fresh {
+            drop(stream);
+            stream = open(options.to).await?;
+        }
+    }
+    Ok(count)
+}
+
+async fn open(to: SocketAddr) -> Result<TcpStream> {
+    let opened = timeout(PATIENCE, TcpStream::connect(to)).await;
+    let stream = opened.context("no connection in time")?;
+    let stream = stream.with_context(|| format!("connect to {to}"))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The low byte of the count goes out and must come back.
+async fn there_and_back(stream: &mut TcpStream, count: u64) -> Result<()> {
+    let [sent, ..] = count.to_le_bytes();
+    stream.write_all(&[sent]).await.with_context(|| format!("send byte {count}"))?;
+    let received = timeout(PATIENCE, stream.read_u8()).await;
+    let received = received.with_context(|| format!("byte {count} does not come back"))?;
+    let received = received.with_context(|| format!("receive byte {count}"))?;
+    ensure!(received == sent, "byte {count}: sent {sent}, received {received}");
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! The whole mesh on the pocket cluster: real programs in the kernel, real `kubectl`, real wire.
+//!
+//! Each test has a cluster of its own and is named by the fact that it shows.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+#[path = "mesh/bench.rs"]
+mod bench;
+#[path = "mesh/enrolment.rs"]
+mod enrolment;
+#[path = "mesh/hbone.rs"]
+mod hbone;
+#[path = "mesh/idle.rs"]
+mod idle;
+#[path = "mesh/input.rs"]
+mod input;
+#[path = "mesh/outages.rs"]
+mod outages;
+#[path = "mesh/peers.rs"]
+mod peers;
+#[path = "mesh/policies.rs"]
+mod policies;
+#[path = "mesh/telemetry.rs"]
+mod telemetry;
+#[path = "mesh/tutorials.rs"]
+mod tutorials;
+#[path = "mesh/wire.rs"]
+mod wire;

@@ -1,0 +1,125 @@
+//! Parts of the mesh that are stopped, killed and started again.
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+use kit::cluster::ClusterOptions;
+use kube::ResourceExt;
+
+use super::bench::{Bench, pa};
+use super::hbone::{self, Root, Tunnel};
+
+const SLEEP: (&str, &str) = ("legacy", "sleep");
+const PAGE: (&str, &str) = ("bookinfo", "productpage-v1");
+const DETAILS: &str = "http://details.bookinfo.svc.cluster.local:9080/details/1";
+const CLIENT: (&str, &str) = ("front", "client");
+const WEB: &str = "http://web.back.svc.cluster.local/get";
+/// A refusal that takes longer was not at once.
+const AT_ONCE: f64 = 0.1;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_control_plane_the_mesh_goes_on_and_catches_up_when_it_is_back() {
+    let mut bench = Bench::bookinfo().await;
+    let strict = pa("v1", "bookinfo", "default", "{ mtls: { mode: STRICT } }");
+    let permissive = pa("v1", "bookinfo", "default", "{ mtls: { mode: PERMISSIVE } }");
+    for kill in [false, true] {
+        bench.apply(&strict).await;
+        bench.shows(SLEEP, DETAILS, "exit 56").await;
+        let plane = &mut bench.cluster.control_plane.as_mut().unwrap().process;
+        if kill {
+            plane.kill().await.unwrap();
+        } else {
+            let status = plane.terminate(Duration::from_secs(10)).await.unwrap();
+            assert_eq!(status.code(), Some(0), "{}", plane.log_tail(20));
+        }
+        bench.shows(PAGE, DETAILS, "200").await;
+        bench.shows(SLEEP, DETAILS, "exit 56").await;
+        // Told to the API server while nobody listens.
+        bench.apply(&permissive).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(bench.curl(SLEEP, DETAILS).await, "exit 56");
+        bench.cluster.control_plane.as_mut().unwrap().process.start().unwrap();
+        caught_up(&bench).await;
+        bench.shows(SLEEP, DETAILS, "200").await;
+        bench.shows(PAGE, DETAILS, "200").await;
+    }
+}
+
+/// The agents' backoff may be at its longest, 15 s.
+async fn caught_up(bench: &Bench) {
+    let synced = async || Ok((bench.curl(SLEEP, DETAILS).await == "200").then_some(()));
+    bench.cluster.wait_until("the agents know", Duration::from_secs(30), synced).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_agent_a_pod_is_refused_at_once_and_the_next_agent_takes_over() {
+    let mut bench = Bench::streams().await;
+    let pods = pods(&bench).await;
+    bench.shows(CLIENT, WEB, "200").await;
+    for number in [0, 1] {
+        bench.cluster.agents[number].process.kill().await.unwrap();
+        let said = bench
+            .kubectl(&format!(
+                "exec -n front deploy/client -- curl -sS -o /dev/null -w %{{time_total}} {WEB}"
+            ))
+            .await;
+        // The client's own agent refuses the connection; the server's, the tunnel within it.
+        assert_eq!(said.code, [7, 56][number], "{said:?}");
+        let seconds: f64 = said.out.trim().parse().unwrap();
+        assert!(seconds < AT_ONCE, "told after {seconds} s");
+        bench.cluster.agents[number].process.start().unwrap();
+        bench.cluster.wait_for_agents().await.unwrap();
+        bench.shows(CLIENT, WEB, "200").await;
+    }
+    assert_eq!(self::pods(&bench).await, pods, "pods were restarted");
+    let opened = bench.agent(2).metric("istio_tcp_connections_opened_total", &["mutual_tls"]).await;
+    assert!(opened.unwrap() > 0.0, "the pods are no longer captured");
+}
+
+/// Pods, their containers' restarts and their processes.
+async fn pods(bench: &Bench) -> Vec<(String, i32, u32)> {
+    let mut found = Vec::new();
+    for namespace in ["front", "back"] {
+        for pod in bench.cluster.pods(namespace, "").await.unwrap() {
+            let name = pod.name_any();
+            let node = bench.cluster.node_of(namespace, &name).unwrap();
+            let pid = node.pod(namespace, &name).unwrap().pid;
+            let statuses = pod.status.unwrap().container_statuses.unwrap_or_default();
+            found.push((name, statuses.iter().map(|status| status.restart_count).sum(), pid));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_told_to_end_says_goaway_lets_open_streams_finish_and_exits_0() {
+    let mut bench = Bench::streams_with(ClusterOptions {
+        agent_flags: vec![String::from("--drain-deadline=20s")],
+        ..ClusterOptions::default()
+    })
+    .await;
+    let (netns, pod) = (bench.cluster.fabric.external.clone(), bench.ip("back", "echo").await);
+    let root = Root::of_mesh(&bench.cluster).await;
+    let config = root.identify("spiffe://cluster.local/ns/good/sa/good");
+    let tunnel = Tunnel::open(&netns, pod, config).await;
+    let (mut send, mut receive, status) =
+        tunnel.stream(Method::CONNECT, &format!("{pod}:7000")).await;
+    assert_eq!(status, 200);
+    hbone::echo(&mut send, &mut receive).await;
+    let mut agent = bench.cluster.agents.remove(1);
+    let ending = agent.process.terminate(Duration::from_secs(15));
+    let using = async {
+        let told = tunnel.goaway().await;
+        assert!(told.is_go_away() && told.reason() == Some(h2::Reason::NO_ERROR), "{told}");
+        for _ in 0..20 {
+            hbone::echo(&mut send, &mut receive).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        send.send_data(bytes::Bytes::new(), true).unwrap();
+        Instant::now()
+    };
+    let (status, finished) = tokio::join!(ending, using);
+    assert_eq!(status.unwrap().code(), Some(0), "{}", agent.process.log_tail(20));
+    assert!(finished.elapsed() < Duration::from_secs(5), "it waits for nothing");
+}

@@ -311,7 +311,7 @@ async fn the_streams_of_a_dead_peer_end_with_its_tunnel() {
             let ended = timeout(Duration::from_secs(2), relayed).await;
             ended.expect("the stream outlives its tunnel").unwrap().unwrap_err();
         };
-        tokio::join!(fall_silent(&pki, theirs), serve);
+        tokio::join!(Box::pin(fall_silent(&pki, theirs)), Box::pin(serve));
     })
     .await;
 }

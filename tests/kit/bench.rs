@@ -37,6 +37,10 @@ pub struct Args {
     /// Seconds of each load, up to 60 [default: 2, with --quick 0.5]
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
+    /// Seconds spent at most on taking again what other programs disturbed [default: 90, with
+    /// --quick 0]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(..=3600))]
+    patience: Option<u16>,
     /// One short round: to see that all works, not to quote
     #[arg(long)]
     quick: bool,
@@ -56,16 +60,19 @@ pub struct Args {
 struct Plan {
     rounds: u16,
     seconds: f64,
+    /// In seconds.
+    patience: f64,
     measures: Vec<Measure>,
 }
 
 impl Args {
     fn plan(&self) -> Plan {
-        let (rounds, seconds) = if self.quick { (1, 0.5) } else { (3, 2.0) };
+        let (rounds, seconds, patience) = if self.quick { (1, 0.5, 0) } else { (3, 2.0, 90) };
         let measures = if self.only.is_empty() { measure::ALL.to_vec() } else { self.only.clone() };
         Plan {
             rounds: self.rounds.unwrap_or(rounds),
             seconds: self.seconds.unwrap_or(seconds),
+            patience: self.patience.unwrap_or(patience).into(),
             measures,
         }
     }

@@ -9,9 +9,6 @@ use super::measure::Measure;
 use super::memory::Memory;
 use super::rounds::{Sample, Sampled};
 
-/// A pair is left out if others used a larger part of the machine.
-const MAX_FOREIGN: f64 = 0.05;
-
 /// All that a run found.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Results {
@@ -75,7 +72,7 @@ impl Results {
         samples: Vec<Sampled>,
         memory: Option<Vec<Memory>>,
     ) -> Self {
-        let disturbed = samples.iter().filter(|one| one.foreign() > MAX_FOREIGN);
+        let disturbed = samples.iter().filter(|one| one.disturbed());
         let disturbed = disturbed.map(|one| Disturbed {
             measure: one.measure.name,
             round: one.round,
@@ -107,8 +104,7 @@ fn failures(pair: &Sampled) -> Vec<Failure> {
 
 fn rows(measure: &Measure, samples: &[Sampled]) -> Vec<Row> {
     let of_measure = || samples.iter().filter(|one| one.measure.name == measure.name);
-    let mut taken: Vec<&Sampled> =
-        of_measure().filter(|one| one.foreign() <= MAX_FOREIGN).collect();
+    let mut taken: Vec<&Sampled> = of_measure().filter(|one| !one.disturbed()).collect();
     let disturbed = taken.is_empty();
     if disturbed {
         taken = of_measure().collect();

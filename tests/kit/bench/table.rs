@@ -31,10 +31,16 @@ impl Results {
         if self.disturbed.is_empty() {
             return writeln!(f, "no pair was disturbed by other programs");
         }
-        let each = self.disturbed.iter().map(|one| {
-            format!("{} round {} ({:.0} %)", one.measure, one.round, one.foreign_percent)
-        });
-        let each: Vec<String> = each.collect();
+        // A measure's pairs in one word: on a busy machine there are many.
+        let mut each = Vec::new();
+        for (at, first) in self.disturbed.iter().enumerate() {
+            if self.disturbed.iter().take(at).any(|one| one.measure == first.measure) {
+                continue;
+            }
+            let same = self.disturbed.iter().filter(|one| one.measure == first.measure);
+            let most = same.clone().map(|one| one.foreign_percent).fold(0.0, f64::max);
+            each.push(format!("{} {}x (up to {most:.0} %)", first.measure, same.count()));
+        }
         writeln!(f, "disturbed by other programs (CPU above 5 %), left out: {}", each.join(", "))?;
         if self.rows.iter().any(|row| row.disturbed) {
             writeln!(f, "! every round of this measure was disturbed: do not quote it")?;

@@ -47,8 +47,23 @@ pub trait Capture: Send + Sync + 'static {
         netns: Netns,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Lets go of a pod; fine if it is not captured.
-    fn release(&self, uid: &PodUid) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// Lets go of a pod; fine if it is not captured. One that only [vanished](Departure::Vanished) is
+    /// kept, with an error, for as long as it has its addresses.
+    fn release(
+        &self,
+        uid: &PodUid,
+        departure: Departure,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// Why a pod is let go of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// Its labels say so, its sandbox is taken down, or it is to be captured anew.
+    Meant,
+    /// The API server knows it no longer, as after a forced deletion. Its containers may run on for a
+    /// while, and must not do so outside the mesh's policy.
+    Vanished,
 }
 
 /// A pod the kernel still captures from an earlier run.

@@ -21,7 +21,7 @@ use super::worker::{Command, Worker, WorkerGone};
 use crate::capture::PodCapture;
 use crate::capture::bpf::{BpfError, Kernel};
 use crate::capture::listeners::{ListenError, PodListeners};
-use crate::enroll::Capture;
+use crate::enroll::{Capture, Departure};
 use crate::identify::certs::Certificates;
 use crate::mesh::{LocalPod, PodUid, SpiffeId};
 use crate::sys::Shutdown;
@@ -69,6 +69,11 @@ impl Table {
         !self.captured.contains_key(&pod.pod.uid) && !self.leaving.iter().any(same)
     }
 
+    /// Whether a captured pod has its addresses still.
+    fn is_attached(&self, uid: &PodUid) -> bool {
+        self.captured.get(uid).is_some_and(|pod| !is_gone(pod))
+    }
+
     fn is_known(&self, identity: &SpiffeId) -> bool {
         let mut all = self.captured.values().chain(&self.leaving);
         all.any(|pod| pod.pod.identity == *identity)
@@ -92,6 +97,11 @@ pub(super) enum CaptureError {
     /// A data thread is gone.
     #[error("failed to hand the pod to a data thread")]
     Worker(#[from] WorkerGone),
+    /// The pod is unknown to the API server, and may run still.
+    #[error(
+        "it still has its addresses, so its containers may run: it stays captured until it has not"
+    )]
+    StillThere,
     /// The step panicked.
     #[error("a step of the capture panicked")]
     Panic(#[from] tokio::task::JoinError),
@@ -176,7 +186,10 @@ impl Capture for Pods {
         Ok(())
     }
 
-    async fn release(&self, uid: &PodUid) -> Result<(), CaptureError> {
+    async fn release(&self, uid: &PodUid, departure: Departure) -> Result<(), CaptureError> {
+        if departure == Departure::Vanished && self.table.lock().is_attached(uid) {
+            return Err(CaptureError::StillThere);
+        }
         let (kernel, of_kernel) = (self.kernel.clone(), uid.clone());
         tokio::task::spawn_blocking(move || kernel.lock().let_out(&of_kernel)).await??;
         tokio::time::sleep(UNDER_WAY).await;

@@ -20,7 +20,7 @@ use arcstr::ArcStr;
 use tokio::time::Instant;
 
 use self::pod::Pod;
-use super::{AdoptedPod, PodStatus};
+use super::{AdoptedPod, Departure, PodStatus};
 use crate::mesh::{LocalPod, PodUid};
 
 /// What is wished for a pod.
@@ -157,6 +157,8 @@ pub enum Action {
     Release {
         /// The pod.
         uid: PodUid,
+        /// Why.
+        departure: Departure,
     },
     /// Write or remove the annotation, report [`Input::Annotated`].
     Annotate {

@@ -15,7 +15,7 @@ use crate::enroll::cni::wire::Request;
 use crate::enroll::machine::{Action, CaptureFailure, Input, NetnsRef, Ticket};
 use crate::enroll::netns::{LocateError, Locator};
 use crate::enroll::pods::View;
-use crate::enroll::{Capture, annotate};
+use crate::enroll::{Capture, Departure, annotate};
 use crate::error::chain;
 use crate::mesh::{LocalPod, PodUid};
 use crate::sys::netns::Netns;
@@ -91,7 +91,7 @@ impl<C: Capture> Jobs<C> {
                 let uids = view.runtime_uids(&pod.uid);
                 self.start_capture(pod, uids, netns, held_in);
             }
-            Action::Release { uid } => self.start_release(uid),
+            Action::Release { uid, departure } => self.start_release(uid, departure),
             Action::Annotate { uid, namespace, name, enabled } => {
                 let client = self.client.clone();
                 self.running.spawn(async move {
@@ -133,12 +133,12 @@ impl<C: Capture> Jobs<C> {
         });
     }
 
-    fn start_release(&mut self, uid: PodUid) {
+    fn start_release(&mut self, uid: PodUid, departure: Departure) {
         let (capture, turns) = (Arc::clone(&self.capture), Arc::clone(&self.turns));
         self.running.spawn(async move {
             let _turn = turns.acquire().await.ok()?;
             let of = uid.clone();
-            let result = bounded(async move { capture.release(&of).await }).await;
+            let result = bounded(async move { capture.release(&of, departure).await }).await;
             Some(Done::Input(Input::Released { uid, result }))
         });
     }

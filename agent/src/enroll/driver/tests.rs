@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::enroll::Departure;
 use crate::enroll::cni::wire;
 use crate::mesh::{LocalPod, PodUid};
 use crate::sys::netns::Netns;
@@ -35,7 +36,7 @@ impl Capture for Notes {
         Ok(())
     }
 
-    async fn release(&self, uid: &PodUid) -> Result<(), Refused> {
+    async fn release(&self, uid: &PodUid, _: Departure) -> Result<(), Refused> {
         self.released.lock().push(uid.clone());
         Ok(())
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::annotation::Annotation;
 use super::retry::Retry;
 use super::{Action, NetnsRef, Ticket, Timing};
-use crate::enroll::{PodState, PodStatus};
+use crate::enroll::{Departure, PodState, PodStatus};
 use crate::mesh::{LocalPod, PodUid};
 
 /// What is wanted for the pod, now.
@@ -162,7 +162,7 @@ impl Pod {
                 if self.held == Held::Nothing {
                     return true;
                 }
-                self.release(uid, now, actions);
+                self.release(uid, Departure::Vanished, now, actions);
             }
         }
         self.is_done()
@@ -196,7 +196,7 @@ impl Pod {
     fn evicted(&mut self, uid: &PodUid, now: Instant, actions: &mut Vec<Action>) -> bool {
         let Some(Evict { pause }) = self.evict else { return true };
         if self.held != Held::Nothing {
-            self.release(uid, now, actions);
+            self.release(uid, Departure::Meant, now, actions);
             return false;
         }
         self.evict = None;
@@ -218,7 +218,7 @@ impl Pod {
         match &self.held {
             held if told.is_some() && held.inode().is_some() && held.inode() != told => {
                 self.evict = Some(Evict { pause: Duration::ZERO });
-                self.release(uid, now, actions);
+                self.release(uid, Departure::Meant, now, actions);
             }
             Held::Captured { pod: captured, .. } if *captured == pod => {
                 answer_all(&mut self.tickets, &Ok(()), actions);
@@ -260,11 +260,13 @@ impl Pod {
                     leaving.release_at = leaving.release_at.min(now + timing.leave_grace);
                 }
                 if now >= leaving.release_at {
-                    self.release(uid, now, actions);
+                    self.release(uid, Departure::Meant, now, actions);
                 }
             }
             // Nobody listens for it: the sooner it is free, the better.
-            Held::Adopted { .. } | Held::Partial { .. } => self.release(uid, now, actions),
+            Held::Adopted { .. } | Held::Partial { .. } => {
+                self.release(uid, Departure::Meant, now, actions)
+            }
         }
     }
 
@@ -278,10 +280,16 @@ impl Pod {
         actions.push(Action::Capture { pod, netns, held_in: self.held.inode() });
     }
 
-    fn release(&mut self, uid: &PodUid, now: Instant, actions: &mut Vec<Action>) {
+    fn release(
+        &mut self,
+        uid: &PodUid,
+        departure: Departure,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         if self.release_retry.is_due(now) {
             self.busy = Some(Busy::Release);
-            actions.push(Action::Release { uid: uid.clone() });
+            actions.push(Action::Release { uid: uid.clone(), departure });
         }
     }
 

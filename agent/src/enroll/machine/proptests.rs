@@ -218,7 +218,7 @@ impl World {
     fn judge(&self, action: &Action) {
         let moves = |action: &Action| match action {
             Action::Capture { pod, .. } => Some(pod.uid.clone()),
-            Action::Release { uid } => Some(uid.clone()),
+            Action::Release { uid, .. } => Some(uid.clone()),
             _ => None,
         };
         if let Some(uid) = moves(action) {
@@ -243,7 +243,7 @@ impl World {
                 let result = self.capture(&pod.uid, netns.as_ref(), held_in, well, half);
                 self.input(Input::Captured { uid: pod.uid.clone(), result });
             }
-            Action::Release { uid } => {
+            Action::Release { uid, .. } => {
                 if well || half {
                     self.kernel.remove(&uid);
                 }

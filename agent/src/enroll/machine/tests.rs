@@ -1,5 +1,5 @@
 use super::*;
-use crate::enroll::PodState;
+use crate::enroll::{Departure, PodState};
 use crate::mesh::SpiffeId;
 
 fn uid() -> PodUid {
@@ -77,7 +77,11 @@ fn capture(netns: Option<NetnsRef>, held_in: Option<u64>) -> Action {
 }
 
 fn release() -> Action {
-    Action::Release { uid: uid() }
+    Action::Release { uid: uid(), departure: Departure::Meant }
+}
+
+fn release_of_the_vanished() -> Action {
+    Action::Release { uid: uid(), departure: Departure::Vanished }
 }
 
 fn annotate(enabled: bool) -> Action {
@@ -209,7 +213,25 @@ fn a_pod_that_comes_back_while_leaving_stays() {
 #[test]
 fn a_pod_that_is_gone_is_released_at_once_and_not_annotated() {
     let mut test = Test::captured_pod();
-    test.check(snapshot(None, false), &[release()]);
+    test.check(snapshot(None, false), &[release_of_the_vanished()]);
+    test.check(released(), &[]);
+    assert!(test.machine.pods.is_empty());
+}
+
+#[test]
+fn a_pod_that_vanished_but_runs_on_stays_held_until_its_sandbox_goes() {
+    let mut test = Test::new();
+    test.check(add(1, 7), &[capture(Some(netns(7)), None)]);
+    test.check(captured(7), &[answer(1), annotate(true)]);
+    test.check(annotated(true), &[]);
+    test.check(enroll(true), &[]);
+    test.check(snapshot(None, false), &[release_of_the_vanished()]);
+    let runs_on = "it still has its addresses".to_owned();
+    test.check(Input::Released { uid: uid(), result: Err(runs_on) }, &[]);
+    test.check_state(Some(PodState::Leaving));
+    test.check(del(7), &[]);
+    test.now += Timing::default().retry_most;
+    test.check(Input::Tick, &[release()]);
     test.check(released(), &[]);
     assert!(test.machine.pods.is_empty());
 }
@@ -221,7 +243,7 @@ fn a_pod_the_api_does_not_list_yet_is_kept_after_cni_add() {
     test.check(captured(7), &[answer(1), annotate(true)]);
     test.check(snapshot(None, false), &[]);
     test.now += Duration::from_secs(60);
-    test.check(snapshot(None, false), &[release()]);
+    test.check(snapshot(None, false), &[release_of_the_vanished()]);
 }
 
 #[test]
@@ -323,7 +345,7 @@ fn an_adopted_pod_that_is_not_ours_any_more_is_released_without_delay() {
 fn an_adopted_pod_that_is_gone_is_released() {
     let mut test = Test::new();
     test.check(Input::Adopted(vec![AdoptedPod { uid: uid(), netns_inode: 7 }]), &[]);
-    test.check(snapshot(None, false), &[release()]);
+    test.check(snapshot(None, false), &[release_of_the_vanished()]);
 }
 
 #[test]
@@ -377,9 +399,9 @@ fn a_captured_pod_is_looked_up_now_and_then_and_follows_its_namespace() {
 #[test]
 fn a_failed_release_is_tried_again() {
     let mut test = Test::captured_pod();
-    test.check(snapshot(None, false), &[release()]);
+    test.check(snapshot(None, false), &[release_of_the_vanished()]);
     test.check(Input::Released { uid: uid(), result: Err("busy".to_owned()) }, &[]);
-    test.check_after(Duration::from_millis(250), &[release()]);
+    test.check_after(Duration::from_millis(250), &[release_of_the_vanished()]);
     test.check(released(), &[]);
     assert!(test.machine.pods.is_empty());
 }

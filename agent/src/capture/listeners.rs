@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sotto_abi::{MARK_AGENT, MARK_LOOP};
+use sotto_abi::{MARK_AGENT, MARK_LOOP, MAX_THREADS};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ pub enum ListenError {
     },
 }
 
-/// All listeners of a pod. Those of one role and family share an address, one for each thread.
+/// All listeners of a pod: for each thread, one for each role and family.
 #[derive(Debug)]
 pub struct PodListeners {
     threads: Vec<Option<ThreadListeners>>,
@@ -54,16 +54,17 @@ pub struct ThreadListeners {
 const ACCEPT_BACKOFF: std::ops::Range<Duration> = Duration::from_millis(5)..Duration::from_secs(1);
 
 impl PodListeners {
-    /// Listens in the pod's network namespace. IPv6 may be absent.
+    /// Listens in the pod's network namespace, for at most [`MAX_THREADS`] threads. IPv6 may be absent.
     ///
     /// # Errors
     /// The namespace cannot be entered, or the kernel refuses an IPv4 listener.
     pub fn bind(pod: &PodCapture, threads: usize) -> Result<Self, ListenError> {
-        let bind_all = || -> Result<Self, ListenError> {
-            let mut all: Vec<_> = (0..threads.max(1)).map(|_| Vec::new()).collect();
+        let bind = || -> Result<Self, ListenError> {
+            let mut all: Vec<_> =
+                (0..threads.clamp(1, MAX_THREADS as usize)).map(|_| Vec::new()).collect();
             for role in Role::ALL {
-                bind_group(role, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &mut all)?;
-                match bind_group(role, SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), &mut all) {
+                bind_all(role, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &mut all)?;
+                match bind_all(role, SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), &mut all) {
                     Err(ListenError::Listen { source, .. }) if is_family_absent(&source) => {}
                     other => other?,
                 }
@@ -71,7 +72,7 @@ impl PodListeners {
             let threads = all.into_iter().map(|listeners| Some(ThreadListeners { listeners }));
             Ok(Self { threads: threads.collect() })
         };
-        pod.netns.enter(bind_all).map_err(ListenError::Enter)?
+        pod.netns.enter(bind).map_err(ListenError::Enter)?
     }
 
     /// Takes a thread's share; `None` if there is no such thread or it is taken.
@@ -79,11 +80,18 @@ impl PodListeners {
         self.threads.get_mut(index)?.take()
     }
 
-    /// One listener of each group, for the kernel, which spreads connections over the group.
-    /// Empty once the first thread's share is taken.
-    pub(super) fn leaders(&self) -> impl Iterator<Item = (Role, &TcpListener)> {
-        let first = self.threads.first().and_then(Option::as_ref);
-        first.into_iter().flat_map(|first| &first.listeners).map(|(role, one)| (*role, one))
+    /// How many threads there are listeners for.
+    pub(super) fn threads(&self) -> u32 {
+        u32::try_from(self.threads.len()).unwrap_or(MAX_THREADS).min(MAX_THREADS)
+    }
+
+    /// Every listener, with its thread's number and its role; those whose share is taken are left out.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, Role, &TcpListener)> {
+        let threads = (0..MAX_THREADS).zip(&self.threads);
+        threads.flat_map(|(index, thread)| {
+            let listeners = thread.iter().flat_map(|thread| &thread.listeners);
+            listeners.map(move |(role, one)| (index, *role, one))
+        })
     }
 }
 
@@ -118,26 +126,23 @@ impl ThreadListeners {
     }
 }
 
-/// Binds one listener for each thread, all to the same address.
-fn bind_group(
+/// Binds one listener for each thread.
+fn bind_all(
     role: Role,
     address: SocketAddr,
     all: &mut [Vec<(Role, TcpListener)>],
 ) -> Result<(), ListenError> {
-    let failed = |address| move |source| ListenError::Listen { address, source };
     let options = ListenOptions {
         // What the pod opens arrives marked; answers of any kind must carry the same mark, or they leave the
         // pod in the clear. What comes from outside must not take the loop.
         mark: Some(if role == Role::Outbound { MARK_LOOP } else { MARK_AGENT }),
         transparent: true,
-        reuse_port: true,
         loopback_leg: role == Role::Outbound,
         ..ListenOptions::default()
     };
-    let mut address = address;
     for listeners in all {
-        let listener = socket::listen(address, options).map_err(failed(address))?;
-        address = listener.local_addr().map_err(failed(address))?;
+        let listener = socket::listen(address, options)
+            .map_err(|source| ListenError::Listen { address, source })?;
         listeners.push((role, listener));
     }
     Ok(())

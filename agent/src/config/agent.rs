@@ -211,12 +211,21 @@ fn https(mistakes: &mut Mistakes, flag: &str, text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
+/// The kernel's table of listeners has room for as many.
+const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(sotto_abi::MAX_THREADS as usize).expect("64");
+
 /// As many as asked, or as the cores this process may use.
 fn threads(mistakes: &mut Mistakes, text: &str) -> Option<NonZeroUsize> {
     if text.is_empty() {
-        return Some(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        return Some(cores.min(MAX_THREADS));
     }
-    mistakes.parse("--threads", text)
+    let threads = mistakes.parse("--threads", text)?;
+    if threads > MAX_THREADS {
+        mistakes.note("--threads", &format!("{threads} are too many, at most {MAX_THREADS}"));
+        return None;
+    }
+    Some(threads)
 }
 
 #[cfg(test)]

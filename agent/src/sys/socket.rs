@@ -24,8 +24,6 @@ pub struct ListenOptions {
     pub mark: Option<u32>,
     /// `IP_TRANSPARENT`: accepted sockets may have foreign local addresses.
     pub transparent: bool,
-    /// `SO_REUSEPORT`, to share the address among threads.
-    pub reuse_port: bool,
     /// Connections waiting to be accepted.
     pub backlog: i32,
     /// Both ends are in one network namespace, so pacing and slow start have nothing to spare.
@@ -34,13 +32,7 @@ pub struct ListenOptions {
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self {
-            mark: None,
-            transparent: false,
-            reuse_port: false,
-            backlog: BACKLOG,
-            loopback_leg: false,
-        }
+        Self { mark: None, transparent: false, backlog: BACKLOG, loopback_leg: false }
     }
 }
 
@@ -62,7 +54,6 @@ pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpList
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_reuse_port(options.reuse_port)?;
     socket.bind(&address.into())?;
     socket.listen(options.backlog)?;
     Ok(socket.into())

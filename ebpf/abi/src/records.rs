@@ -41,8 +41,8 @@ pub struct PodConfig {
     pub pod: Pod,
     /// Settings that were on before the agent came, one bit each; for user space only.
     pub settings: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// How many of the agent's threads listen; 1 to `MAX_THREADS`.
+    pub threads: u32,
 }
 
 /// Configuration for all pods of the node; value of `GLOBAL`.

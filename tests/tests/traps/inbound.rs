@@ -111,10 +111,8 @@ fn a_probes_port_is_not_exempt_after_the_probe() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_agents_own_listeners_cannot_be_reached_by_address() -> Result<()> {
-    let mut bench = Bench::new("own")?;
-    let relay = bench.enrol_server()?;
+/// Where the agent listens in the pod.
+fn own_listeners(bench: &Bench) -> Result<Vec<SocketAddr>> {
     let listening = bench.server.run(|| -> Result<String> {
         let output = std::process::Command::new("ss").args(["-Hltn"]).output()?;
         Ok(String::from_utf8(output.stdout)?)
@@ -126,10 +124,37 @@ fn the_agents_own_listeners_cannot_be_reached_by_address() -> Result<()> {
         .filter(|address: &SocketAddr| address.ip().is_loopback())
         .collect();
     assert!(own.len() >= 6, "{listening}");
-    for to in own {
+    Ok(own)
+}
+
+#[test]
+fn the_agents_own_listeners_cannot_be_reached_by_address() -> Result<()> {
+    let mut bench = Bench::new("own")?;
+    let relay = bench.enrol_server()?;
+    for to in own_listeners(&bench)? {
         let read = bench.server.run(move || connect(to)?.read(&mut [0; 1]));
         assert!(matches!(read, Ok(0) | Err(_)), "{to}: {read:?}");
     }
     assert_eq!(relay.count(), 0);
+    Ok(())
+}
+
+#[test]
+fn no_application_can_take_a_share_of_the_agents_connections() -> Result<()> {
+    let mut bench = Bench::new("share")?;
+    let _relay = bench.enrol_server()?;
+    for address in own_listeners(&bench)? {
+        // Root as the agent is, which is all that a reuseport group asks of who joins it.
+        let joined = bench.server.run(move || -> std::io::Result<()> {
+            let kind = socket2::Type::STREAM;
+            let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, None)?;
+            socket.set_reuse_port(true)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(1)
+        });
+        let refused = joined.expect_err("joined the agent's listeners");
+        assert_eq!(refused.kind(), std::io::ErrorKind::AddrInUse, "{address}");
+    }
     Ok(())
 }

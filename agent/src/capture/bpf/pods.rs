@@ -71,11 +71,11 @@ impl Kernel {
             capture,
             &pins,
             listeners,
-            PodConfig { cookie, pod: record, settings: saved.0, _pad: 0 },
+            PodConfig { cookie, pod: record, settings: saved.0, threads: listeners.threads() },
         )?;
-        let (_, token) = listeners
-            .leaders()
-            .find(|(role, _)| *role == Role::Outbound)
+        let (.., token) = listeners
+            .all()
+            .find(|(_, role, _)| *role == Role::Outbound)
             .ok_or(BpfError::NoListeners)?;
         self.maps
             .out_listeners
@@ -139,15 +139,16 @@ impl Kernel {
         let map = object.take_map(names::POD).ok_or(BpfError::Missing(names::POD))?;
         let mut pod: Array<_, PodConfig> =
             map.try_into().map_err(BpfError::map("open", names::POD))?;
-        pod.set(0, config, 0).map_err(BpfError::map("write", names::POD))?;
         let map = object.take_map(names::SOCKS).ok_or(BpfError::Missing(names::SOCKS))?;
         let mut socks = SockMap::try_from(map).map_err(BpfError::map("open", names::SOCKS))?;
-        for (role, listener) in listeners.leaders() {
+        for (thread, role, listener) in listeners.all() {
             let is_v6 = listener.local_addr().is_ok_and(|address| address.is_ipv6());
             socks
-                .set(sock_slot(role.number(), is_v6), listener, 0)
+                .set(sock_slot(role.number(), is_v6, thread), listener, 0)
                 .map_err(BpfError::map("write", names::SOCKS))?;
         }
+        // After the slots, as it says how many of them are filled.
+        pod.set(0, config, 0).map_err(BpfError::map("write", names::POD))?;
         let steer: &mut SkLookup = program(&mut object, names::STEER)?;
         steer.load().map_err(BpfError::program("verify", names::STEER))?;
         let pin = pins.link();
@@ -182,8 +183,7 @@ impl Kernel {
 /// What the programs know of a pod. A family that the agent cannot listen on counts as one that the pod has not:
 /// its connections are refused rather than lost.
 fn record(pod: &LocalPod, listeners: &PodListeners, fail_open: bool) -> Pod {
-    let listens_v6 =
-        listeners.leaders().any(|(_, one)| one.local_addr().is_ok_and(|at| at.is_ipv6()));
+    let listens_v6 = listeners.all().any(|(.., one)| one.local_addr().is_ok_and(|at| at.is_ipv6()));
     let address = |ip: Option<std::net::IpAddr>| ip.map_or(Address::NONE, Address::from);
     let mut flags = 0;
     if fail_open {

@@ -10,7 +10,7 @@ use super::{Decision, Request, decide};
 /// A decision and what led to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// What [`decide`] says.
+    /// What [`decide()`] says.
     pub decision: Decision,
     /// The policies that govern the destination: enforced DENY first, dry runs last.
     pub considered: Vec<Considered>,
@@ -42,7 +42,7 @@ pub enum Finding {
     Missing,
 }
 
-/// Judges a request to `destination` as [`decide`] does, and tells how.
+/// Judges a request to `destination` as [`decide()`] does, and tells how.
 pub fn explain(mesh: &Mesh, destination: &Workload, request: &Request) -> Explanation {
     let subject = Subject::new(request);
     let selected = Selected::of(mesh, destination);

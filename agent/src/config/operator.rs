@@ -20,7 +20,7 @@ pub struct ExplainArgs {
     /// Who calls: NAMESPACE/POD, or an IP address.
     #[arg(long, value_parser = peer)]
     pub from: String,
-    /// Who is called: NAMESPACE/POD[:PORT]; without a port, every port of its services.
+    /// Who is called: `NAMESPACE/POD[:PORT]`; without a port, every port of its services.
     #[arg(long, value_parser = peer)]
     pub to: String,
     /// An agent's admin page.

@@ -55,14 +55,15 @@ fn a_node_that_can_capture_is_found_usable() {
 #[test]
 fn the_programs_can_be_loaded_and_unloaded_by_hand() -> Result<()> {
     let lab = Lab::new("hand")?;
-    let loaded = sotto::capture::bpf::load(lab.pin_dir(), Some(&lab.config()?.cgroup_root))?;
+    let pins = lab.pin_dir().join("v1");
+    let loaded = sotto::capture::bpf::load(&pins, Some(&lab.config()?.cgroup_root))?;
     let told = loaded.to_string();
     for program in [names::CONNECT4, names::CONNECT6, names::STEER, names::PROBE] {
         assert!(told.lines().any(|line| line.starts_with(program)), "{told}");
     }
     eprintln!("{told}");
-    sotto::capture::bpf::unload(lab.pin_dir()).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
-    assert!(!lab.pin_dir().exists());
+    sotto::capture::bpf::unload(&pins).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    assert!(!lab.pin_dir().exists(), "the folder above is gone too");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Removes every trace, for the end of a node's membership.
 
+use std::io::ErrorKind::{DirectoryNotEmpty, ResourceBusy};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -44,7 +45,18 @@ pub fn remove_all(pin_dir: &Path) -> Result<(), Vec<BpfError>> {
     if let Err(error) = std::fs::remove_dir_all(pin_dir) {
         errors.push(BpfError::file("remove", pin_dir)(error));
     }
+    errors.extend(pin_dir.parent().and_then(|parent| remove_if_empty(parent).err()));
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// The folder of all versions' pins goes with the last of them; the file system's own root stays.
+fn remove_if_empty(folder: &Path) -> Result<(), BpfError> {
+    match std::fs::remove_dir(folder) {
+        Err(error) if !matches!(error.kind(), DirectoryNotEmpty | ResourceBusy) => {
+            Err(BpfError::file("remove", folder)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn find(inode: u64) -> Option<Netns> {

@@ -6,20 +6,34 @@
 
 #[path = "mesh/bench.rs"]
 mod bench;
+#[path = "mesh/callers.rs"]
+mod callers;
 #[path = "mesh/enrolment.rs"]
 mod enrolment;
+#[path = "mesh/flips.rs"]
+mod flips;
 #[path = "mesh/hbone.rs"]
 mod hbone;
 #[path = "mesh/idle.rs"]
 mod idle;
 #[path = "mesh/input.rs"]
 mod input;
+#[path = "mesh/order.rs"]
+mod order;
 #[path = "mesh/outages.rs"]
 mod outages;
 #[path = "mesh/peers.rs"]
 mod peers;
 #[path = "mesh/policies.rs"]
 mod policies;
+#[path = "mesh/pushes.rs"]
+mod pushes;
+#[path = "mesh/recorder.rs"]
+mod recorder;
+#[path = "mesh/reload.rs"]
+mod reload;
+#[path = "mesh/script.rs"]
+mod script;
 #[path = "mesh/telemetry.rs"]
 mod telemetry;
 #[path = "mesh/tutorials.rs"]

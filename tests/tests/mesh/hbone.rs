@@ -57,6 +57,14 @@ impl Root {
         let config = builder().with_client_auth_cert(vec![leaf.der().clone()], key);
         tunnel(config.unwrap())
     }
+
+    /// What a server of this name shows.
+    pub(crate) fn server(&self, name: &str) -> tonic::transport::Identity {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let leaf = params.signed_by(&key, &self.0).unwrap();
+        tonic::transport::Identity::from_pem(leaf.pem(), key.serialize_pem())
+    }
 }
 
 /// A peer without a certificate.

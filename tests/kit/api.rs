@@ -31,6 +31,7 @@ mod reply;
 mod request;
 mod resource;
 mod reviews;
+mod rules;
 mod runtime;
 mod scale;
 mod schema;

@@ -4,6 +4,8 @@
 
 #[path = "kubectl/cluster.rs"]
 mod cluster;
+#[path = "kubectl/definitions.rs"]
+mod definitions;
 #[path = "kubectl/objects.rs"]
 mod objects;
 #[path = "kubectl/pods.rs"]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::error::{ApiError, FieldError};
 use super::json::{at, string_at, strings_at};
 use super::resource::{Origin, Resource};
+use super::rules::Rules;
 
 /// What a definition says, by version.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Version {
     pub status: bool,
     /// Columns that kubectl prints after the name.
     pub columns: Vec<Column>,
+    /// What the schema asks beyond the shape.
+    pub(super) rules: Rules,
 }
 
 /// A column of `kubectl get`.
@@ -79,6 +82,7 @@ pub(super) fn resource_of(meta: &Resource, object: &Value) -> Result<Resource, A
         let message = "only None is served here";
         errors.push(FieldError::invalid("spec.conversion.strategy", &json!("Webhook"), message));
     }
+    let read = versions.iter().enumerate().map(|(at, v)| version(at, v, &mut errors)).collect();
     if !errors.is_empty() {
         return Err(ApiError::invalid(meta, name, &errors));
     }
@@ -97,9 +101,7 @@ pub(super) fn resource_of(meta: &Resource, object: &Value) -> Result<Resource, A
         namespaced: string_at(object, &["spec", "scope"]) != "Cluster",
         status: versions.iter().any(|v| v["subresources"]["status"].is_object()),
         scale: false,
-        origin: Origin::Custom(Arc::new(Definition {
-            versions: versions.iter().map(|v| version(v)).collect(),
-        })),
+        origin: Origin::Custom(Arc::new(Definition { versions: read })),
     })
 }
 
@@ -132,11 +134,14 @@ fn rank(name: &str) -> (u8, u32, u32) {
     }
 }
 
-fn version(spec: &Value) -> Version {
+fn version(at: usize, spec: &Value, errors: &mut Vec<FieldError>) -> Version {
     let columns = spec["additionalPrinterColumns"].as_array();
+    let schema = &spec["schema"]["openAPIV3Schema"];
+    let path = format!("spec.versions[{at}].schema.openAPIV3Schema");
     Version {
         name: string_at(spec, &["name"]).to_owned(),
-        schema: spec["schema"]["openAPIV3Schema"].clone(),
+        schema: schema.clone(),
+        rules: Rules::compile(schema, &path, errors),
         status: spec["subresources"]["status"].is_object(),
         columns: columns.into_iter().flatten().map(column).collect(),
     }

@@ -87,7 +87,7 @@ impl State {
         }
         defaults::fill(resource, &mut object);
         self.assign_service_address(resource, &mut object)?;
-        self.check(&place, &object)?;
+        self.check(&place, &object, None)?;
         let object = self.put(&place, object);
         self.created(&place, object)
     }
@@ -115,7 +115,7 @@ impl State {
                 object["metadata"]["generation"] = json!(generation);
             }
         }
-        self.check(place, &object)?;
+        self.check(place, &object, Some(&old))?;
         if *old == object {
             return Ok(old);
         }
@@ -186,11 +186,11 @@ impl State {
         Ok(())
     }
 
-    fn check(&self, place: &Place, object: &Value) -> Result<(), ApiError> {
+    fn check(&self, place: &Place, object: &Value, old: Option<&Value>) -> Result<(), ApiError> {
         if place.resource.is(DEFINITIONS.0, DEFINITIONS.1) {
             definition::resource_of(&place.resource, object)?;
         }
-        let errors: Vec<FieldError> = validate::errors(&place.resource, object);
+        let errors: Vec<FieldError> = validate::errors(&place.resource, object, old);
         if errors.is_empty() {
             return Ok(());
         }

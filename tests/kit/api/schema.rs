@@ -1,7 +1,6 @@
 //! Structural schemas of custom resources: validation, pruning and defaults.
 //!
-//! Not evaluated: `pattern`, `format` and the CEL rules of `x-kubernetes-validations`. An object that only breaks
-//! those is taken here and refused by a real API server.
+//! Patterns and CEL rules are [`super::rules`]'. Not evaluated: `format`.
 
 use serde_json::{Map, Value};
 

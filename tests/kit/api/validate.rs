@@ -7,13 +7,17 @@ use super::json::{at, list_at, number_at, string_at};
 use super::resource::Resource;
 use super::schema;
 
-/// All that is wrong with an object.
-pub(super) fn errors(resource: &Resource, object: &Value) -> Vec<FieldError> {
+/// All that is wrong with an object that was `old`.
+pub(super) fn errors(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     labels("metadata.labels", at(object, &["metadata", "labels"]), &mut errors);
     if let Some(definition) = resource.definition() {
         if let Some(version) = definition.version(resource.preferred()) {
-            errors.extend(schema::validate(&version.schema, object));
+            let shape = schema::validate(&version.schema, object);
+            // Rules are written for what has the shape, so they are not asked of what has not.
+            let fits = shape.iter().all(|error| error.reason == "FieldValueInvalid");
+            errors.extend(shape);
+            errors.extend(version.rules.check(&version.schema, object, old, fits));
         }
         return errors;
     }

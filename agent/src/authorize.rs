@@ -12,10 +12,11 @@ pub mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::mesh::{MatchedRule, PolicyKey, SpiffeId};
+use crate::mesh::{MatchedRule, Mesh, PolicyKey, SpiffeId};
 
 pub use decide::{DryRun, decide, dry_run};
 pub use explain::{Considered, Explanation, Finding, explain};
+pub use matches::Subject;
 
 #[cfg(test)]
 mod properties;
@@ -45,7 +46,8 @@ pub enum Decision {
     Allow(Permit),
     /// Keep it out.
     Deny(Denial),
-    /// The workload references policies that have not arrived; nothing known denies it.
+    /// Policies that should be known are not: the workload references them and they have not
+    /// arrived, or their content cannot be read. Nothing known denies it.
     Unknown(Vec<PolicyKey>),
 }
 
@@ -76,6 +78,8 @@ pub enum Denial {
     NotAllowed,
     /// A policy that selects the workload has not arrived.
     UnknownPolicy(PolicyKey),
+    /// A policy has arrived whose content cannot be read.
+    UnreadablePolicy(PolicyKey),
     /// The control plane has not told of the workload.
     UnknownWorkload,
     /// The control plane has not told of any policy yet.
@@ -83,11 +87,24 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// What a [`Decision::Unknown`] comes to when nothing more arrives.
+    pub fn unknown(mesh: &Mesh, missing: &[PolicyKey]) -> Self {
+        match missing.first() {
+            Some(policy) if mesh.unreadable_policy(policy).is_some() => {
+                Self::UnreadablePolicy(policy.clone())
+            }
+            Some(policy) => Self::UnknownPolicy(policy.clone()),
+            None => Self::NotAllowed,
+        }
+    }
+
     /// The policy that is to blame, and its rule.
     pub fn by(&self) -> Option<MatchedRule> {
         match self {
             Self::Explicit(by) => Some(by.clone()),
-            Self::UnknownPolicy(policy) => Some(policy.clone().into()),
+            Self::UnknownPolicy(policy) | Self::UnreadablePolicy(policy) => {
+                Some(policy.clone().into())
+            }
             Self::NotAllowed | Self::UnknownWorkload | Self::NotSynced => None,
         }
     }
@@ -95,7 +112,10 @@ impl Denial {
     /// The HTTP status that answers a CONNECT: 401 where policy says no, 503 where we do not know.
     pub fn status(&self) -> u16 {
         match self {
-            Self::Explicit(_) | Self::NotAllowed | Self::UnknownPolicy(_) => 401,
+            Self::Explicit(_)
+            | Self::NotAllowed
+            | Self::UnknownPolicy(_)
+            | Self::UnreadablePolicy(_) => 401,
             Self::UnknownWorkload | Self::NotSynced => 503,
         }
     }
@@ -108,6 +128,9 @@ impl std::fmt::Display for Denial {
             Self::NotAllowed => f.write_str("allow policies exist, but none allowed"),
             Self::UnknownPolicy(policy) => {
                 write!(f, "policy {policy} is referenced but unknown")
+            }
+            Self::UnreadablePolicy(policy) => {
+                write!(f, "policy {policy} is here but cannot be read")
             }
             Self::UnknownWorkload => f.write_str("workload unknown"),
             Self::NotSynced => f.write_str("policies have not been received yet"),

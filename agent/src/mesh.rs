@@ -13,12 +13,13 @@ pub mod service;
 pub mod snapshot;
 pub mod spiffe;
 pub mod store;
+mod watchers;
 pub mod workload;
 
 pub use address::{Network, NetworkAddress};
 pub use destinations::DestinationsDelta;
 pub use local::{LocalPod, PodUid};
-pub use policies::PolicySet;
+pub use policies::{PolicyIndex, PolicyList, PolicySet, Selection};
 pub use policy::{Authorization, MatchedRule, PolicyKey};
 pub use service::{Service, ServiceKey};
 pub use snapshot::{Mesh, ResourceKind};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::mesh::policy::{Action, Authorization};
-use crate::mesh::{MatchedRule, Mesh, PolicyKey, PolicySet, Workload};
+use crate::mesh::policy::Action;
+use crate::mesh::{MatchedRule, Mesh, PolicyIndex, PolicyKey, PolicySet, Selection, Workload};
 
 use super::matches::Subject;
 use super::{Decision, Denial, Permit, Request, STATIC_STRICT};
@@ -20,31 +20,23 @@ pub struct DryRun {
 /// Judges a request to `destination`.
 ///
 /// A DENY that matches wins whatever else is unknown: nothing that may arrive can overrule it.
+/// Named is the first policy that matches: of the mesh, then of the namespace, each by key, then of
+/// the workload as it lists them.
 pub fn decide(mesh: &Mesh, destination: &Workload, request: &Request) -> Decision {
     let subject = Subject::new(request);
-    let selected = Selected::of(mesh, destination);
-    let sets = sets(mesh, destination);
-
-    let plaintext_denied = selected.static_strict.filter(|_| request.source.is_none());
-    let plaintext_denied = plaintext_denied.map(|policy| Hit { policy, rule: None });
-    let denied = plaintext_denied.or_else(|| {
-        let governing = sets.iter().flat_map(|set| set.deny());
-        let deny = governing.chain(selected.enforced(Action::Deny));
-        first_match(&subject, deny)
-    });
-    if let Some(by) = denied {
-        return Decision::Deny(Denial::Explicit(by.into()));
+    let governing = Governing::of(mesh, destination);
+    let plaintext_denied = governing.static_strict().filter(|_| request.source.is_none());
+    let plaintext_denied = plaintext_denied.cloned().map(MatchedRule::from);
+    if let Some(by) = plaintext_denied.or_else(|| governing.first(&subject, Action::Deny)) {
+        return Decision::Deny(Denial::Explicit(by));
     }
-    if !selected.unknown.is_empty() {
-        return Decision::Unknown(selected.unknown.into_iter().cloned().collect());
+    let unknown: Vec<_> = governing.unknown().cloned().collect();
+    if !unknown.is_empty() {
+        return Decision::Unknown(unknown);
     }
-    let allow = || {
-        let governing = sets.iter().flat_map(|set| set.allow());
-        governing.chain(selected.enforced(Action::Allow))
-    };
-    match first_match(&subject, allow()) {
-        Some(by) => Decision::Allow(Permit { by: Some(by.into()) }),
-        None if allow().next().is_none() => Decision::Allow(Permit { by: None }),
+    match governing.first(&subject, Action::Allow) {
+        Some(by) => Decision::Allow(Permit { by: Some(by) }),
+        None if governing.allows_all() => Decision::Allow(Permit { by: None }),
         None => Decision::Deny(Denial::NotAllowed),
     }
 }
@@ -52,67 +44,80 @@ pub fn decide(mesh: &Mesh, destination: &Workload, request: &Request) -> Decisio
 /// The policies that match a request but are not enforced.
 pub fn dry_run(mesh: &Mesh, destination: &Workload, request: &Request) -> Vec<DryRun> {
     let subject = Subject::new(request);
-    let selected = Selected::of(mesh, destination);
-    let sets = sets(mesh, destination);
-    let governing = sets.iter().flat_map(|set| set.dry_run());
+    let governing = Governing::of(mesh, destination);
+    let selected = governing.selected.iter().flat_map(|selected| selected.known());
     governing
-        .chain(selected.known.iter().copied().filter(|policy| policy.dry_run))
+        .sets()
+        .flat_map(PolicySet::dry_run)
+        .chain(selected.filter(|policy| policy.dry_run))
         .filter(|policy| subject.matched_by(policy).is_some())
         .map(|policy| DryRun { policy: policy.key.clone(), action: policy.action })
         .collect()
 }
 
-/// The policies that select a workload.
-pub(super) struct Selected<'a> {
-    pub(super) known: Vec<&'a Arc<Authorization>>,
-    pub(super) unknown: Vec<&'a PolicyKey>,
-    /// Referenced, not here, but its content is known.
-    pub(super) static_strict: Option<&'a PolicyKey>,
+/// The policies that govern a workload.
+pub(super) struct Governing<'a> {
+    global: &'a PolicySet,
+    namespace: Option<&'a PolicySet>,
+    /// Those it names.
+    pub(super) selected: Option<Arc<Selection>>,
 }
 
-impl<'a> Selected<'a> {
-    pub(super) fn of(mesh: &'a Mesh, destination: &'a Workload) -> Self {
-        let mut selected = Self { known: Vec::new(), unknown: Vec::new(), static_strict: None };
-        for key in &destination.authorization_policies {
-            match mesh.policy(key) {
-                Some(policy) => selected.known.push(policy),
-                None if key.name == STATIC_STRICT => selected.static_strict = Some(key),
-                None => selected.unknown.push(key),
-            }
+impl<'a> Governing<'a> {
+    pub(super) fn of(mesh: &'a Mesh, destination: &Workload) -> Self {
+        Self {
+            global: mesh.global_policies(),
+            namespace: mesh.policies_of_namespace(&destination.namespace),
+            selected: mesh.selected_policies(destination),
         }
-        selected
     }
 
-    fn enforced(&self, action: Action) -> impl Iterator<Item = &'a Arc<Authorization>> {
-        self.known.iter().copied().filter(move |p| p.action == action && !p.dry_run)
+    /// Those that govern it without being named.
+    pub(super) fn sets(&self) -> impl Iterator<Item = &'a PolicySet> + use<'a> {
+        std::iter::once(self.global).chain(self.namespace)
+    }
+
+    /// The policy that denies plaintext, where it is named and not here.
+    pub(super) fn static_strict(&self) -> Option<&PolicyKey> {
+        self.missing().rfind(|key| key.name == STATIC_STRICT)
+    }
+
+    /// What should be known and is not: it allows nothing.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = &PolicyKey> {
+        let missing = self.missing().filter(|key| key.name != STATIC_STRICT);
+        self.sets().flat_map(PolicySet::unreadable).chain(missing)
+    }
+
+    fn missing(&self) -> impl DoubleEndedIterator<Item = &PolicyKey> {
+        self.selected.iter().flat_map(|selected| selected.unknown())
+    }
+
+    /// The first enforced policy that matches.
+    fn first(&self, subject: &Subject<'_>, action: Action) -> Option<MatchedRule> {
+        let of_set = |set: &PolicySet| match action {
+            Action::Deny => in_index(subject, set.deny()),
+            Action::Allow => in_index(subject, set.allow()),
+        };
+        self.sets().find_map(of_set).or_else(|| {
+            let selected = self.selected.as_ref()?;
+            match action {
+                Action::Deny => in_index(subject, selected.deny()),
+                Action::Allow => in_index(subject, selected.allow()),
+            }
+        })
+    }
+
+    /// Without any ALLOW policy, what is not denied is allowed.
+    fn allows_all(&self) -> bool {
+        self.sets().all(|set| set.allow().is_empty())
+            && self.selected.as_ref().is_none_or(|selected| selected.allow().is_empty())
     }
 }
 
-/// The policies that govern a workload without naming it.
-pub(super) fn sets<'a>(mesh: &'a Mesh, destination: &Workload) -> Vec<&'a PolicySet> {
-    let namespace = mesh.policies_of_namespace(&destination.namespace);
-    std::iter::once(mesh.global_policies()).chain(namespace).collect()
-}
-
-fn first_match<'a>(
+fn in_index<R: Ord + Clone>(
     subject: &Subject<'_>,
-    mut policies: impl Iterator<Item = &'a Arc<Authorization>>,
-) -> Option<Hit<'a>> {
-    policies.find_map(|policy| {
-        let rule = Some(subject.matched_by(policy)?);
-        Some(Hit { policy: &policy.key, rule })
-    })
-}
-
-/// A policy that matches.
-struct Hit<'a> {
-    policy: &'a PolicyKey,
-    /// None while only the policy's name is known.
-    rule: Option<usize>,
-}
-
-impl From<Hit<'_>> for MatchedRule {
-    fn from(hit: Hit<'_>) -> Self {
-        Self { policy: hit.policy.clone(), rule: hit.rule }
-    }
+    policies: &PolicyIndex<R>,
+) -> Option<MatchedRule> {
+    let (policy, rule) = policies.first(subject.probe(), |policy| subject.matched_by(policy))?;
+    Some(MatchedRule { policy: policy.key.clone(), rule: Some(rule) })
 }

@@ -3,7 +3,7 @@
 use crate::mesh::policy::{Action, Authorization, PolicyScope};
 use crate::mesh::{Mesh, PolicyKey, Workload};
 
-use super::decide::{Selected, sets};
+use super::decide::Governing;
 use super::matches::Subject;
 use super::{Decision, Request, decide};
 
@@ -40,33 +40,35 @@ pub enum Finding {
     Differ(Vec<String>),
     /// The destination references it, and it has not arrived.
     Missing,
+    /// It has arrived, and its content cannot be read.
+    Unreadable,
 }
 
 /// Judges a request to `destination` as [`decide()`] does, and tells how.
 pub fn explain(mesh: &Mesh, destination: &Workload, request: &Request) -> Explanation {
     let subject = Subject::new(request);
-    let selected = Selected::of(mesh, destination);
+    let governing = Governing::of(mesh, destination);
     let mut considered = Vec::new();
-    for set in sets(mesh, destination) {
-        let all = set.deny().chain(set.allow()).chain(set.dry_run());
+    for set in governing.sets() {
+        let all = set.deny().iter().chain(set.allow().iter()).chain(set.dry_run());
         considered.extend(all.map(|policy| look_at(&subject, policy)));
     }
-    for policy in &selected.known {
+    for policy in governing.selected.iter().flat_map(|selected| selected.known()) {
         // A policy may both govern the namespace and be named by the workload.
         if !considered.iter().any(|other: &Considered| other.policy == policy.key) {
             considered.push(look_at(&subject, policy));
         }
     }
-    let strict = selected.static_strict.map(|policy| Considered {
+    let strict = governing.static_strict().map(|policy| Considered {
         action: Some(Action::Deny),
         finding: match request.source {
             None => Finding::Match(None),
             Some(_) => Finding::Differ(vec!["it denies only what has no identity".to_owned()]),
         },
-        ..missing(policy)
+        ..unknown(mesh, policy)
     });
     considered.extend(strict);
-    considered.extend(selected.unknown.iter().map(|policy| missing(policy)));
+    considered.extend(governing.unknown().map(|policy| unknown(mesh, policy)));
     considered.sort_by_key(|policy| (policy.dry_run, policy.action == Some(Action::Allow)));
     Explanation { decision: decide(mesh, destination, request), considered }
 }
@@ -84,13 +86,14 @@ fn look_at(subject: &Subject<'_>, policy: &Authorization) -> Considered {
     }
 }
 
-/// Only workloads reference policies by name.
-fn missing(policy: &PolicyKey) -> Considered {
+/// Without content; only workloads reference policies by name.
+fn unknown(mesh: &Mesh, policy: &PolicyKey) -> Considered {
+    let unreadable = mesh.unreadable_policy(policy);
     Considered {
         policy: policy.clone(),
-        scope: PolicyScope::WorkloadSelector,
+        scope: unreadable.unwrap_or(PolicyScope::WorkloadSelector),
         action: None,
         dry_run: false,
-        finding: Finding::Missing,
+        finding: unreadable.map_or(Finding::Missing, |_| Finding::Unreadable),
     }
 }

@@ -2,38 +2,52 @@
 
 mod why;
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::mesh::SpiffeId;
+use crate::mesh::policies::Probe;
 use crate::mesh::policy::{Authorization, Group, Match, Rule, ServiceAccountMatch, StringMatch};
 
 use super::Request;
 
-/// What a request looks like to a match; spelt out once for all policies.
-pub(super) struct Subject<'a> {
+/// What a request looks like to a policy; spelt out at most once for all policies.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    probe: Probe<'a>,
     source_ip: IpAddr,
     destination_ip: IpAddr,
     destination_port: u16,
     identity: Option<&'a SpiffeId>,
-    /// The identity without `spiffe://`.
-    principal: Option<String>,
+    /// The identity without `spiffe://`, once a policy asks for it.
+    principal: OnceCell<Option<String>>,
 }
 
 impl<'a> Subject<'a> {
-    pub(super) fn new(request: &'a Request) -> Self {
+    /// The one that makes `request`.
+    pub fn new(request: &'a Request) -> Self {
+        let source_ip = request.source_ip.to_canonical();
+        let destination_port = request.destination.port();
+        let identity = request.source.as_ref();
         Self {
-            source_ip: request.source_ip.to_canonical(),
+            probe: Probe::new(source_ip, identity, destination_port),
+            source_ip,
             destination_ip: request.destination.ip().to_canonical(),
-            destination_port: request.destination.port(),
-            identity: request.source.as_ref(),
-            principal: request.source.as_ref().map(principal),
+            destination_port,
+            identity,
+            principal: OnceCell::new(),
         }
     }
 
+    /// What policies are looked up by.
+    pub(super) fn probe(&self) -> &Probe<'a> {
+        &self.probe
+    }
+
     /// The first group that matches, if any does: then the policy matches.
-    pub(super) fn matched_by(&self, policy: &Authorization) -> Option<usize> {
+    pub fn matched_by(&self, policy: &Authorization) -> Option<usize> {
         policy.groups.iter().position(|group| self.in_group(group))
     }
 
@@ -50,7 +64,7 @@ impl<'a> Subject<'a> {
     /// Every field holds; a match without any field matches nothing.
     fn meets(&self, condition: &Match) -> bool {
         // The cheap ones first.
-        !is_empty(condition)
+        !condition.is_empty()
             && self.port_meets(condition)
             && self.destination_ip_meets(condition)
             && self.source_ip_meets(condition)
@@ -83,7 +97,8 @@ impl<'a> Subject<'a> {
 
     fn principal_meets(&self, condition: &Match) -> bool {
         let principal = |pattern: &StringMatch| {
-            self.principal.as_deref().is_some_and(|text| pattern_matches(pattern, text))
+            let text = self.principal.get_or_init(|| self.identity.map(principal));
+            text.as_deref().is_some_and(|text| pattern_matches(pattern, text))
         };
         fits(&condition.principals, &condition.not_principals, principal)
     }
@@ -111,35 +126,6 @@ fn pattern_matches(pattern: &StringMatch, text: &str) -> bool {
         StringMatch::Suffix(suffix) => text.ends_with(suffix.as_str()),
         StringMatch::Presence => !text.is_empty(),
     }
-}
-
-fn is_empty(condition: &Match) -> bool {
-    let Match {
-        namespaces,
-        not_namespaces,
-        principals,
-        not_principals,
-        source_ips,
-        not_source_ips,
-        destination_ips,
-        not_destination_ips,
-        destination_ports,
-        not_destination_ports,
-        service_accounts,
-        not_service_accounts,
-    } = condition;
-    namespaces.is_empty()
-        && not_namespaces.is_empty()
-        && principals.is_empty()
-        && not_principals.is_empty()
-        && source_ips.is_empty()
-        && not_source_ips.is_empty()
-        && destination_ips.is_empty()
-        && not_destination_ips.is_empty()
-        && destination_ports.is_empty()
-        && not_destination_ports.is_empty()
-        && service_accounts.is_empty()
-        && not_service_accounts.is_empty()
 }
 
 fn principal(identity: &SpiffeId) -> String {

@@ -120,7 +120,7 @@ fn any_workload() -> impl Strategy<Value = Workload> {
     (select(&NAMESPACES[..]), vec(any_key(), 0..4)).prop_map(|(namespace, policies)| {
         let ip = "10.0.0.2".parse().unwrap();
         let mut workload = Workload::pod("c", namespace, "pod", "sa", ip).unwrap();
-        workload.authorization_policies = policies;
+        workload.authorization_policies = policies.into();
         workload
     })
 }

@@ -27,10 +27,12 @@ pub async fn permit(
     wait: Duration,
 ) -> Result<Permit, Denial> {
     let deadline = Instant::now() + wait;
-    let mut changes = reader.changes();
+    let mut waiting = None;
     loop {
         // Before loading, so that a change between the two wakes us.
-        changes.mark_unchanged();
+        if let Some(changes) = &mut waiting {
+            watch::Receiver::mark_unchanged(changes);
+        }
         let mesh = reader.load();
         let workload = mesh.workload_of(network, pod);
         match judge(&mesh, workload, request) {
@@ -38,10 +40,15 @@ pub async fn permit(
                 report_dry_runs(&mesh, workload, request);
                 return result;
             }
-            Verdict::Wanting(denial) if !changed_before(&mut changes, deadline).await => {
-                return Err(denial);
-            }
-            Verdict::Wanting(_) => {}
+            Verdict::Wanting(denial) => match &mut waiting {
+                // Most never wait. Judged again: something may have come before we listened.
+                None => waiting = Some(reader.changes_for(&pod.namespace, &pod.name)),
+                Some(changes) => {
+                    if !changed_before(changes, deadline).await {
+                        return Err(denial);
+                    }
+                }
+            },
         }
     }
 }
@@ -60,7 +67,7 @@ pub async fn revoked(
     request: &Request,
     wait: Duration,
 ) -> Denial {
-    let mut changes = reader.changes();
+    let mut changes = reader.changes_for(&pod.namespace, &pod.name);
     let mut judged: Option<(Arc<Workload>, u64)> = None;
     let mut wanting_since: Option<Instant> = None;
     loop {
@@ -91,7 +98,7 @@ pub async fn revoked(
         }
         drop(mesh);
         if changes.changed().await.is_err() {
-            // The writer is gone: what we know stays as it is.
+            // Nothing will change any more.
             std::future::pending::<()>().await;
         }
     }
@@ -112,15 +119,12 @@ fn judge(mesh: &Mesh, workload: Option<&Arc<Workload>>, request: &Request) -> Ve
         _ if !mesh.kind_synced(ResourceKind::Authorization) => Verdict::Wanting(Denial::NotSynced),
         Decision::Deny(denial) => Verdict::Final(Err(denial)),
         Decision::Allow(permit) => Verdict::Final(Ok(permit)),
-        Decision::Unknown(missing) => {
-            let first = missing.into_iter().next();
-            Verdict::Wanting(first.map_or(Denial::NotAllowed, Denial::UnknownPolicy))
-        }
+        Decision::Unknown(missing) => Verdict::Wanting(Denial::unknown(mesh, &missing)),
     }
 }
 
-/// Whether the mesh changed before the deadline.
-async fn changed_before(changes: &mut watch::Receiver<u64>, deadline: Instant) -> bool {
+/// Whether anything that matters changed before the deadline.
+async fn changed_before(changes: &mut watch::Receiver<()>, deadline: Instant) -> bool {
     matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(())))
 }
 

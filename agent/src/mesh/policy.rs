@@ -116,6 +116,38 @@ pub struct Match {
     pub not_service_accounts: Vec<ServiceAccountMatch>,
 }
 
+impl Match {
+    /// Whether it has no field, and so matches nothing.
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            namespaces,
+            not_namespaces,
+            principals,
+            not_principals,
+            source_ips,
+            not_source_ips,
+            destination_ips,
+            not_destination_ips,
+            destination_ports,
+            not_destination_ports,
+            service_accounts,
+            not_service_accounts,
+        } = self;
+        namespaces.is_empty()
+            && not_namespaces.is_empty()
+            && principals.is_empty()
+            && not_principals.is_empty()
+            && source_ips.is_empty()
+            && not_source_ips.is_empty()
+            && destination_ips.is_empty()
+            && not_destination_ips.is_empty()
+            && destination_ports.is_empty()
+            && not_destination_ports.is_empty()
+            && service_accounts.is_empty()
+            && not_service_accounts.is_empty()
+    }
+}
+
 /// Matches of which one must hold; without any, it holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {

@@ -13,8 +13,8 @@ use super::cidr::CidrIndex;
 use super::claims::{self, Claims};
 use super::destinations::Destinations;
 use super::local::LocalPod;
-use super::policies::{Policies, PolicySet};
-use super::policy::{Authorization, PolicyKey};
+use super::policies::{Policies, PolicySet, Selection};
+use super::policy::{Authorization, PolicyKey, PolicyScope};
 use super::service::{Port, Service, ServiceKey};
 use super::workload::{Workload, WorkloadUid};
 
@@ -170,6 +170,16 @@ impl Mesh {
         self.policies.global()
     }
 
+    /// The policies a workload names, as they are known here; none if it names none.
+    pub fn selected_policies(&self, workload: &Workload) -> Option<Arc<Selection>> {
+        self.policies.select(&workload.authorization_policies)
+    }
+
+    /// The scope of a policy that is here and whose content cannot be read.
+    pub fn unreadable_policy(&self, key: &PolicyKey) -> Option<PolicyScope> {
+        self.policies.unreadable(key)
+    }
+
     /// Whether an address is ours to carry: a workload's, a service's, or in a service's range.
     pub fn is_destination(&self, network: &Network, address: IpAddr) -> bool {
         self.workload_by_address(network, address).is_some()
@@ -287,6 +297,12 @@ impl Mesh {
 
     pub(super) fn insert_policy(&mut self, policy: Arc<Authorization>) -> bool {
         let changed = self.policies.insert(policy);
+        self.policy_version += u64::from(changed);
+        changed
+    }
+
+    pub(super) fn insert_unreadable(&mut self, key: PolicyKey, scope: PolicyScope) -> bool {
+        let changed = self.policies.insert_unreadable(key, scope);
         self.policy_version += u64::from(changed);
         changed
     }

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use arcstr::ArcStr;
 use tokio::sync::watch;
 
-use super::policy::{Authorization, PolicyKey};
+use super::policy::{Authorization, PolicyKey, PolicyScope};
 use super::service::{Service, ServiceKey};
 use super::snapshot::{Mesh, ResourceKind};
+use super::watchers::{PodName, Watchers};
 use super::workload::{Workload, WorkloadUid};
 
 /// One change.
@@ -26,6 +28,8 @@ pub enum MeshEvent {
     RemoveWorkload(WorkloadUid),
     /// A service went.
     RemoveService(ServiceKey),
+    /// A policy came whose content cannot be read, and may be one of this scope.
+    UnreadablePolicy(PolicyKey, PolicyScope),
     /// A policy went.
     RemovePolicy(PolicyKey),
 }
@@ -35,6 +39,7 @@ pub enum MeshEvent {
 pub struct MeshReader {
     current: Arc<ArcSwap<Mesh>>,
     versions: watch::Receiver<u64>,
+    watchers: Watchers,
 }
 
 impl MeshReader {
@@ -47,6 +52,12 @@ impl MeshReader {
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.versions.clone()
     }
+
+    /// Changes when what is said of a pod, the policies, or what has been received at all may
+    /// have; after the snapshot can be loaded. Never ends.
+    pub fn changes_for(&self, namespace: &ArcStr, name: &ArcStr) -> watch::Receiver<()> {
+        self.watchers.subscribe(namespace, name)
+    }
 }
 
 /// The writer.
@@ -55,6 +66,7 @@ pub struct Store {
     mesh: Mesh,
     current: Arc<ArcSwap<Mesh>>,
     versions: watch::Sender<u64>,
+    watchers: Watchers,
 }
 
 impl Store {
@@ -62,18 +74,32 @@ impl Store {
     pub fn new() -> (Self, MeshReader) {
         let current = Arc::new(ArcSwap::from_pointee(Mesh::default()));
         let (sender, versions) = watch::channel(0);
-        let store = Self { mesh: Mesh::default(), current: current.clone(), versions: sender };
-        (store, MeshReader { current, versions })
+        let reader = MeshReader { current, versions, watchers: Watchers::default() };
+        let store = Self {
+            mesh: Mesh::default(),
+            current: reader.current.clone(),
+            versions: sender,
+            watchers: reader.watchers.clone(),
+        };
+        (store, reader)
     }
 
     /// Applies a batch and publishes it once; a batch that changes nothing publishes nothing.
     pub fn apply(&mut self, events: impl IntoIterator<Item = MeshEvent>) {
+        let policies = self.mesh.policy_version();
         let mut changed = false;
+        let mut pods = Vec::new();
         for event in events {
-            changed |= self.apply_one(event);
+            changed |= self.apply_one(event, &mut pods);
         }
-        if changed {
-            self.publish();
+        if !changed {
+            return;
+        }
+        self.publish();
+        if self.mesh.policy_version() == policies {
+            self.watchers.wake(&pods);
+        } else {
+            self.watchers.wake_all();
         }
     }
 
@@ -81,17 +107,27 @@ impl Store {
     pub fn set_synced(&mut self, kind: ResourceKind) {
         if self.mesh.set_synced(kind) {
             self.publish();
+            self.watchers.wake_all();
         }
     }
 
-    fn apply_one(&mut self, event: MeshEvent) -> bool {
+    /// Tells whether anything changed, and adds the pods it is about.
+    fn apply_one(&mut self, event: MeshEvent, pods: &mut Vec<PodName>) -> bool {
         let mesh = &mut self.mesh;
         match event {
-            MeshEvent::Workload(workload) => mesh.insert_workload(workload),
+            MeshEvent::Workload(workload) => {
+                pods.extend(mesh.workload(&workload.uid).map(|old| PodName::of(old)));
+                pods.push(PodName::of(&workload));
+                mesh.insert_workload(workload)
+            }
             MeshEvent::Service(service) => mesh.insert_service(service),
             MeshEvent::Policy(policy) => mesh.insert_policy(policy),
-            MeshEvent::RemoveWorkload(uid) => mesh.remove_workload(&uid),
+            MeshEvent::RemoveWorkload(uid) => {
+                pods.extend(mesh.workload(&uid).map(|old| PodName::of(old)));
+                mesh.remove_workload(&uid)
+            }
             MeshEvent::RemoveService(key) => mesh.remove_service(&key),
+            MeshEvent::UnreadablePolicy(key, scope) => mesh.insert_unreadable(key, scope),
             MeshEvent::RemovePolicy(key) => mesh.remove_policy(&key),
         }
     }

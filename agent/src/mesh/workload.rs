@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use arcstr::ArcStr;
 
 use super::address::Network;
-use super::policy::PolicyKey;
+use super::policies::PolicyList;
 use super::service::{Locality, Port, ServiceKey, Waypoint};
 use super::spiffe::{SpiffeId, SpiffeIdError};
 
@@ -88,7 +88,7 @@ pub struct Workload {
     /// The services it backs, and how their ports map to its own.
     pub services: BTreeMap<ServiceKey, Vec<Port>>,
     /// Policies that select it.
-    pub authorization_policies: Vec<PolicyKey>,
+    pub authorization_policies: PolicyList,
     /// Ready for traffic.
     pub healthy: bool,
     /// The cluster it runs in.
@@ -138,7 +138,7 @@ impl Workload {
             native_tunnel: false,
             application_tunnel: None,
             services: BTreeMap::new(),
-            authorization_policies: Vec::new(),
+            authorization_policies: PolicyList::default(),
             healthy: true,
             cluster_id: cluster.into(),
             locality: Locality::default(),

@@ -153,6 +153,7 @@ impl ResourceKey {
             MeshEvent::Policy(policy) => Some(Self::Policy(policy.key.clone())),
             MeshEvent::RemoveWorkload(_)
             | MeshEvent::RemoveService(_)
+            | MeshEvent::UnreadablePolicy(..)
             | MeshEvent::RemovePolicy(_) => None,
         }
     }

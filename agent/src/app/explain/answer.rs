@@ -184,7 +184,7 @@ fn judge(mesh: &Mesh, to: &Workload, request: &Request, now: bool) -> Judgement 
     let way = if request.source.is_some() { "HBONE" } else { "plaintext" };
     let explained = explain(mesh, to, request);
     let (allowed, reason, by) = if is_enrolled(to) {
-        told(explained.decision)
+        told(mesh, explained.decision)
     } else {
         (true, "the destination is not enrolled: nothing is enforced there".to_owned(), None)
     };
@@ -201,7 +201,7 @@ fn judge(mesh: &Mesh, to: &Workload, request: &Request, now: bool) -> Judgement 
 }
 
 /// Whether it is let in, why, and by what. What stays unknown is kept out.
-fn told(decision: Decision) -> (bool, String, Option<MatchedRule>) {
+fn told(mesh: &Mesh, decision: Decision) -> (bool, String, Option<MatchedRule>) {
     let denied = |denial: Denial| (false, denial.to_string(), denial.by());
     match decision {
         Decision::Allow(permit) => match permit.by() {
@@ -209,10 +209,7 @@ fn told(decision: Decision) -> (bool, String, Option<MatchedRule>) {
             None => (true, "no policy denies it, and there is no ALLOW policy".to_owned(), None),
         },
         Decision::Deny(denial) => denied(denial),
-        Decision::Unknown(missing) => {
-            let first = missing.into_iter().next();
-            denied(first.map_or(Denial::NotAllowed, Denial::UnknownPolicy))
-        }
+        Decision::Unknown(missing) => denied(Denial::unknown(mesh, &missing)),
     }
 }
 
@@ -220,6 +217,9 @@ fn step(considered: Considered) -> Step {
     let (matched, rule, why) = match considered.finding {
         Finding::Match(rule) => (true, rule, Vec::new()),
         Finding::Differ(why) => (false, None, why),
+        Finding::Unreadable => {
+            (false, None, vec!["it is here, and its content cannot be read".to_owned()])
+        }
         Finding::Missing => (false, None, vec!["it is referenced, and has not arrived".to_owned()]),
     };
     let scope = match considered.scope {

@@ -2,7 +2,7 @@
 
 use crate::mesh::policy::{Authorization, Match, Rule};
 
-use super::{Subject, is_empty};
+use super::Subject;
 
 type Field = (&'static str, fn(&Subject<'_>, &Match) -> bool);
 
@@ -33,7 +33,7 @@ impl Subject<'_> {
 
     /// What keeps all matches of a rule from holding.
     fn unmet(&self, rule: &Rule) -> String {
-        if rule.matches.iter().all(is_empty) {
+        if rule.matches.iter().all(Match::is_empty) {
             return "it says nothing, so it matches nothing".to_owned();
         }
         let differs = |field: &&Field| rule.matches.iter().any(|m| !(field.1)(self, m));

@@ -88,6 +88,7 @@ fn any_event() -> impl Strategy<Value = MeshEvent> {
         2 => any_policy().prop_map(|p| MeshEvent::Policy(Arc::new(p))),
         2 => any_workload().prop_map(|w| MeshEvent::RemoveWorkload(w.uid)),
         1 => any_service().prop_map(|s| MeshEvent::RemoveService(s.key)),
+        1 => any_policy().prop_map(|p| MeshEvent::UnreadablePolicy(p.key, p.scope)),
         1 => any_policy().prop_map(|p| MeshEvent::RemovePolicy(p.key)),
     ]
 }
@@ -98,6 +99,7 @@ struct Model {
     workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
     services: BTreeMap<ServiceKey, Arc<Service>>,
     policies: BTreeMap<PolicyKey, Arc<Authorization>>,
+    unreadable: BTreeMap<PolicyKey, PolicyScope>,
     /// When each workload's present claim to an address began.
     claims: BTreeMap<(NetworkAddress, WorkloadUid), usize>,
     clock: usize,
@@ -109,10 +111,22 @@ impl Model {
         match event.clone() {
             MeshEvent::Workload(w) => drop(self.workloads.insert(w.uid.clone(), w)),
             MeshEvent::Service(s) => drop(self.services.insert(s.key.clone(), s)),
-            MeshEvent::Policy(p) => drop(self.policies.insert(p.key.clone(), p)),
+            MeshEvent::Policy(p) => {
+                self.unreadable.remove(&p.key);
+                self.policies.insert(p.key.clone(), p);
+            }
+            MeshEvent::UnreadablePolicy(key, scope) => {
+                // A good version stays in force.
+                if !self.policies.contains_key(&key) {
+                    self.unreadable.insert(key, scope);
+                }
+            }
             MeshEvent::RemoveWorkload(uid) => drop(self.workloads.remove(&uid)),
             MeshEvent::RemoveService(key) => drop(self.services.remove(&key)),
-            MeshEvent::RemovePolicy(key) => drop(self.policies.remove(&key)),
+            MeshEvent::RemovePolicy(key) => {
+                self.policies.remove(&key);
+                self.unreadable.remove(&key);
+            }
         }
         let claimed: BTreeSet<_> = self
             .workloads
@@ -207,9 +221,17 @@ fn check_policies(mesh: &Mesh, model: &Model) -> Result<(), TestCaseError> {
         let keys = |p: &Arc<Authorization>| p.key.clone();
         let expected =
             |action, dry| of(scope, action, dry).into_iter().cloned().collect::<Vec<_>>();
-        prop_assert_eq!(set.deny().map(keys).collect::<Vec<_>>(), expected(Action::Deny, false));
-        prop_assert_eq!(set.allow().map(keys).collect::<Vec<_>>(), expected(Action::Allow, false));
+        prop_assert_eq!(
+            set.deny().iter().map(keys).collect::<Vec<_>>(),
+            expected(Action::Deny, false)
+        );
+        prop_assert_eq!(
+            set.allow().iter().map(keys).collect::<Vec<_>>(),
+            expected(Action::Allow, false)
+        );
         prop_assert_eq!(set.dry_run().map(keys).collect::<Vec<_>>(), expected(Action::Deny, true));
+        let unreadable = model.unreadable.iter().filter(|(_, of)| **of == scope);
+        prop_assert!(set.unreadable().eq(unreadable.map(|(key, _)| key)));
     }
     Ok(())
 }
@@ -260,7 +282,8 @@ proptest! {
         let uids = mesh.workloads().map(|w| MeshEvent::RemoveWorkload(w.uid.clone()));
         let keys = mesh.services().map(|s| MeshEvent::RemoveService(s.key.clone()));
         let policies = mesh.policies().map(|p| MeshEvent::RemovePolicy(p.key.clone()));
-        store.apply(uids.chain(keys).chain(policies));
+        let unreadable = model.unreadable.into_keys().map(MeshEvent::RemovePolicy);
+        store.apply(uids.chain(keys).chain(policies).chain(unreadable));
         let (left, fresh) = (reader.load(), Mesh::default());
         prop_assert_eq!(contents(&left), contents(&fresh));
     }

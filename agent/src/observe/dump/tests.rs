@@ -24,7 +24,7 @@ fn workload() -> Workload {
     workload.waypoint =
         Some(Waypoint { destination: WaypointDestination::Service(key()), hbone_port: 15008 });
     workload.authorization_policies =
-        vec![PolicyKey { namespace: "shop".into(), name: "deny".into() }];
+        vec![PolicyKey { namespace: "shop".into(), name: "deny".into() }].into();
     workload
 }
 

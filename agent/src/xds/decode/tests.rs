@@ -130,7 +130,7 @@ fn every_field_of_a_workload_arrives() {
         native_tunnel: true,
         application_tunnel: Some(tunnel),
         services: [(service_key("ns/host.name").unwrap(), ports)].into(),
-        authorization_policies: vec![policy_key("ns/p").unwrap()],
+        authorization_policies: vec![policy_key("ns/p").unwrap()].into(),
         healthy: false,
         cluster_id: "c".into(),
         locality: Locality { region: "r".into(), zone: "z".into(), subzone: "s".into() },

@@ -91,6 +91,7 @@ impl Follower {
                 MeshEvent::Policy(p) => drop(self.0.insert(p.key.to_string(), String::new())),
                 MeshEvent::RemoveWorkload(uid) => drop(self.0.remove(&uid.to_string())),
                 MeshEvent::RemoveService(key) => drop(self.0.remove(&key.to_string())),
+                MeshEvent::UnreadablePolicy(key, _) => panic!("{key}"),
                 MeshEvent::RemovePolicy(key) => drop(self.0.remove(&key.to_string())),
             }
         }

@@ -20,7 +20,7 @@ fn mesh() -> Arc<Mesh> {
     let (mut store, reader) = Store::new();
     let mut details = workload("bookinfo", "details", 2, true);
     details.authorization_policies =
-        vec![PolicyKey { namespace: "istio-system".into(), name: STRICT.into() }];
+        vec![PolicyKey { namespace: "istio-system".into(), name: STRICT.into() }].into();
     let others = [workload("bookinfo", "page", 3, true), workload("legacy", "sleep", 4, false)];
     let all = others.into_iter().chain([details]);
     store.apply(all.map(|workload| MeshEvent::Workload(Arc::new(workload))));

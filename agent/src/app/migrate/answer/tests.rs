@@ -16,7 +16,7 @@ fn workload(namespace: &str, name: &str, last: u8, strict: bool) -> Workload {
     workload.node = arcstr::format!("node{last}");
     if strict {
         workload.authorization_policies =
-            vec![PolicyKey { namespace: "istio-system".into(), name: STRICT.into() }];
+            vec![PolicyKey { namespace: "istio-system".into(), name: STRICT.into() }].into();
     }
     workload
 }

@@ -49,6 +49,11 @@ pub struct ClusterOptions {
     pub mesh: bool,
     /// How many nodes, 1 to 9.
     pub nodes: u8,
+    /// Starts the agents and chains the CNI plugin. Without: the control plane alone, for agents of
+    /// another make.
+    pub agents: bool,
+    /// The `sotto` of the mesh; that of the running build if none.
+    pub program: Option<PathBuf>,
     /// Flags for the agents besides the usual.
     pub agent_flags: Vec<String>,
     /// Told what is being done, one short line each time.
@@ -57,7 +62,14 @@ pub struct ClusterOptions {
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { mesh: true, nodes: 2, agent_flags: Vec::new(), tell: |_| {} }
+        Self {
+            mesh: true,
+            nodes: 2,
+            agents: true,
+            program: None,
+            agent_flags: Vec::new(),
+            tell: |_| {},
+        }
     }
 }
 
@@ -65,6 +77,15 @@ impl ClusterOptions {
     /// Without a mesh.
     pub fn plain() -> Self {
         Self { mesh: false, ..Self::default() }
+    }
+
+    /// The program of the mesh, if one is wanted.
+    fn sotto(&self) -> Result<Option<PathBuf>> {
+        match &self.program {
+            _ if !self.mesh => Ok(None),
+            Some(program) => Ok(Some(program.clone())),
+            None => programs::find("sotto").map(Some),
+        }
     }
 }
 
@@ -101,7 +122,8 @@ impl Cluster {
         let tell = options.tell;
         tools::ensure(&mut |line| tell(line))?;
         let kit_app = programs::find("kit-app")?;
-        let sotto = if options.mesh { Some(programs::find("sotto")?) } else { None };
+        let sotto = options.sotto()?;
+        let plugin = sotto.as_ref().filter(|_| options.agents);
         tell("making the fabric and the API server");
         let run = Arc::new(Run::claim()?);
         cgroup::ensure_bpffs()?;
@@ -120,7 +142,7 @@ impl Cluster {
         tell("making the nodes");
         let mut nodes = Vec::new();
         for number in &numbers {
-            let config = node_config(&run, *number, &numbers, (&kit_app, sotto.as_ref()));
+            let config = node_config(&run, *number, &numbers, (&kit_app, plugin));
             nodes.push(Node::start(config, &fabric, &client, &tasks).await?);
             runtime.0.lock().clone_from(&nodes);
         }
@@ -201,7 +223,7 @@ fn node_config(
     run: &Run,
     number: NodeNumber,
     all: &[NodeNumber],
-    (kit_app, sotto): (&PathBuf, Option<&PathBuf>),
+    (kit_app, plugin): (&PathBuf, Option<&PathBuf>),
 ) -> NodeConfig {
     let name = number.name();
     NodeConfig {
@@ -212,7 +234,7 @@ fn node_config(
         dir: run.dir().join(&name),
         cgroup: run.cgroup().join(&name),
         kit_app: kit_app.clone(),
-        plugin: sotto.cloned(),
+        plugin: plugin.cloned(),
     }
 }
 
@@ -238,9 +260,13 @@ fn start_external(run: &Run, fabric: &Fabric, kit_app: &std::path::Path) -> Resu
     Ok(process)
 }
 
-/// Ends and removes all at SIGINT and SIGTERM, then ends this process as they would have.
+/// Ends and removes all at SIGINT and SIGTERM, then ends this process as they would have: the last
+/// of its clusters does.
 fn end_at_signal(run: &Arc<Run>, tasks: &Tasks) -> Result<()> {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::signal::unix::{SignalKind, signal};
+    static CLUSTERS: AtomicUsize = AtomicUsize::new(0);
+    CLUSTERS.fetch_add(1, Ordering::SeqCst);
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let (run, tasks) = (Arc::clone(run), tasks.clone());
@@ -257,7 +283,9 @@ fn end_at_signal(run: &Arc<Run>, tasks: &Tasks) -> Result<()> {
         for error in run.remove() {
             tracing::error!("clean up: {error:#}");
         }
-        std::process::exit(code);
+        if CLUSTERS.fetch_sub(1, Ordering::SeqCst) == 1 {
+            std::process::exit(code);
+        }
     });
     Ok(())
 }

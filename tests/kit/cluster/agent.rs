@@ -57,14 +57,28 @@ impl Agent {
     /// # Errors
     /// The API server refuses the pod or the token, or the program does not start.
     pub async fn start(node: &Arc<Node>, config: &AgentConfig) -> Result<Self> {
+        let argv = |name: &str, token: &Path| (argv(node, name, token, config), Vec::new());
+        Self::start_as(node, argv).await
+    }
+
+    /// [`Self::start`] of any program: `how` is given the pod's name and the token's file and
+    /// returns arguments, the program first, and environment.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_as(
+        node: &Arc<Node>,
+        how: impl FnOnce(&str, &Path) -> (Vec<String>, Vec<(String, String)>),
+    ) -> Result<Self> {
         let name = format!("{ACCOUNT}-{}", node.name());
         let pod = register(node, &name).await?;
         let token = node.config.dir.join("token");
         keep_token(node, &pod, token.clone()).await?;
-        let argv = argv(node, &name, &token, config);
+        let (argv, env) = how(&name, &token);
         let log = node.config.dir.join("agent.log");
         let group = node.config.cgroup.join("agent");
         let mut process = Process::new(argv, group, &node.config.netns, log);
+        env.iter().for_each(|(key, value)| process.set_env(key, value));
         process.start()?;
         Ok(Self { process, name: node.name() })
     }

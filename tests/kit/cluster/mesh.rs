@@ -24,10 +24,13 @@ impl Cluster {
         let place = (self.run.cgroup().join("control-plane"), self.fabric.control_plane.as_str());
         let log = self.run.dir().join("control-plane.log");
         self.control_plane = Some(ControlPlane::start(sotto, &kubeconfig, place, log)?);
-        let root_cert = self.run.dir().join("root-cert.pem");
+        let root_cert = self.root_cert();
         let node = self.nodes.first().context("a cluster without nodes")?;
         let published = agent::keep_root(node, root_cert.clone(), READY).await;
         published.with_context(|| self.post_mortem())?;
+        if !options.agents {
+            return Ok(());
+        }
         (options.tell)("starting the agents");
         let config = AgentConfig {
             program: sotto.to_path_buf(),
@@ -40,6 +43,11 @@ impl Cluster {
             self.agents.push(Agent::start(node, &config).await?);
         }
         self.wait_for_agents().await
+    }
+
+    /// The file of the control plane's root certificate.
+    pub fn root_cert(&self) -> std::path::PathBuf {
+        self.run.dir().join("root-cert.pem")
     }
 
     /// Waits until every agent says it is ready.

@@ -1,17 +1,21 @@
 //! `cargo xtask bench`: what the mesh costs, against plain TCP between two pods of the same nodes in
-//! the same run.
+//! the same run, and if wanted against a ztunnel or another build of Sotto in a place of the same kind.
 //!
-//! Every measure is taken on both paths, one right after the other, once a round; a pair that other
+//! Every measure is taken on all sides, one right after the other, once a round; a round that other
 //! programs disturbed is left out of the figures. Figures are medians, beside the least and the most.
 
+mod drive;
 mod figures;
 pub mod load;
 mod machine;
 mod measure;
 mod memory;
+mod peer;
 mod report;
 mod rounds;
 mod site;
+mod sockets;
+mod startup;
 mod table;
 
 use std::io::Write;
@@ -20,14 +24,19 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use measure::Measure;
+use measure::{Load, Measure};
+use memory::Memory;
 use report::Results;
-use site::Site;
+use site::{Rival, Site};
 
-/// Measures plain TCP and the mesh side by side, on the pocket cluster's two nodes.
+/// Measures plain TCP and the mesh side by side, on the pocket cluster's two nodes; with `--peer` or
+/// `--base` a second mesh too.
+///
+/// All measures take about 7 minutes, with a second mesh about 12, on a quiet machine; on a busy one
+/// `--patience` longer. With `--quick` about 1 minute, or 2.
 #[derive(Debug, Parser)]
 #[command(name = "bench", version)]
 pub struct Args {
@@ -37,6 +46,9 @@ pub struct Args {
     /// Seconds of each load, up to 60 [default: 2, with --quick 0.5]
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
+    /// Seconds of churn, up to 60 [default: 25, with --quick 3]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    churn: Option<f64>,
     /// Seconds spent at most on taking again what other programs disturbed [default: 90, with
     /// --quick 0]
     #[arg(long, value_parser = clap::value_parser!(u16).range(..=3600))]
@@ -47,6 +59,15 @@ pub struct Args {
     /// Takes only these measures
     #[arg(long, value_delimiter = ',', value_name = "NAME", value_parser = measure::parse)]
     only: Vec<Measure>,
+    /// Measures this ztunnel beside: in-pod mode, same control plane, pods and policy
+    #[arg(long, value_name = "PROGRAM")]
+    peer: Option<PathBuf>,
+    /// Measures this other `sotto` beside (`cargo xtask bench --against REV` builds one)
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "peer")]
+    base: Option<PathBuf>,
+    /// What the second mesh is called in the table [default: the program's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// Writes all figures, with every sample, to a file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -60,6 +81,7 @@ pub struct Args {
 struct Plan {
     rounds: u16,
     seconds: f64,
+    churn_seconds: f64,
     /// In seconds.
     patience: f64,
     measures: Vec<Measure>,
@@ -67,13 +89,43 @@ struct Plan {
 
 impl Args {
     fn plan(&self) -> Plan {
-        let (rounds, seconds, patience) = if self.quick { (1, 0.5, 0) } else { (3, 2.0, 90) };
+        let (rounds, seconds, churn, patience) =
+            if self.quick { (1, 0.5, 3.0, 0) } else { (3, 2.0, 25.0, 90) };
         let measures = if self.only.is_empty() { measure::ALL.to_vec() } else { self.only.clone() };
         Plan {
             rounds: self.rounds.unwrap_or(rounds),
             seconds: self.seconds.unwrap_or(seconds),
+            churn_seconds: self.churn.unwrap_or(churn),
             patience: self.patience.unwrap_or(patience).into(),
             measures,
+        }
+    }
+
+    /// What to compare with, and its name.
+    fn rival(&self) -> Result<Option<(Rival, String)>> {
+        let (program, rival): (_, fn(PathBuf) -> Rival) = match (&self.peer, &self.base) {
+            (Some(program), _) => (program, Rival::Peer),
+            (None, Some(program)) => (program, Rival::Base),
+            (None, None) => return Ok(None),
+        };
+        ensure!(program.is_file(), "{} is no program", program.display());
+        let program = std::path::absolute(program).context("the working directory")?;
+        let name = program.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = self.name.clone().or(name).unwrap_or_default();
+        Ok(Some((rival(program), name)))
+    }
+}
+
+impl Plan {
+    fn takes(&self, name: &str) -> Option<&Measure> {
+        self.measures.iter().find(|measure| measure.name == name)
+    }
+
+    /// How long a load goes on.
+    const fn seconds_of(&self, load: Load) -> f64 {
+        match load {
+            Load::Churn(_) => self.churn_seconds,
+            _ => self.seconds,
         }
     }
 }
@@ -81,17 +133,18 @@ impl Args {
 /// Runs the bench: success if nothing failed on any connection.
 ///
 /// # Errors
-/// The cluster cannot be made, or a measure could not be taken at all.
+/// A cluster cannot be made, or a measure could not be taken at all.
 pub async fn run(args: Args) -> Result<ExitCode> {
     if args.list {
         measure::ALL.iter().for_each(|one| print(&format!("{:20}  {}\n", one.name, one.title)));
         return Ok(ExitCode::SUCCESS);
     }
     let plan = args.plan();
-    let site = Site::start().await?;
-    let taken = take(&site, &plan).await;
-    let taken = taken.with_context(|| site.cluster.post_mortem());
-    let left = site.cluster.stop().await;
+    let (rival, name) = args.rival()?.unzip();
+    let mut site = Site::start(rival.as_ref()).await?;
+    let taken = take(&mut site, &plan, name).await;
+    let taken = taken.with_context(|| site.post_mortem());
+    let left = site.stop().await;
     for error in &left {
         print(&format!("not cleaned up: {error:#}\n"));
     }
@@ -106,14 +159,32 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn take(site: &Site, plan: &Plan) -> Result<Results> {
-    let memory = plan.measures.iter().any(|one| one.name == measure::MEMORY);
-    let mut memory = if memory { Some(memory::idle(site).await?) } else { None };
-    let samples = rounds::run(site, plan).await?;
-    if let Some(memory) = &mut memory {
-        memory::peak(site, memory)?;
+async fn take(site: &mut Site, plan: &Plan, other: Option<String>) -> Result<Results> {
+    let mut memory = match plan.takes(measure::MEMORY) {
+        Some(measure) => Some((measure, Memory::fresh(site)?)),
+        None => None,
+    };
+    site.try_paths().await?;
+    if let Some((_, memory)) = &mut memory {
+        // Long enough that a fraction of a per cent shows.
+        memory.idle(site, plan.seconds * 2.5).await?;
     }
-    Ok(Results::new(plan, machine::describe(site)?, samples, memory))
+    let samples = rounds::run(site, plan).await?;
+    let mut results = Results::new(plan, machine::describe(site)?, other, &samples);
+    if let Some((measure, mut memory)) = memory {
+        memory.end(site)?;
+        let of = |side| memory.figures(side).into_iter().map(|(name, value)| (name, vec![value]));
+        let sides: Vec<_> =
+            site.sides().into_iter().map(|side| (side, of(side).collect())).collect();
+        results.rows.extend(report::of_agents(measure, &sides));
+    }
+    if let Some(measure) = plan.takes(measure::STARTUP) {
+        let times = startup::measure(site, plan.rounds).await?;
+        let figure = |times| vec![(String::from("ms"), times)];
+        let sides: Vec<_> = times.into_iter().map(|(side, times)| (side, figure(times))).collect();
+        results.rows.extend(report::of_agents(measure, &sides));
+    }
+    Ok(results)
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

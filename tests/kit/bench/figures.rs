@@ -25,6 +25,7 @@ const AGENTS_PER_GB: Figure = of_agents("agents CPU s/GB");
 const MACHINE_PER_GB: Figure = figure("machine CPU s/GB");
 const REQUESTS: Figure = figure("requests/s");
 const CONNECTIONS: Figure = figure("connections/s");
+const LATE: Figure = figure("connections/s, last fifth");
 const P50: Figure = figure("p50 us");
 const P99: Figure = figure("p99 us");
 const P50_MS: Figure = figure("p50 ms");
@@ -57,10 +58,16 @@ pub(super) fn of(load: Load, sample: &Sample) -> Vec<(Figure, f64)> {
             (P99, report.p99_us),
             (AGENTS_PER_CONNECTION, agents_us),
         ],
+        Load::Churn(_) => vec![
+            (CONNECTIONS, rate),
+            (LATE, report.late_rate),
+            (P99, report.p99_us),
+            (AGENTS_PER_CONNECTION, agents_us),
+        ],
         Load::AtOnce(_) => {
             vec![(P50_MS, report.p50_us / 1e3), (SLOWEST_MS, report.max_us / 1e3)]
         }
-        Load::Hold => Vec::new(),
+        Load::Hold | Load::Start => Vec::new(),
     }
 }
 
@@ -78,10 +85,11 @@ mod tests {
             p50_us: 50.0,
             p99_us: 99.0,
             max_us: 5000.0,
+            late_rate: 400.0,
             ..Report::default()
         };
         let used = Used { machine: 3.0, agents: 2.0, foreign: 0.0 };
-        let all = of(load, &Sample { report, used });
+        let all = of(load, &Sample { report, used, crossed: None });
         let all: Vec<(&str, f64)> =
             all.iter().map(|(figure, value)| (figure.name, *value)).collect();
         assert_eq!(all, expected);
@@ -94,6 +102,9 @@ mod tests {
         let rates = [("p50 us", 50.0), ("p99 us", 99.0), ("requests/s", 500.0)];
         let request = Load::Request { bytes: 1, connections: 1 };
         check(request, &[&rates[..], &[("agents CPU us/request", 2000.0)]].concat());
+        let churn = [("connections/s", 500.0), ("connections/s, last fifth", 400.0)];
+        let rest = [("p99 us", 99.0), ("agents CPU us/connection", 2000.0)];
+        check(Load::Churn(8), &[churn, rest].concat());
         check(Load::AtOnce(1000), &[("p50 ms", 0.05), ("slowest ms", 5.0)]);
     }
 }

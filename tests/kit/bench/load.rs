@@ -69,6 +69,8 @@ enum Kind {
     },
     /// Connect, one byte there and back, close, again and again
     Connect,
+    /// The same, without a bound to how many: ports run out, or do not
+    Churn,
     /// All connections in the same moment, one byte there and back on each
     AtOnce {
         /// Then says `held` and keeps them open until its input ends
@@ -114,6 +116,7 @@ impl Drive {
                 request::requests(self.to, self.connections, duration, usize::from(bytes))
             }
             Kind::Connect => request::connects(self.to, self.connections, duration),
+            Kind::Churn => request::churn(self.to, self.connections, duration),
             Kind::AtOnce { hold } => at_once::run(self.to, self.connections, hold),
         }
     }

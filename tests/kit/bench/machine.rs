@@ -1,26 +1,28 @@
 //! The machine: what it is, and how much of it is used by us and by others.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::site::{Side, Site, name_of};
+use super::site::{Mesh, Side, Site, name_of};
 use crate::netns;
 
 const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
 /// What figures depend on besides the mesh.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) cpus: usize,
     pub(super) model: String,
     pub(super) kernel: String,
     /// What new sockets of the pods use; the agents' in-pod legs may choose another.
     pub(super) congestion_control: String,
+    /// What the tunnels of each mesh use.
+    pub(super) tunnels: Vec<String>,
     /// The build profile of the programs that were measured.
-    pub(super) profile: &'static str,
+    pub(super) profile: String,
 }
 
 pub(super) fn describe(site: &Site) -> Result<Machine> {
@@ -32,20 +34,34 @@ pub(super) fn describe(site: &Site) -> Result<Machine> {
         model: model.unwrap_or("unknown").trim_start_matches([' ', '\t', ':']).to_owned(),
         kernel: kernel.trim().to_owned(),
         congestion_control: congestion(site)?,
-        profile: if cfg!(debug_assertions) { "debug" } else { "optimised" },
+        tunnels: site.meshes().map(|(side, _)| of_tunnels(site, side)).collect::<Result<_>>()?,
+        profile: profile()?,
     })
+}
+
+fn of_tunnels(site: &Site, side: Side) -> Result<String> {
+    let used: Vec<String> = site.tunnels(side)?.congestion.into_iter().collect();
+    Ok(format!("{} {}", side.word(), if used.is_empty() { "-".into() } else { used.join(", ") }))
+}
+
+/// Cargo's folder of this program: that of the agents as well.
+fn profile() -> Result<String> {
+    let this = std::env::current_exe().context("find the running program")?;
+    let folder = this.parent().and_then(Path::file_name).context("a program in no folder")?;
+    Ok(folder.to_string_lossy().into_owned())
 }
 
 /// Of all pods: one word, or several where they differ.
 fn congestion(site: &Site) -> Result<String> {
     let mut found = Vec::new();
-    for side in [Side::Plain, Side::Mesh] {
-        let pair = site.pair(side);
+    for side in site.sides() {
+        let pair = site.pair(side)?;
         for pod in [&pair.client, &pair.server] {
             let read = netns::within(&name_of(pod)?, || std::fs::read_to_string(CONGESTION))?;
             found.push(read.context("the congestion control")?.trim().to_owned());
         }
     }
+    found.sort();
     found.dedup();
     Ok(found.join(", "))
 }
@@ -56,34 +72,31 @@ pub(super) struct Clock {
     at: Instant,
     idle: Duration,
     own: Duration,
+    side: Side,
     agents: f64,
 }
 
 /// CPU time between two moments, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Used {
     /// Of the whole machine.
     pub(super) machine: f64,
-    /// Of both agents.
+    /// Of both agents of the side that was driven.
     pub(super) agents: f64,
     /// Part of the machine that others used: 0 to 1.
     pub(super) foreign: f64,
 }
 
 impl Clock {
-    /// Now.
-    pub(super) fn read(site: &Site) -> Result<Self> {
-        let mut agents = 0.0;
-        for agent in &site.cluster.agents {
-            agents += agent.process.usage()?.cpu_seconds;
-        }
-        let group = own_group(site)?;
-        Ok(Self { own: own(&group)?, idle: idle()?, agents, at: Instant::now() })
+    /// Now, to drive one side.
+    pub(super) fn read(site: &Site, side: Side) -> Result<Self> {
+        let agents = site.mesh_of(side).map_or(Ok(0.0), agents_seconds)?;
+        Ok(Self { own: own(site)?, idle: idle()?, side, agents, at: Instant::now() })
     }
 
     /// What was used from then to now.
     pub(super) fn used(&self, site: &Site) -> Result<Used> {
-        let now = Self::read(site)?;
+        let now = Self::read(site, self.side)?;
         let cpus = f64::from(u32::try_from(cpus()?)?);
         let whole = (now.at - self.at).as_secs_f64() * cpus;
         let idle = now.idle.saturating_sub(self.idle).as_secs_f64();
@@ -94,17 +107,26 @@ impl Clock {
     }
 }
 
-/// The cgroup of every process that the run started.
-fn own_group(site: &Site) -> Result<PathBuf> {
-    let node = site.cluster.nodes.first().context("no node")?;
-    Ok(node.config.cgroup.parent().context("a node below the run's cgroup")?.to_owned())
+/// CPU time of all agents of a mesh, in seconds: to the microsecond, unlike that of `/proc`.
+pub(super) fn agents_seconds(mesh: &Mesh) -> Result<f64> {
+    let groups = mesh.cluster.nodes.iter().map(|node| node.config.cgroup.join("agent"));
+    let used = groups.map(|group| Ok(of_group(&group)?.as_secs_f64()));
+    used.sum()
 }
 
-/// Time of the run's processes, of this one, and of the kernel's threads that carry packets.
-fn own(group: &Path) -> Result<Duration> {
-    let stat = std::fs::read_to_string(group.join("cpu.stat")).context("the run's CPU time")?;
+/// CPU time of a cgroup and all below.
+fn of_group(group: &Path) -> Result<Duration> {
+    let stat = std::fs::read_to_string(group.join("cpu.stat")).context("a cgroup's CPU time")?;
     let used = stat.lines().find_map(|line| line.strip_prefix("usage_usec "));
-    let used = Duration::from_micros(used.context("no usage_usec")?.trim().parse()?);
+    Ok(Duration::from_micros(used.context("no usage_usec")?.trim().parse()?))
+}
+
+/// Time of the runs' processes, of this one, and of the kernel's threads that carry packets.
+fn own(site: &Site) -> Result<Duration> {
+    let mut used = Duration::ZERO;
+    for (_, mesh) in site.meshes() {
+        used += of_group(&mesh.group()?)?;
+    }
     let mut ticks = ticks("self")?;
     for pid in packet_threads()? {
         ticks += self::ticks(&pid)?;

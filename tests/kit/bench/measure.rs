@@ -21,9 +21,13 @@ pub(super) enum Load {
         connections: u16,
     },
     Connect(u16),
+    /// As `Connect`, for longer, and however many there are.
+    Churn(u16),
     AtOnce(u16),
     /// Not a load of rounds: connections that are held while memory is read.
     Hold,
+    /// No load: agents are started.
+    Start,
 }
 
 /// Who answers.
@@ -37,6 +41,8 @@ pub(super) enum Target {
 
 /// The measure of memory, taken before and after all rounds.
 pub(super) const MEMORY: &str = "memory";
+/// That of agents that start, taken at the end.
+pub(super) const STARTUP: &str = "startup";
 
 const fn pod(name: &'static str, title: &'static str, load: Load) -> Measure {
     Measure { name, title, load, target: Target::Pod }
@@ -51,8 +57,8 @@ const fn request(bytes: u16, connections: u16) -> Load {
 }
 
 /// All measures, in the order they are taken.
-pub(super) const ALL: [Measure; 17] = [
-    pod(MEMORY, "agents' memory: fresh, 1000 idle connections, peak", Load::Hold),
+pub(super) const ALL: [Measure; 19] = [
+    pod(MEMORY, "agents' memory, and idle connections", Load::Hold),
     pod("up-1", "1 stream up", Load::Up(1)),
     pod("down-1", "1 stream down", Load::Down(1)),
     pod("up-4", "4 streams up", Load::Up(4)),
@@ -64,11 +70,13 @@ pub(super) const ALL: [Measure; 17] = [
     pod("connect-1", "new connections, 1 at a time", Load::Connect(1)),
     pod("connect-32", "new connections, 32 at a time", Load::Connect(32)),
     pod("at-once-1000", "1000 connections at once", Load::AtOnce(1000)),
+    pod("churn-8", "new connections for long, 8 at a time", Load::Churn(8)),
     outside("outside-up-1", "outside the mesh: 1 stream up", Load::Up(1)),
     outside("outside-down-1", "outside the mesh: 1 stream down", Load::Down(1)),
     outside("outside-request-1", "outside the mesh: 1 B request, 1 connection", request(1, 1)),
     outside("outside-request-32", "outside the mesh: 1 B request, 32 connections", request(1, 32)),
     outside("outside-connect-1", "outside the mesh: new connections, 1", Load::Connect(1)),
+    pod(STARTUP, "an agent's start to an open port 15008", Load::Start),
 ];
 
 /// The measure called `name`.
@@ -81,6 +89,16 @@ pub(super) fn parse(name: &str) -> Result<Measure, String> {
 }
 
 impl Load {
+    /// Whether it is taken once in each round.
+    pub(super) const fn of_rounds(self) -> bool {
+        !matches!(self, Self::Hold | Self::Start)
+    }
+
+    /// Whether it uses up ports.
+    pub(super) const fn connects(self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Churn(_) | Self::AtOnce(_))
+    }
+
     /// What follows `load drive` to drive it.
     pub(super) fn arguments(self, to: SocketAddr, seconds: f64) -> Vec<String> {
         let (connections, kind): (u16, &[&str]) = match self {
@@ -88,8 +106,9 @@ impl Load {
             Self::Down(connections) => (connections, &["down"]),
             Self::Request { connections, .. } => (connections, &["request"]),
             Self::Connect(connections) => (connections, &["connect"]),
+            Self::Churn(connections) => (connections, &["churn"]),
             Self::AtOnce(connections) => (connections, &["at-once"]),
-            Self::Hold => (1000, &["at-once", "--hold"]),
+            Self::Hold | Self::Start => (1000, &["at-once", "--hold"]),
         };
         let mut words = vec![
             format!("--to={to}"),

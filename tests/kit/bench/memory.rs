@@ -1,52 +1,119 @@
-//! What the agents' memory is: before any load, under many connections that do nothing, at most.
+//! What agents use that is no load's: memory before, during and after all of them, and time and
+//! tunnels with a thousand connections that do nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use serde::Serialize;
 
+use super::machine::agents_seconds;
 use super::say;
-use super::site::Site;
+use super::site::{Mesh, Side, Site};
 
 /// Long enough for what only the opening of connections needs to be given back.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// An agent's resident memory, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// The figures of a mesh, in the table's order.
+pub(super) type Figures = Vec<(String, f64)>;
+
+/// What is known of each mesh so far.
+#[derive(Debug)]
 pub(super) struct Memory {
-    pub(super) node: String,
-    /// Its pods are enrolled, and a connection or two went through.
-    pub(super) fresh_bytes: u64,
-    /// With 1000 connections open, each used once.
-    pub(super) idle_bytes: u64,
-    /// The most there was up to the end of all rounds.
-    pub(super) peak_bytes: u64,
+    /// Resident memory of each agent, in bytes, by the moment.
+    moments: Vec<(&'static str, Side, Vec<u64>)>,
+    /// Tunnels, and per cent of a core, at a thousand idle connections.
+    idle: Vec<(Side, usize, f64)>,
+    nodes: Vec<String>,
 }
 
-/// Before the rounds: fresh, then with 1000 idle connections.
-pub(super) async fn idle(site: &Site) -> Result<Vec<Memory>> {
-    say("memory: fresh, and with 1000 idle connections");
-    let mut memory = Vec::new();
-    for agent in &site.cluster.agents {
-        let usage = agent.process.usage()?;
-        let node = agent.node().to_owned();
-        memory.push(Memory { node, fresh_bytes: usage.rss_bytes, idle_bytes: 0, peak_bytes: 0 });
+impl Memory {
+    /// Before any connection.
+    pub(super) fn fresh(site: &Site) -> Result<Self> {
+        let nodes = site.mesh.cluster.agents.iter().map(|agent| agent.node().to_owned()).collect();
+        let mut memory = Self { moments: Vec::new(), idle: Vec::new(), nodes };
+        memory.note("fresh", site)?;
+        Ok(memory)
     }
-    site.hold(async || {
-        tokio::time::sleep(SETTLE).await;
-        for (agent, memory) in site.cluster.agents.iter().zip(&mut memory) {
-            memory.idle_bytes = agent.process.usage()?.rss_bytes;
+
+    /// With a thousand connections open for `seconds`, each used once.
+    pub(super) async fn idle(&mut self, site: &Site, seconds: f64) -> Result<()> {
+        say("memory: with few connections, and with 1000 idle ones");
+        self.note("after a few connections", site)?;
+        for (side, mesh) in site.meshes() {
+            let held = site.hold(side, async || {
+                tokio::time::sleep(SETTLE).await;
+                let (before, at) = (agents_seconds(mesh)?, Instant::now());
+                tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+                let used = (agents_seconds(mesh)? - before) / at.elapsed().as_secs_f64();
+                Ok((resident(mesh)?, site.tunnels(side)?.count(), used * 100.0))
+            });
+            let (bytes, tunnels, percent) = held.await?;
+            self.moments.push(("1000 idle connections", side, bytes));
+            self.idle.push((side, tunnels, percent));
         }
         Ok(())
-    })
-    .await?;
-    Ok(memory)
+    }
+
+    /// After all loads.
+    pub(super) fn end(&mut self, site: &Site) -> Result<()> {
+        self.note("after all loads", site)?;
+        for (side, mesh) in site.meshes() {
+            let agents = mesh.cluster.agents.iter();
+            let peak = agents.map(|agent| Ok(agent.process.usage()?.peak_rss_bytes));
+            self.moments.push(("at most", side, peak.collect::<Result<_>>()?));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, moment: &'static str, site: &Site) -> Result<()> {
+        for (side, mesh) in site.meshes() {
+            self.moments.push((moment, side, resident(mesh)?));
+        }
+        Ok(())
+    }
+
+    /// The figures of a side.
+    #[expect(clippy::cast_precision_loss, reason = "bytes of memory are far below 2^53")]
+    pub(super) fn figures(&self, side: Side) -> Figures {
+        let mut figures = Figures::new();
+        for (moment, _, bytes) in self.moments.iter().filter(|(_, of, _)| *of == side) {
+            let mib = bytes.iter().map(|bytes| *bytes as f64 / f64::from(1 << 20));
+            let named = self.nodes.iter().zip(mib);
+            figures.extend(named.map(|(node, mib)| (format!("MiB {moment}, {node}"), mib)));
+        }
+        for (_, tunnels, percent) in self.idle.iter().filter(|(of, ..)| *of == side) {
+            figures.push((String::from("tunnels for 1000 connections"), *tunnels as f64));
+            figures.push((String::from("agents CPU at 1000 idle, % of a core"), *percent));
+        }
+        figures
+    }
 }
 
-/// After the rounds: the most there was.
-pub(super) fn peak(site: &Site, memory: &mut [Memory]) -> Result<()> {
-    for (agent, memory) in site.cluster.agents.iter().zip(memory) {
-        memory.peak_bytes = agent.process.usage()?.peak_rss_bytes;
+fn resident(mesh: &Mesh) -> Result<Vec<u64>> {
+    mesh.cluster.agents.iter().map(|agent| Ok(agent.process.usage()?.rss_bytes)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_side_has_its_own_figures_in_mib_by_node() {
+        let memory = Memory {
+            moments: vec![
+                ("fresh", Side::Mesh, vec![1 << 20, 3 << 19]),
+                ("fresh", Side::Other, vec![1, 1]),
+            ],
+            idle: vec![(Side::Other, 9, 9.0), (Side::Mesh, 10, 0.25)],
+            nodes: vec![String::from("node1"), String::from("node2")],
+        };
+        let expected = [
+            ("MiB fresh, node1", 1.0),
+            ("MiB fresh, node2", 1.5),
+            ("tunnels for 1000 connections", 10.0),
+            ("agents CPU at 1000 idle, % of a core", 0.25),
+        ];
+        let expected: Figures =
+            expected.iter().map(|(name, value)| (String::from(*name), *value)).collect();
+        assert_eq!(memory.figures(Side::Mesh), expected);
     }
-    Ok(())
 }

@@ -1,5 +1,5 @@
-//! The rounds: every measure on both paths, one right after the other. Pairs that were disturbed are
-//! taken again at the end, as long as there is time for it.
+//! The rounds: every measure on all sides, one right after the other. What was disturbed is taken
+//! again at the end, as long as there is time for it.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +7,21 @@ use anyhow::{Context, Result};
 
 use super::load::Report;
 use super::machine::{Clock, Used};
-use super::measure::{Load, Measure};
+use super::measure::{Load, Measure, Target};
 use super::site::{Side, Site};
+use super::sockets;
 use super::{Plan, say};
 
-/// A pair is left out if others used a larger part of the machine.
+/// A measure is left out if others used a larger part of the machine during it.
 const MAX_FOREIGN: f64 = 0.05;
 
-/// A load on one path, and the CPU time it took.
+/// A load on one side, and the CPU time it took.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
     pub(super) report: Report,
     pub(super) used: Used,
+    /// Bytes that crossed on port 15008, of loads that are to cross there.
+    pub(super) crossed: Option<u64>,
 }
 
 /// A measure of one round.
@@ -27,14 +30,18 @@ pub(super) struct Sampled {
     pub(super) measure: Measure,
     /// From 1; above the plan's rounds it was taken again.
     pub(super) round: u16,
-    pub(super) plain: Sample,
-    pub(super) mesh: Sample,
+    pub(super) samples: Vec<(Side, Sample)>,
 }
 
 impl Sampled {
-    /// The larger part of the machine that others used during either.
+    /// The sample of a side.
+    pub(super) fn of(&self, side: Side) -> Option<&Sample> {
+        self.samples.iter().find(|(of, _)| *of == side).map(|(_, sample)| sample)
+    }
+
+    /// The largest part of the machine that others used on any side.
     pub(super) fn foreign(&self) -> f64 {
-        self.plain.used.foreign.max(self.mesh.used.foreign)
+        self.samples.iter().map(|(_, sample)| sample.used.foreign).fold(0.0, f64::max)
     }
 
     /// Whether that was too much.
@@ -46,12 +53,14 @@ impl Sampled {
 /// Takes all measures of the plan.
 pub(super) async fn run(site: &Site, plan: &Plan) -> Result<Vec<Sampled>> {
     let mut all = Vec::new();
-    let loads = plan.measures.iter().filter(|measure| measure.load != Load::Hold);
-    let loads: Vec<&Measure> = loads.collect();
+    let loads: Vec<&Measure> = plan.measures.iter().filter(|one| one.load.of_rounds()).collect();
+    if loads.is_empty() {
+        return Ok(all);
+    }
     for round in 1..=plan.rounds {
         say(&format!("round {round} of {}", plan.rounds));
         for measure in &loads {
-            all.push(pair(site, plan, (round, measure)).await?);
+            all.push(sides(site, plan, (round, measure)).await?);
         }
     }
     let until = Instant::now() + Duration::from_secs_f64(plan.patience);
@@ -66,7 +75,7 @@ pub(super) async fn run(site: &Site, plan: &Plan) -> Result<Vec<Sampled>> {
         say(&format!("others disturbed {} measures: again", missing.len()));
         for measure in missing {
             if Instant::now() < until {
-                all.push(pair(site, plan, (round, measure)).await?);
+                all.push(sides(site, plan, (round, measure)).await?);
             }
         }
     }
@@ -77,26 +86,54 @@ fn undisturbed(all: &[Sampled], measure: &Measure) -> usize {
     all.iter().filter(|one| one.measure.name == measure.name && !one.disturbed()).count()
 }
 
-async fn pair(site: &Site, plan: &Plan, (round, measure): (u16, &Measure)) -> Result<Sampled> {
-    // Who goes first takes turns: what the one leaves behind hits the other as often.
-    let (plain, mesh) = if round % 2 == 1 {
-        let plain = sample(site, plan, (Side::Plain, measure)).await?;
-        (plain, sample(site, plan, (Side::Mesh, measure)).await?)
-    } else {
-        let mesh = sample(site, plan, (Side::Mesh, measure)).await?;
-        (sample(site, plan, (Side::Plain, measure)).await?, mesh)
-    };
-    Ok(Sampled { measure: *measure, round, plain, mesh })
+async fn sides(site: &Site, plan: &Plan, (round, measure): (u16, &Measure)) -> Result<Sampled> {
+    let mut samples = Vec::new();
+    for side in in_turn(site.sides(), round) {
+        samples.push((side, sample(site, plan, (side, measure)).await?));
+    }
+    Ok(Sampled { measure: *measure, round, samples })
+}
+
+/// Who goes first takes turns: what the one leaves behind hits the next as often.
+fn in_turn(mut sides: Vec<Side>, round: u16) -> Vec<Side> {
+    let first = usize::from(round.saturating_sub(1)) % sides.len().max(1);
+    sides.rotate_left(first);
+    sides
 }
 
 async fn sample(site: &Site, plan: &Plan, (side, measure): (Side, &Measure)) -> Result<Sample> {
-    let clock = Clock::read(site)?;
-    let report = site.drive(side, measure.target, measure.load, plan.seconds).await;
+    if measure.load.connects() {
+        let pair = site.pair(side)?;
+        [&pair.client, &pair.server].into_iter().try_for_each(sockets::forget_closed)?;
+    }
+    let tunnelled = side != Side::Plain
+        && measure.target == Target::Pod
+        && matches!(measure.load, Load::Up(_) | Load::Down(_));
+    let before = if tunnelled { Some(site.tunnels(side)?) } else { None };
+    let clock = Clock::read(site, side)?;
+    let seconds = plan.seconds_of(measure.load);
+    let report = site.drive(side, measure.target, measure.load, seconds).await;
     let report = report.with_context(|| format!("measure {}", measure.name))?;
     let used = clock.used(site)?;
+    let crossed = match before {
+        Some(before) => Some(site.tunnels(side)?.crossed_since(&before)),
+        None => None,
+    };
     if let Some(error) = &report.first_error {
         let (name, errors) = (measure.name, report.errors);
-        say(&format!("  {name}, {side:?}: {errors} errors, the first: {error}"));
+        say(&format!("  {name}, {}: {errors} errors, the first: {error}", side.word()));
     }
-    Ok(Sample { report, used })
+    Ok(Sample { report, used, crossed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_side_goes_first_as_often() {
+        let sides = vec![Side::Plain, Side::Mesh, Side::Other];
+        let first: Vec<Side> = (1..=6).map(|round| in_turn(sides.clone(), round)[0]).collect();
+        assert_eq!(first, [sides.clone(), sides].concat());
+    }
 }

@@ -1,42 +1,60 @@
 //! The place of the bench: a pocket cluster with a client and a server in the mesh, the same two
-//! outside of it on the same nodes, and a server outside of the cluster.
+//! outside of it on the same nodes, and a server outside of the cluster. What Sotto is compared with
+//! has a second such cluster: the two share the machine and nothing else, so neither pays for what
+//! the other puts into nodes and pods.
 
 use std::net::{IpAddr, SocketAddr};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kube::ResourceExt;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
-use super::load::{PORT, Report};
-use super::measure::{Load, Target};
-use super::say;
+use super::load::PORT;
+use super::{peer, say};
 use crate::cluster::{Cluster, ClusterOptions, Process};
-use crate::launch::Launch;
 use crate::netns;
 use crate::node::RunningPod;
-use crate::topology::EXTERNAL_IP;
 
 const MANIFEST: &str = include_str!("../manifests/bench.yaml");
-const READY: Duration = Duration::from_secs(60);
-/// What a load may take above its own time: failing connections wait long.
-const GRACE: Duration = Duration::from_secs(60);
+/// The namespaces of the manifest.
+pub(super) const MESH: &str = "bench-mesh";
+const PLAIN: &str = "bench-plain";
+pub(super) const READY: Duration = Duration::from_secs(60);
 
-/// The two paths that are compared.
+/// The paths that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
+    /// Plain TCP.
     Plain,
+    /// The Sotto of this build.
     Mesh,
+    /// What it is compared with.
+    Other,
 }
 
-/// A running cluster with all that the bench needs in it.
+/// What Sotto is compared with besides plain TCP.
+#[derive(Debug, Clone)]
+pub(super) enum Rival {
+    /// A ztunnel.
+    Peer(PathBuf),
+    /// Another build of Sotto.
+    Base(PathBuf),
+}
+
+/// All that the bench needs, running.
 pub(super) struct Site {
-    pub(super) cluster: Cluster,
     plain: Pair,
-    mesh: Pair,
-    kit_app: String,
-    /// Lives as long as the site.
+    pub(super) mesh: Mesh,
+    pub(super) other: Option<Mesh>,
+    pub(super) kit_app: String,
+}
+
+/// A mesh in a cluster of its own.
+pub(super) struct Mesh {
+    pub(super) cluster: Cluster,
+    pub(super) pair: Pair,
+    /// Lives as long as the mesh.
     _outside: Process,
 }
 
@@ -44,136 +62,122 @@ pub(super) struct Site {
 pub(super) struct Pair {
     pub(super) client: RunningPod,
     pub(super) server: RunningPod,
-    to: SocketAddr,
+    pub(super) to: SocketAddr,
+}
+
+impl Side {
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Mesh => "mesh",
+            Self::Other => "other",
+        }
+    }
 }
 
 impl Site {
-    /// Makes it, and waits until a connection crosses each path.
+    /// Makes it; no connection has crossed a mesh then.
     ///
     /// # Errors
-    /// A part does not start, or a path does not work.
-    pub(super) async fn start() -> Result<Self> {
+    /// A part does not start.
+    pub(super) async fn start(rival: Option<&Rival>) -> Result<Self> {
         say("a pocket cluster with two nodes, an agent on each");
-        let mut cluster =
-            Cluster::start(ClusterOptions { tell: say, ..Default::default() }).await?;
-        cluster.wire.stop();
-        cluster.apply(MANIFEST).await?;
-        cluster.wait_ready(&["bench-plain", "bench-mesh"], READY).await?;
-        let kit_app = cluster.nodes.first().context("no node")?.config.kit_app.clone();
-        let kit_app = kit_app.display().to_string();
-        let outside = start_outside(&cluster, &kit_app)?;
-        let plain = Pair::find(&cluster, "bench-plain").await?;
-        let mesh = Pair::find(&cluster, "bench-mesh").await?;
-        let site = Self { cluster, plain, mesh, kit_app, _outside: outside };
-        for pair in [&site.plain, &site.mesh] {
-            pair.reuse_ports()?;
+        let mesh = Mesh::start(None).await?;
+        let other = match rival {
+            Some(rival) => {
+                say("another one for what it is compared with");
+                Some(Mesh::start(Some(rival)).await?)
+            }
+            None => None,
+        };
+        let plain = Pair::find(&mesh.cluster, PLAIN).await?;
+        let kit_app = mesh.cluster.nodes.first().context("no node")?.config.kit_app.clone();
+        let site = Self { plain, mesh, other, kit_app: kit_app.display().to_string() };
+        for side in site.sides() {
+            site.pair(side)?.reuse_ports()?;
         }
-        site.try_paths().await?;
         Ok(site)
     }
 
-    pub(super) fn pair(&self, side: Side) -> &Pair {
+    /// All that are compared.
+    pub(super) fn sides(&self) -> Vec<Side> {
+        let other = self.other.iter().map(|_| Side::Other);
+        [Side::Plain, Side::Mesh].into_iter().chain(other).collect()
+    }
+
+    /// The mesh of a side; plain TCP has none.
+    pub(super) fn mesh_of(&self, side: Side) -> Option<&Mesh> {
         match side {
-            Side::Plain => &self.plain,
-            Side::Mesh => &self.mesh,
+            Side::Plain => None,
+            Side::Mesh => Some(&self.mesh),
+            Side::Other => self.other.as_ref(),
         }
     }
 
-    /// Drives a load from the client of one side.
+    /// All meshes, with their sides.
+    pub(super) fn meshes(&self) -> impl Iterator<Item = (Side, &Mesh)> {
+        let other = self.other.iter().map(|other| (Side::Other, other));
+        std::iter::once((Side::Mesh, &self.mesh)).chain(other)
+    }
+
+    /// [`Self::meshes`], to restart their agents.
+    pub(super) fn meshes_mut(&mut self) -> impl Iterator<Item = (Side, &mut Mesh)> {
+        let other = self.other.iter_mut().map(|other| (Side::Other, other));
+        std::iter::once((Side::Mesh, &mut self.mesh)).chain(other)
+    }
+
+    /// The pods of a side.
     ///
     /// # Errors
-    /// The load could not be driven at all; failed connections are in the report.
-    pub(super) async fn drive(
-        &self,
-        side: Side,
-        target: Target,
-        load: Load,
-        seconds: f64,
-    ) -> Result<Report> {
-        let limit = Duration::from_secs_f64(seconds) + GRACE;
-        let output = self.launch(side, target, load, seconds).output(b"", limit).await?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() {
-            bail!("the load failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    /// Sotto is compared with nothing.
+    pub(super) fn pair(&self, side: Side) -> Result<&Pair> {
+        match side {
+            Side::Plain => Ok(&self.plain),
+            _ => Ok(&self.mesh_of(side).context("nothing to compare with")?.pair),
         }
-        serde_json::from_str(&said).with_context(|| format!("read the load's report {said:?}"))
     }
 
-    /// Opens connections, runs `meanwhile` while they are held, and closes them.
-    ///
-    /// # Errors
-    /// As [`Self::drive`], and what `meanwhile` fails with.
-    pub(super) async fn hold<T>(&self, meanwhile: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
-        let mut command = self.launch(Side::Mesh, Target::Pod, Load::Hold, 1.0).command();
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().context("start the load")?;
-        let stdin = child.stdin.take().context("stdin of a child just started")?;
-        let stdout = child.stdout.take().context("stdout of a child just started")?;
-        let mut lines = BufReader::new(stdout);
-        let mut line = String::new();
-        let said = tokio::time::timeout(GRACE, lines.read_line(&mut line)).await;
-        said.context("the connections are not open in time")??;
-        anyhow::ensure!(line.trim() == "held", "the load said {line:?} instead of held");
-        let done = meanwhile().await;
-        drop(stdin);
-        let mut rest = String::new();
-        let said = tokio::time::timeout(GRACE, lines.read_to_string(&mut rest)).await;
-        said.context("the load does not end")??;
-        let report: Report = serde_json::from_str(&rest).context("read the load's report")?;
-        if let Some(error) = report.first_error {
-            bail!("{} of the held connections failed, the first: {error}", report.errors);
+    /// Ends it and returns what could not be removed.
+    pub(super) async fn stop(self) -> Vec<anyhow::Error> {
+        let mut left = Vec::new();
+        for mesh in self.other.into_iter().chain([self.mesh]) {
+            left.extend(mesh.cluster.stop().await);
         }
-        done
+        left
     }
 
-    fn launch(&self, side: Side, target: Target, load: Load, seconds: f64) -> Launch {
-        let pair = self.pair(side);
-        let to = match target {
-            Target::Pod => pair.to,
-            Target::Outside => SocketAddr::new(IpAddr::V4(EXTERNAL_IP), PORT),
-        };
-        let arguments = load.arguments(to, seconds);
-        let mut words = vec![self.kit_app.as_str(), "load", "drive"];
-        words.extend(arguments.iter().map(String::as_str));
-        pair.client.launch(&words)
+    /// The ends of all logs, for an error.
+    pub(super) fn post_mortem(&self) -> String {
+        self.meshes().map(|(_, mesh)| mesh.cluster.post_mortem()).collect()
+    }
+}
+
+impl Mesh {
+    async fn start(rival: Option<&Rival>) -> Result<Self> {
+        let mut options = ClusterOptions { tell: say, ..Default::default() };
+        match rival {
+            Some(Rival::Peer(_)) => options.agents = false,
+            Some(Rival::Base(program)) => options.program = Some(program.clone()),
+            None => {}
+        }
+        let mut cluster = Cluster::start(options).await?;
+        cluster.wire.stop();
+        cluster.apply(MANIFEST).await?;
+        cluster.wait_ready(&[PLAIN, MESH], READY).await?;
+        if let Some(Rival::Peer(program)) = rival {
+            say("starting the peers");
+            let started = peer::start(&mut cluster, program).await;
+            started.with_context(|| cluster.post_mortem())?;
+        }
+        let outside = start_outside(&cluster)?;
+        let pair = Pair::find(&cluster, MESH).await?;
+        Ok(Self { cluster, pair, _outside: outside })
     }
 
-    /// One connection on each path; that of the mesh must show in the agents' counters, and no other.
-    async fn try_paths(&self) -> Result<()> {
-        let one = Load::AtOnce(1);
-        let paths = [
-            (Side::Plain, Target::Pod, 0.0),
-            (Side::Mesh, Target::Outside, 0.0),
-            (Side::Mesh, Target::Pod, 2.0),
-        ];
-        for (side, target, expected) in paths {
-            let before = self.tunnelled().await?;
-            let what = format!("a connection crosses {side:?} to {target:?}");
-            let crossed = self.cluster.wait_until(&what, READY, async || {
-                let report = self.drive(side, target, one, 1.0).await?;
-                Ok(if report.errors == 0 { Some(()) } else { bail!("{:?}", report.first_error) })
-            });
-            crossed.await?;
-            let counted = self.cluster.wait_until("it is counted", READY, async || {
-                let count = self.tunnelled().await? - before;
-                Ok((count >= expected).then_some(count))
-            });
-            let counted = counted.await?;
-            if expected == 0.0 && counted > 0.0 {
-                bail!("{side:?} to {target:?} went through the mesh");
-            }
-        }
-        Ok(())
-    }
-
-    /// Connections in mutual TLS that the agents counted so far.
-    async fn tunnelled(&self) -> Result<f64> {
-        let mut sum = 0.0;
-        for agent in &self.cluster.agents {
-            let labels = ["connection_security_policy=\"mutual_tls\""];
-            sum += agent.metric("istio_tcp_connections_opened_total", &labels).await?;
-        }
-        Ok(sum)
+    /// The cgroup of every process that its run started.
+    pub(super) fn group(&self) -> Result<PathBuf> {
+        let node = self.cluster.nodes.first().context("no node")?;
+        Ok(node.config.cgroup.parent().context("a node below the run's cgroup")?.to_owned())
     }
 }
 
@@ -194,7 +198,7 @@ impl Pair {
     }
 
     /// A client that opens thousands of connections a second runs out of ports within seconds
-    /// otherwise, on either path. The port of a closed one is free again after a second then.
+    /// otherwise, on any path. The port of a closed one is free again after a second then.
     fn reuse_ports(&self) -> Result<()> {
         netns::sysctl(&name_of(&self.client)?, &[("net/ipv4/tcp_tw_reuse", "1")])
     }
@@ -206,10 +210,11 @@ pub(super) fn name_of(pod: &RunningPod) -> Result<String> {
     Ok(name.context("a namespace without a name")?.to_owned())
 }
 
-fn start_outside(cluster: &Cluster, kit_app: &str) -> Result<Process> {
+fn start_outside(cluster: &Cluster) -> Result<Process> {
     let node = cluster.nodes.first().context("no node")?;
     let group = node.config.cgroup.parent().context("a node below the run's cgroup")?;
-    let argv = [kit_app, "load", "serve"].map(String::from).into();
+    let program = node.config.kit_app.display().to_string();
+    let argv = [program.as_str(), "load", "serve"].map(String::from).into();
     let log = cluster.dir().join("outside.log");
     let mut process = Process::new(argv, group.join("external"), &cluster.fabric.external, log);
     process.start()?;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::memory::Memory;
 use super::report::{Results, Row, Spread};
 
 impl fmt::Display for Results {
@@ -11,27 +10,39 @@ impl fmt::Display for Results {
         writeln!(f, "{} CPUs ({}), Linux {}", machine.cpus, machine.model, machine.kernel)?;
         writeln!(
             f,
-            "congestion control {}; {} programs; {} rounds of {} s a load",
-            machine.congestion_control, machine.profile, self.rounds, self.seconds
+            "congestion control: pods {}; tunnels of {}",
+            machine.congestion_control,
+            machine.tunnels.join("; of ")
         )?;
-        writeln!(f, "median (least..most); ratio: mesh to plain TCP\n")?;
-        rows(f, &self.rows)?;
-        if let Some(memory) = &self.memory {
-            writeln!(f)?;
-            memory.iter().try_for_each(|one| writeln!(f, "{}", memory_line(one)))?;
-        }
+        writeln!(
+            f,
+            "programs of profile {}; {} rounds of {} s a load, {} s of churn",
+            machine.profile, self.rounds, self.seconds, self.churn_seconds
+        )?;
+        writeln!(f, "median (least..most); ratios of medians\n")?;
+        rows(f, &self.rows, self.other.as_deref())?;
         writeln!(f)?;
+        self.proven(f)?;
         self.left_out(f)?;
         self.failed(f)
     }
 }
 
 impl Results {
+    fn proven(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        let gb = |bytes: u64| bytes as f64 / 1e9;
+        self.crossed.iter().try_for_each(|one| {
+            let (sent, crossed) = (gb(one.sent_bytes), gb(one.crossed_bytes));
+            writeln!(f, "{}: {sent:.2} GB of streams, {crossed:.2} GB on port 15008", one.side)
+        })
+    }
+
     fn left_out(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.disturbed.is_empty() {
-            return writeln!(f, "no pair was disturbed by other programs");
+            return writeln!(f, "no round was disturbed by other programs");
         }
-        // A measure's pairs in one word: on a busy machine there are many.
+        // A measure's rounds in one word: on a busy machine there are many.
         let mut each = Vec::new();
         for (at, first) in self.disturbed.iter().enumerate() {
             if self.disturbed.iter().take(at).any(|one| one.measure == first.measure) {
@@ -54,7 +65,7 @@ impl Results {
         }
         writeln!(f, "errors: {}", self.failures.iter().map(|one| one.errors).sum::<u64>())?;
         self.failures.iter().try_for_each(|one| {
-            let (measure, round, side) = (one.measure, one.round, one.side);
+            let (measure, round, side) = (&one.measure, one.round, &one.side);
             writeln!(
                 f,
                 "  {measure} round {round} {side}: {}, the first: {}",
@@ -64,28 +75,51 @@ impl Results {
     }
 }
 
-fn rows(f: &mut fmt::Formatter<'_>, rows: &[Row]) -> fmt::Result {
-    let head = ["measure", "figure", "plain TCP", "mesh", "ratio"].map(String::from);
-    let mut cells = vec![head];
+/// Words to the left, numbers to the right; the other's columns only if there is one.
+fn rows(f: &mut fmt::Formatter<'_>, rows: &[Row], other: Option<&str>) -> fmt::Result {
+    let mut head: Vec<String> =
+        ["measure", "figure", "plain TCP", "sotto"].map(String::from).into();
+    head.extend(other.map(String::from));
+    head.push(String::from("/plain"));
+    head.extend(other.map(|other| format!("/{other}")));
+    let mut lines = vec![head];
     let mut last = "";
     for row in rows {
-        let mark = if row.disturbed { "! " } else { "" };
-        let title = if row.title == last { String::new() } else { format!("{mark}{}", row.title) };
-        last = row.title;
-        cells.push([
-            title,
-            row.figure.to_owned(),
-            row.plain.as_ref().map_or_else(|| String::from("-"), spread),
-            spread(&row.mesh),
-            row.ratio.map_or_else(|| String::from("-"), |ratio| format!("{ratio:.3}")),
-        ]);
+        let title = if row.title == last { "" } else { &row.title };
+        lines.push(cells(row, title, other.is_some()));
+        last = &row.title;
     }
-    let width = |at: usize| cells.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
-    let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(width);
-    for [measure, figure, plain, mesh, ratio] in &cells {
-        writeln!(f, "{measure:a$}  {figure:b$}  {plain:>c$}  {mesh:>d$}  {ratio:>e$}")?;
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for line in &lines {
+        let mut padded = String::new();
+        for (at, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            let gap = if at == 0 { "" } else { "  " };
+            let left = at < 2;
+            padded +=
+                &if left { format!("{gap}{cell:width$}") } else { format!("{gap}{cell:>width$}") };
+        }
+        writeln!(f, "{}", padded.trim_end())?;
     }
     Ok(())
+}
+
+fn cells(row: &Row, title: &str, other: bool) -> Vec<String> {
+    let none = || String::from("-");
+    let seen = |of: &Option<Spread>| of.as_ref().map_or_else(none, spread);
+    let ratio = |of: Option<f64>| of.map_or_else(none, |ratio| format!("{ratio:.3}"));
+    let mark = if row.disturbed && !title.is_empty() { "! " } else { "" };
+    let mut cells =
+        vec![format!("{mark}{title}"), row.figure.clone(), seen(&row.plain), spread(&row.mesh)];
+    if other {
+        cells.push(seen(&row.other));
+    }
+    cells.push(ratio(row.ratio));
+    if other {
+        cells.push(ratio(row.ratio_to_other));
+    }
+    cells
 }
 
 fn spread(spread: &Spread) -> String {
@@ -106,18 +140,6 @@ fn number(value: f64) -> String {
     }
 }
 
-fn memory_line(memory: &Memory) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    format!(
-        "agent of {}, MiB resident: {:.1} fresh, {:.1} with 1000 idle connections, {:.1} at most",
-        memory.node,
-        mib(memory.fresh_bytes),
-        mib(memory.idle_bytes),
-        mib(memory.peak_bytes)
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,9 +152,27 @@ mod tests {
 
     #[test]
     fn a_single_sample_has_no_spread() {
-        let one = Spread { median: 7.0, least: 7.0, most: 7.0, samples: vec![7.0] };
-        assert_eq!(spread(&one), "7.00");
-        let two = Spread { median: 7.5, least: 7.0, most: 8.0, samples: vec![7.0, 8.0] };
-        assert_eq!(spread(&two), "7.50 (7.00..8.00)");
+        let of = |samples: &[f64]| spread(&Spread::of(samples.to_vec()).unwrap());
+        assert_eq!(of(&[7.0]), "7.00");
+        assert_eq!(of(&[8.0, 7.0]), "7.50 (7.00..8.00)");
+    }
+
+    #[test]
+    fn every_row_has_plain_sotto_other_and_both_ratios() {
+        let row = Row {
+            measure: String::from("up-1"),
+            title: String::from("1 stream up"),
+            figure: String::from("Gbit/s"),
+            plain: Spread::of(vec![30.0]),
+            mesh: Spread::of(vec![10.0]).unwrap(),
+            other: Spread::of(vec![7.5]),
+            ratio: Some(1.0 / 3.0),
+            ratio_to_other: Some(4.0 / 3.0),
+            disturbed: true,
+        };
+        let expected = ["! 1 stream up", "Gbit/s", "30.0", "10.0", "7.50", "0.333", "1.333"];
+        assert_eq!(cells(&row, "1 stream up", true), expected);
+        let expected = ["", "Gbit/s", "30.0", "10.0", "0.333"];
+        assert_eq!(cells(&row, "", false), expected);
     }
 }

@@ -24,12 +24,16 @@ pub struct Report {
     pub p99_us: f64,
     /// The slowest, in microseconds.
     pub max_us: f64,
+    /// Operations a second in the last fifth of the time; 0 where nobody asks.
+    pub late_rate: f64,
 }
 
 /// What one thread did.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) bytes: u64,
+    /// Operations that ended in the last fifth of the time.
+    pub(super) late: u64,
     nanos: Vec<u64>,
     errors: Vec<String>,
 }
@@ -69,6 +73,7 @@ pub(super) fn total(tallies: Vec<Tally>, elapsed: Duration) -> Report {
         p99_us: quantile(&all.nanos, 99),
         max_us: quantile(&all.nanos, 100),
         first_error: all.errors.into_iter().next(),
+        late_rate: 0.0,
     }
 }
 
@@ -109,6 +114,7 @@ mod tests {
             p50_us: 10.0,
             p99_us: 30.0,
             max_us: 30.0,
+            late_rate: 0.0,
         };
         assert_eq!(total(vec![one, two], Duration::from_secs(1)), expected);
     }

@@ -13,6 +13,8 @@ use super::worker::{exchange, on_threads, open};
 const MAX_REQUESTS: usize = 50_000_000;
 /// Bounds what connections leave behind in connection tracking and in TIME_WAIT.
 const MAX_CONNECTIONS: usize = 30_000;
+/// The same for a load that is to go on as long as it may: every port is used many times then.
+const MAX_CHURN: usize = 3_000_000;
 /// A thread gives up after so many failures.
 const MAX_ERRORS: usize = 20;
 
@@ -54,7 +56,18 @@ pub(super) fn requests(
 
 /// Connect, one byte there and back, close, again and again.
 pub(super) fn connects(to: SocketAddr, connections: u16, duration: Duration) -> Result<Report> {
-    let limit = MAX_CONNECTIONS / usize::from(connections);
+    limited(to, connections, duration, MAX_CONNECTIONS)
+}
+
+/// As [`connects`], however many there are.
+pub(super) fn churn(to: SocketAddr, connections: u16, duration: Duration) -> Result<Report> {
+    limited(to, connections, duration, MAX_CHURN)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+fn limited(to: SocketAddr, connections: u16, duration: Duration, most: usize) -> Result<Report> {
+    let limit = most / usize::from(connections);
+    let last_part = duration / 5;
     let (tallies, elapsed) = on_threads(connections, |gate| {
         let mut tally = Tally::default();
         let mut errors = 0;
@@ -70,6 +83,7 @@ pub(super) fn connects(to: SocketAddr, connections: u16, duration: Duration) -> 
                 Ok(()) => {
                     tally.operation(end - now);
                     tally.bytes += 2;
+                    tally.late += u64::from(end + last_part > until && end <= until);
                 }
                 Err(error) => {
                     tally.error("connection", &error);
@@ -80,7 +94,9 @@ pub(super) fn connects(to: SocketAddr, connections: u16, duration: Duration) -> 
         }
         tally
     })?;
-    Ok(total(tallies, elapsed))
+    let late: u64 = tallies.iter().map(|tally| tally.late).sum();
+    let late_rate = late as f64 / last_part.as_secs_f64();
+    Ok(Report { late_rate, ..total(tallies, elapsed) })
 }
 
 /// A new connection that has had its answer.

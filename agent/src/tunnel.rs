@@ -9,6 +9,7 @@
 
 pub mod accept;
 pub mod connect;
+pub mod h2;
 pub mod hbone;
 mod keepalive;
 pub mod limits;

@@ -1,0 +1,63 @@
+//! What a peer may do that is allowed but useless.
+
+use super::code::Violation;
+
+/// Counts down with abuse; comes back with useful work, and with time.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: u32,
+    max: u32,
+    refill: u32,
+    what: &'static str,
+}
+
+impl Budget {
+    pub(super) const fn new(max: u32, refill: u32, what: &'static str) -> Self {
+        Self { left: max, max, refill, what }
+    }
+
+    /// # Errors
+    /// ENHANCE_YOUR_CALM when there is not so much left.
+    pub(super) fn spend(&mut self, cost: u32) -> Result<(), Violation> {
+        self.left = self.left.checked_sub(cost).ok_or(Violation::abuse(self.what))?;
+        Ok(())
+    }
+
+    pub(super) fn earn(&mut self, amount: u32) {
+        self.left = self.max.min(self.left + amount);
+    }
+
+    pub(super) fn refill(&mut self) {
+        self.earn(self.refill);
+    }
+}
+
+/// The budgets of a connection.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    /// Streams that ended by RST_STREAM before they were answered (rapid reset), or that made us
+    /// reset or refuse them. Earned by answering.
+    pub(super) resets: Budget,
+    /// Frames that move nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones,
+    /// late ones. Earned by DATA in both directions.
+    pub(super) idle: Budget,
+}
+
+/// A SETTINGS frame may touch every stream.
+pub(super) const SETTINGS_COST: u32 = 10;
+/// A DATA frame of ours may be answered by WINDOW_UPDATE for the stream and for the connection.
+pub(super) const SENT_EARNS: u32 = 2;
+
+impl Budgets {
+    pub(super) const fn new() -> Self {
+        Self {
+            resets: Budget::new(400, 100, "too many streams reset"),
+            idle: Budget::new(2000, 500, "too many frames without use"),
+        }
+    }
+
+    pub(super) fn refill(&mut self) {
+        self.resets.refill();
+        self.idle.refill();
+    }
+}

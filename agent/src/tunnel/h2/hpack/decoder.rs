@@ -1,0 +1,108 @@
+//! Reads header blocks (RFC 7541 section 6).
+
+use super::table::{DynamicTable, Entry, field};
+use super::{HpackError, huffman, integer};
+
+/// One direction's decoding state; its memory is bounded by the table size given.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    table: DynamicTable,
+    /// The size our SETTINGS_HEADER_TABLE_SIZE allows.
+    limit: usize,
+    name: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Decoder {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { table: DynamicTable::new(limit), limit, name: Vec::new(), value: Vec::new() }
+    }
+
+    /// Decodes a whole block, passing each name and value on as sent: neither is validated.
+    ///
+    /// # Errors
+    /// The block breaks the rules: a connection error COMPRESSION_ERROR (RFC 9113 section 4.3).
+    pub(crate) fn decode(
+        &mut self,
+        block: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), HpackError> {
+        let mut rest = block;
+        // Size updates come before the first field only (section 4.2).
+        while let Some(0x20..0x40) = rest.first() {
+            let size = integer::decode(&mut rest, 5)? as usize;
+            if size > self.limit {
+                return Err(HpackError::TableSize);
+            }
+            self.table.resize(size);
+        }
+        while let Some(first) = rest.first() {
+            match first {
+                0x80.. => {
+                    let (name, value) = field(&self.table, integer::decode(&mut rest, 7)?)?;
+                    visit(name, value);
+                }
+                0x40.. => self.indexed_literal(&mut rest, &mut visit)?,
+                0x20.. => return Err(HpackError::LateTableSize),
+                // Without indexing, and never indexed: the same to an endpoint.
+                _ => self.plain_literal(&mut rest, &mut visit)?,
+            }
+        }
+        self.shrink();
+        Ok(())
+    }
+
+    fn indexed_literal(
+        &mut self,
+        rest: &mut &[u8],
+        visit: &mut impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), HpackError> {
+        let index = integer::decode(rest, 6)?;
+        let name =
+            if index == 0 { string(rest, &mut self.name)? } else { field(&self.table, index)?.0 };
+        let entry = Entry::new(name, string(rest, &mut self.value)?);
+        visit(entry.name(), entry.value());
+        self.table.insert(entry);
+        Ok(())
+    }
+
+    fn plain_literal(
+        &mut self,
+        rest: &mut &[u8],
+        visit: &mut impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), HpackError> {
+        let index = integer::decode(rest, 4)?;
+        let name =
+            if index == 0 { string(rest, &mut self.name)? } else { field(&self.table, index)?.0 };
+        visit(name, string(rest, &mut self.value)?);
+        Ok(())
+    }
+
+    /// One large string must not cost memory for the rest of a connection's life.
+    fn shrink(&mut self) {
+        const KEEP: usize = 1024;
+        for scratch in [&mut self.name, &mut self.value] {
+            if scratch.capacity() > KEEP {
+                *scratch = Vec::new();
+            }
+        }
+    }
+}
+
+/// A string literal (section 5.2), in place or decoded into `scratch`.
+#[expect(single_use_lifetimes, reason = "the block outlives the scratch of one field")]
+fn string<'a, 'b: 'a>(
+    rest: &mut &'b [u8],
+    scratch: &'a mut Vec<u8>,
+) -> Result<&'a [u8], HpackError> {
+    let huffman = rest.first().is_some_and(|byte| byte & 0x80 != 0);
+    let length = integer::decode(rest, 7)? as usize;
+    let (bytes, after) = rest.split_at_checked(length).ok_or(HpackError::Truncated)?;
+    *rest = after;
+    if !huffman {
+        return Ok(bytes);
+    }
+    scratch.clear();
+    huffman::decode(bytes, scratch)?;
+    Ok(scratch)
+}

@@ -1,4 +1,5 @@
-//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, descriptors, shutdown.
+//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, descriptors, priorities,
+//! shutdown.
 //!
 //! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
 
@@ -7,6 +8,7 @@ pub mod cgroup;
 pub mod descriptors;
 pub mod netlink;
 pub mod netns;
+pub mod priority;
 pub mod privileges;
 pub mod shutdown;
 pub mod socket;

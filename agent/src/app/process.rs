@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::config::LogFormat;
 use crate::observe::log::{self, Format, LogControl};
+use crate::sys::priority;
 
 /// Threads of the control runtime; data threads are apart.
 const CONTROL_THREADS: usize = 2;
@@ -40,6 +41,7 @@ where
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
+        .on_thread_start(step_back)
         .enable_all()
         .build();
     let ended = match runtime {
@@ -53,5 +55,13 @@ where
             tracing::error!(error = format!("{error:#}"), "{name} failed");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is learnt late is held until it is known; bytes that wait are only late. The data threads
+/// are made by the main thread, which keeps its place.
+fn step_back() {
+    if let Err(error) = priority::step_back() {
+        tracing::debug!(%error, "a control thread competes with data threads");
     }
 }

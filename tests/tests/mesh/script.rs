@@ -12,6 +12,7 @@ use kit::topology::CONTROL_PLANE_IP;
 use kube::ResourceExt;
 use prost::Message;
 use prost_types::Any;
+use sotto::sys::priority;
 use sotto_proto::ads::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
@@ -48,13 +49,13 @@ impl Script {
         let at = SocketAddr::from((CONTROL_PLANE_IP, PORT));
         let place = &bench.cluster.fabric.control_plane;
         let listener = netns::within(place, || TcpListener::bind(at)).unwrap().unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let (sender, mut streams) = mpsc::channel(1);
         let tls = ServerTlsConfig::new().identity(root.server(NAME));
         let server = Server::builder().tls_config(tls).unwrap();
         let service = AggregatedDiscoveryServiceServer::new(Taking(sender));
-        tokio::spawn(async move {
+        elsewhere(async move {
+            listener.set_nonblocking(true).unwrap();
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             server.serve_with_incoming(service, TcpListenerStream::new(listener)).await.unwrap();
         });
         let agent = &mut bench.cluster.agents[number - 1].process;
@@ -159,6 +160,15 @@ fn resource(type_url: &str, name: String, message: &impl Message) -> Resource {
     // A version that no two contents share.
     let version = format!("{:x}", rand::random::<u64>());
     Resource { name, version, resource: Some(body), aliases: vec![] }
+}
+
+/// Runs until the test's process ends, behind everything else: it would be another machine's work.
+fn elsewhere(work: impl Future<Output = ()> + Send + 'static) {
+    std::thread::spawn(move || {
+        priority::step_back().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(work);
+    });
 }
 
 /// Waits until the agent has its node's pods again.

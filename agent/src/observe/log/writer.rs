@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines that may wait for the writer; when it is full, lines are dropped.
 const QUEUE_LINES: usize = 8192;
+/// How long the writer lets lines gather: to wake it costs a connection more than its line does, and a
+/// writer that is not waiting need not be woken.
+const GATHER: Duration = Duration::from_millis(20);
 
 enum Message {
     Line(Vec<u8>),
@@ -94,6 +98,9 @@ fn write_lines(out: impl Write, lines: &Receiver<Message>) {
     let mut out = io::BufWriter::with_capacity(64 * 1024, out);
     let mut broken = false;
     while let Ok(mut message) = lines.recv() {
+        if matches!(message, Message::Line(_)) {
+            std::thread::sleep(GATHER);
+        }
         loop {
             match message {
                 Message::Line(line) if !broken => broken = out.write_all(&line).is_err(),

@@ -1,5 +1,7 @@
 //! How a line looks.
 
+mod text;
+
 use std::fmt;
 
 use serde::ser::{SerializeMap as _, Serializer as _};
@@ -44,6 +46,24 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        match self.format {
+            Format::Text => text::write(&self.time, context, &mut writer, event),
+            Format::Json => self.json(context, &mut writer, event),
+        }
+    }
+}
+
+impl<T: FormatTime> LineFormat<T> {
+    fn json<S, N>(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: &mut Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+        N: for<'a> FormatFields<'a> + 'static,
+    {
         let mut time = String::new();
         self.time.format_time(&mut Writer::new(&mut time))?;
         let mut fields = Fields::default();
@@ -53,15 +73,18 @@ where
         let line = Line {
             time,
             level: level_name(*metadata.level()),
-            scope: target.strip_prefix("sotto::").unwrap_or(&target).to_owned(),
+            scope: scope(&target).to_owned(),
             spans: spans(context)?,
             fields,
         };
-        match self.format {
-            Format::Text => line.text(&mut writer),
-            Format::Json => line.json(&mut writer),
-        }
+        let text = line.to_json().map_err(|_| fmt::Error)?;
+        writeln!(writer, "{text}")
     }
+}
+
+/// Our own targets go without the crate's name.
+fn scope(target: &str) -> &str {
+    target.strip_prefix("sotto::").unwrap_or(target)
 }
 
 fn level_name(level: Level) -> &'static str {
@@ -104,30 +127,6 @@ struct Line {
 }
 
 impl Line {
-    fn text(&self, writer: &mut Writer<'_>) -> fmt::Result {
-        write!(writer, "{}\t{}\t{}", self.time, self.level, self.scope)?;
-        if !self.spans.is_empty() {
-            write!(writer, ":{}", one_line(&self.spans))?;
-        }
-        write!(writer, "\t{}", one_line(&self.fields.message))?;
-        let mut separator = '\t';
-        for (name, value) in &self.fields.rest {
-            write!(writer, "{separator}{name}=")?;
-            match value {
-                Value::Text(text) => write!(writer, "{text:?}")?,
-                Value::Plain(text) => writer.write_str(&one_line(text))?,
-                Value::Json(value) => write!(writer, "{value}")?,
-            }
-            separator = ' ';
-        }
-        writer.write_char('\n')
-    }
-
-    fn json(&self, writer: &mut Writer<'_>) -> fmt::Result {
-        let text = self.to_json().map_err(|_| fmt::Error)?;
-        writeln!(writer, "{text}")
-    }
-
     fn to_json(&self) -> Result<String, serde_json::Error> {
         let mut bytes = Vec::with_capacity(512);
         let mut serializer = serde_json::Serializer::new(&mut bytes);
@@ -141,7 +140,7 @@ impl Line {
         }
         for (name, value) in &self.fields.rest {
             match value {
-                Value::Text(text) | Value::Plain(text) => map.serialize_entry(name, text)?,
+                Value::Text(text) => map.serialize_entry(name, text)?,
                 Value::Json(value) => map.serialize_entry(name, value)?,
             }
         }
@@ -164,10 +163,7 @@ fn one_line(text: &str) -> std::borrow::Cow<'_, str> {
 }
 
 enum Value {
-    /// Quoted.
     Text(String),
-    /// As it prints itself.
-    Plain(String),
     /// A number or a boolean.
     Json(serde_json::Value),
 }
@@ -183,8 +179,8 @@ struct Fields {
 impl Fields {
     fn add(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
-            ("message", Value::Text(text) | Value::Plain(text)) => self.message = text,
-            ("log.target", Value::Text(text) | Value::Plain(text)) => self.log_target = Some(text),
+            ("message", Value::Text(text)) => self.message = text,
+            ("log.target", Value::Text(text)) => self.log_target = Some(text),
             ("log.module_path" | "log.file" | "log.line", _) => {}
             (name, value) => self.rest.push((name, value)),
         }
@@ -193,7 +189,7 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field, Value::Plain(format!("{value:?}")));
+        self.add(field, Value::Text(format!("{value:?}")));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {

@@ -8,7 +8,7 @@ use arcstr::ArcStr;
 use tokio::time::Instant;
 
 use super::access_log;
-use super::labels::{ConnectionLabels, Reporter, ResponseFlags};
+use super::labels::{Reporter, ResponseFlags};
 use super::metrics::{Sockets, ThreadMetrics};
 use super::series::Counts;
 use crate::mesh::{LocalPod, MatchedRule, Service, SpiffeId, Workload};
@@ -110,7 +110,7 @@ impl ConnectionRecord {
 
     /// Counts a connection as opened, that began at `started`.
     pub fn open_at(metrics: &ThreadMetrics, info: ConnectionInfo, started: Instant) -> Self {
-        let counts = metrics.counts(ConnectionLabels::new(&info));
+        let counts = metrics.counts(&info);
         let sockets = metrics.sockets();
         counts.open();
         sockets.open(info.reporter);

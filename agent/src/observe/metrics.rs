@@ -15,6 +15,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+use super::connection::ConnectionInfo;
 use super::labels::{ConnectionLabels, Reporter, ResponseFlags, encode_pairs};
 use super::node::{NodeCollector, NodeStats};
 use super::series::{Cache, Counts, IDLE, MAX_SETS, Table, Totals};
@@ -94,8 +95,8 @@ pub struct ThreadMetrics {
 }
 
 impl ThreadMetrics {
-    pub(super) fn counts(&self, labels: ConnectionLabels) -> Arc<Counts> {
-        self.cache.borrow_mut().counts(&self.table, labels)
+    pub(super) fn counts(&self, info: &ConnectionInfo) -> Arc<Counts> {
+        self.cache.borrow_mut().counts_of(&self.table, info)
     }
 
     pub(super) fn sockets(&self) -> Arc<Sockets> {

@@ -4,6 +4,8 @@
 //! table owns the counts; threads remember them weakly, open connections strongly. So a set can go
 //! only while no connection uses it, and a thread that remembers one that went looks it up again.
 
+mod recent;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -12,6 +14,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use self::recent::Recent;
+use super::connection::ConnectionInfo;
 use super::labels::{ConnectionLabels, ResponseFlags};
 use crate::mesh::MatchedRule;
 
@@ -221,11 +225,25 @@ impl Table {
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     known: HashMap<ConnectionLabels, Weak<Counts>>,
+    recent: Recent,
 }
 
 impl Cache {
+    /// The thread's counts for a connection; labels are made only for parties new to the thread.
+    pub(super) fn counts_of(&mut self, table: &Table, info: &ConnectionInfo) -> Arc<Counts> {
+        if let Some(counts) = self.recent.find(info) {
+            return counts;
+        }
+        let labels = ConnectionLabels::new(info);
+        let counts = self.counts(table, labels.clone());
+        if self.known.contains_key(&labels) {
+            self.recent.remember(info, &counts);
+        }
+        counts
+    }
+
     /// The thread's counts for a label set; the table is locked only for a set new to the thread.
-    pub(super) fn counts(&mut self, table: &Table, labels: ConnectionLabels) -> Arc<Counts> {
+    fn counts(&mut self, table: &Table, labels: ConnectionLabels) -> Arc<Counts> {
         if let Some(counts) = self.known.get(&labels).and_then(Weak::upgrade) {
             return counts;
         }

@@ -7,6 +7,7 @@ mod carry;
 mod context;
 mod denied;
 mod inbound;
+mod of_pod;
 mod open;
 mod plaintext;
 mod quota;
@@ -32,6 +33,7 @@ use crate::tunnel::hbone;
 use inbound::{Arrival, Caller};
 
 pub use context::{Context, Shared, Timings};
+pub use of_pod::OfPod;
 pub use open::{Direction, OpenConnection};
 pub use plaintext::{PlaintextPeer, PlaintextPeers, Tally};
 pub use quota::Quota;
@@ -41,7 +43,7 @@ pub use quota::Quota;
 pub async fn handle(
     context: &Rc<Context>,
     captured: Captured,
-    quota: &Rc<Quota>,
+    of_pod: &Rc<OfPod>,
     stop: &CancellationToken,
 ) {
     // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's
@@ -52,7 +54,7 @@ pub async fn handle(
         tracing::debug!(%error, client = %captured.client, "the client is gone already");
         return;
     }
-    let _place = match quota.take() {
+    let _place = match of_pod.quota.take() {
         Ok(place) => place,
         Err(full) => {
             let outbound = captured.role == Role::Outbound;
@@ -62,8 +64,8 @@ pub async fn handle(
     };
     match captured.role {
         Role::Outbound => outbound(context, captured).await,
-        Role::Plaintext => inbound_plaintext(context, captured).await,
-        Role::Hbone => inbound_tunnel(context, captured, quota, stop).await,
+        Role::Plaintext => inbound_plaintext(context, of_pod, captured).await,
+        Role::Hbone => inbound_tunnel(context, captured, of_pod, stop).await,
     }
 }
 
@@ -103,7 +105,7 @@ async fn outbound(context: &Context, captured: Captured) {
 }
 
 /// From outside the mesh, in the clear, to an app of this node.
-async fn inbound_plaintext(context: &Context, captured: Captured) {
+async fn inbound_plaintext(context: &Context, of_pod: &OfPod, captured: Captured) {
     let arrival = match Arrival::plaintext(context, &captured) {
         Ok(arrival) => arrival,
         Err(error) => return record::never_opened(Reporter::Destination, &captured, &error),
@@ -121,7 +123,7 @@ async fn inbound_plaintext(context: &Context, captured: Captured) {
         }
     };
     let _counted = context.plaintext.let_in(&arrival.encounter());
-    match upstream::app(context, &arrival).await {
+    match upstream::app(context, &of_pod.dialler, &arrival).await {
         Ok(app) => {
             let client = captured.stream;
             carry::inbound_plaintext(context, record, &arrival, client, app, &permit).await;
@@ -134,7 +136,7 @@ async fn inbound_plaintext(context: &Context, captured: Captured) {
 async fn inbound_tunnel(
     context: &Rc<Context>,
     captured: Captured,
-    quota: &Rc<Quota>,
+    of_pod: &Rc<OfPod>,
     stop: &CancellationToken,
 ) {
     let (mut tunnel, caller) = match handshake(context, captured, stop).await {
@@ -147,12 +149,13 @@ async fn inbound_tunnel(
             incoming = tunnel.next() => match incoming {
                 Some(incoming) => {
                     let (context, caller) = (context.clone(), caller.clone());
-                    let Ok(place) = quota.take().inspect_err(|full| record::unservable(&caller, full)) else {
+                    let of_pod = of_pod.clone();
+                    let Ok(place) = of_pod.quota.take().inspect_err(|full| record::unservable(&caller, full)) else {
                         incoming.refuse(hbone::UNAVAILABLE);
                         continue;
                     };
                     streams.spawn_local(async move {
-                        inbound_stream(context, caller, incoming).await;
+                        inbound_stream(context, of_pod, caller, incoming).await;
                         drop(place);
                     });
                 }
@@ -167,7 +170,12 @@ async fn inbound_tunnel(
 }
 
 /// From another pod, through its tunnel, to an app of this node.
-async fn inbound_stream(context: Rc<Context>, caller: Caller, incoming: Incoming) {
+async fn inbound_stream(
+    context: Rc<Context>,
+    of_pod: Rc<OfPod>,
+    caller: Caller,
+    incoming: Incoming,
+) {
     let arrival = match Arrival::tunnelled(&context, &caller, &incoming) {
         Ok(arrival) => arrival,
         Err(error) => {
@@ -186,7 +194,7 @@ async fn inbound_stream(context: Rc<Context>, caller: Caller, incoming: Incoming
             return record.deny(Transferred::default(), &denial);
         }
     };
-    let app = match upstream::app(&context, &arrival).await {
+    let app = match upstream::app(&context, &of_pod.dialler, &arrival).await {
         Ok(app) => app,
         Err(error) => {
             incoming.refuse(hbone::UNAVAILABLE);

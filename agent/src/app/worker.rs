@@ -21,7 +21,7 @@ use tracing::debug;
 
 use crate::capture::listeners::ThreadListeners;
 use crate::capture::{Captured, PodCapture};
-use crate::connection::{self, Context, OpenConnection, PlaintextPeers, Quota, Shared};
+use crate::connection::{self, Context, OfPod, OpenConnection, PlaintextPeers, Quota, Shared};
 use crate::mesh::PodUid;
 
 /// Commands waiting for a thread; the sender waits when it is full.
@@ -178,7 +178,9 @@ fn accept(
     share.tasks.spawn_local(async move {
         let stop = of_task.accepting.clone();
         let name = pod.pod.name.clone();
-        let accepting = listeners.run(pod, move |captured| open(&context, &of_task, captured), stop);
+        let of_pod = Rc::new(OfPod::new(pod.netns.clone(), of_task.quota.clone()));
+        let take = move |captured| open(&context, &of_task, &of_pod, captured);
+        let accepting = listeners.run(pod, take, stop);
         if let Err(error) = accepting.await {
             tracing::error!(%error, pod = %name, "a data thread cannot accept the pod's connections");
         }
@@ -187,12 +189,12 @@ fn accept(
 }
 
 /// Lets a connection live, as a task of its pod.
-fn open(context: &Rc<Context>, share: &Share, captured: Captured) {
+fn open(context: &Rc<Context>, share: &Share, of_pod: &Rc<OfPod>, captured: Captured) {
     let (context, cut, stop) = (context.clone(), share.open.clone(), share.accepting.clone());
-    let quota = share.quota.clone();
+    let of_pod = of_pod.clone();
     share.tasks.spawn_local(async move {
         tokio::select! {
-            () = connection::handle(&context, captured, &quota, &stop) => {}
+            () = connection::handle(&context, captured, &of_pod, &stop) => {}
             () = cut.cancelled() => {}
         }
     });

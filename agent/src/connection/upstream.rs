@@ -15,7 +15,7 @@ use crate::mesh::workload::WorkloadKind;
 use crate::mesh::{LocalPod, Workload};
 use crate::observe::labels::ResponseFlags;
 use crate::route::TunnelRoute;
-use crate::sys::socket;
+use crate::sys::socket::{self, AppDialler};
 use crate::tunnel::hbone::{self, Baggage, Forwarded, TraceParent};
 use crate::tunnel::{ConnectError, ConnectRequest, PoolKey, TunnelStream};
 
@@ -92,14 +92,17 @@ pub(super) async fn direct(
 }
 
 /// A connection to the app, with the client's address where the pod can route it back.
-pub(super) async fn app(context: &Context, arrival: &Arrival) -> io::Result<TcpStream> {
-    let netns = &arrival.pod().netns;
+pub(super) async fn app(
+    context: &Context,
+    dialler: &AppDialler,
+    arrival: &Arrival,
+) -> io::Result<TcpStream> {
     let source = arrival.request().source_ip;
     // A pod that called itself, or a client of the other family, cannot be told apart by address.
     let preserve =
         !arrival.pod().pod.owns(source) && source.is_ipv4() == arrival.target().is_ipv4();
     let source = preserve.then_some(source);
-    socket::dial_app(netns, source, arrival.target(), context.timings.connect).await
+    dialler.dial(source, arrival.target(), context.timings.connect).await
 }
 
 fn headers(

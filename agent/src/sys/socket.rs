@@ -1,8 +1,10 @@
 //! TCP sockets as the data path needs them: listeners inside a pod, dials from inside a pod.
 //!
-//! All of them have `TCP_NODELAY` and keepalive on; sockets accepted from a listener inherit both.
+//! All of them have `TCP_NODELAY` on; those that leave the pod, keepalive too: inside it one kernel holds both
+//! ends, and no end is lost silently. Sockets accepted from a listener inherit both.
 
 mod dial;
+mod ports;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -12,7 +14,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
-pub use dial::{dial_app, dial_from};
+pub use dial::{AppDialler, dial_from};
 
 /// Connections waiting to be accepted.
 pub const BACKLOG: i32 = 4096;
@@ -42,6 +44,7 @@ impl Default for ListenOptions {
 /// The address is taken or of a family that this kernel lacks, or an option is not permitted.
 pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
     let socket = tcp(address)?;
+    keep_alive(&socket)?;
     if options.loopback_leg {
         prefer_unpaced(&socket);
     }
@@ -101,13 +104,17 @@ fn tcp(address: SocketAddr) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}
+
+/// Lets the kernel find out that the other end is gone without a word.
+fn keep_alive(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(Duration::from_secs(180))
             .with_interval(Duration::from_secs(60))
             .with_retries(5),
-    )?;
-    Ok(socket)
+    )
 }
 
 fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use sotto::capture::{Captured, PodCapture, PodListeners, Role, ThreadListeners};
-use sotto::sys::socket;
+use sotto::sys::socket::{self, AppDialler};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
@@ -120,7 +120,8 @@ async fn relay(captured: Captured) -> std::io::Result<()> {
         Role::Outbound => socket::dial_from(&pod.netns, original_destination, DIAL_TIMEOUT).await,
         Role::Plaintext => {
             let source = Some(client.ip());
-            socket::dial_app(&pod.netns, source, original_destination, DIAL_TIMEOUT).await
+            let dialler = AppDialler::new(pod.netns.clone());
+            dialler.dial(source, original_destination, DIAL_TIMEOUT).await
         }
         Role::Hbone => return stream.write_all(b"hbone\n").await,
     }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kit::lab::{Lab, ask, connect};
 use sotto::capture::{PodListeners, Role};
+use sotto::sys::Netns;
 use sotto::sys::privileges::{self, Capability};
-use sotto::sys::{Netns, socket};
+use sotto::sys::socket::{self, AppDialler};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bench, PORT, who_am_i};
@@ -109,14 +110,14 @@ fn a_pod_can_be_dialled_as_itself_and_as_anyone() -> Result<()> {
     let mut bench = Bench::new("dial")?;
     let relay = bench.enrol_server()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let dialler = AppDialler::new(bench.server.capture.netns.clone());
     let (own, foreign) = (bench.targets(), ["192.0.2.7", "2001:db8::7"]);
     for (to, foreign) in own.into_iter().zip(foreign) {
         let foreign = foreign.parse()?;
         for (source, expected) in
             [(None, to.ip()), (Some(to.ip()), to.ip()), (Some(foreign), foreign)]
         {
-            let dial =
-                socket::dial_app(&bench.server.capture.netns, source, to, Duration::from_secs(2));
+            let dial = dialler.dial(source, to, Duration::from_secs(2));
             let stream = runtime.block_on(dial).with_context(|| format!("{source:?} to {to}"))?;
             let mut stream = stream.into_std()?;
             stream.set_nonblocking(false)?;

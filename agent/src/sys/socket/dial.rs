@@ -2,56 +2,102 @@
 //!
 //! Only the socket's creation happens inside the namespace: a socket stays where it was made.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use rand::Rng;
 use socket2::Socket;
 use sotto_abi::MARK_LOOP;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use super::super::Netns;
-use super::{prefer_unpaced, set_transparent, tcp};
+use super::ports;
+use super::{keep_alive, prefer_unpaced, set_transparent, tcp};
 
-/// Source ports for dials with a preserved source.
-///
-/// Below Linux's default ephemeral range (32768..): a client that later uses the same port to the same pod
-/// would meet the application's half of our connection. Above most ports that applications listen on.
-const SOURCE_PORTS: std::ops::Range<u16> = 16384..32768;
 /// Ports tried before giving up: the application or an old connection may hold some.
 const PORT_ATTEMPTS: u32 = 32;
+/// Sockets made at a time.
+const STOCK: usize = 4;
 
-/// Connects to the application of a pod, from inside the pod, as `source` if given (else as the pod itself).
+/// Dials the application of a pod, from inside the pod, for one thread.
 ///
-/// With a source, replies return to us over `lo` through the mark and the pod's loop route.
-///
-/// # Errors
-/// The namespace is gone, no source port is free, the application refuses, or `timeout` passes.
-pub async fn dial_app(
-    netns: &Netns,
-    source: Option<IpAddr>,
-    destination: SocketAddr,
-    timeout: Duration,
-) -> io::Result<TcpStream> {
-    let connect = async {
+/// Sockets that are to bear a client's address are made a few at a time: to enter the namespace costs more than
+/// to make one. Those that wait are closed with this.
+#[derive(Debug)]
+pub struct AppDialler {
+    netns: Netns,
+    /// By family: IPv4, IPv6.
+    ready: RefCell<[Vec<Socket>; 2]>,
+}
+
+impl AppDialler {
+    /// For the pod in `netns`.
+    pub fn new(netns: Netns) -> Self {
+        Self { netns, ready: RefCell::default() }
+    }
+
+    /// Connects to the application as `source` if given (else as the pod itself).
+    ///
+    /// With a source, replies return to us over `lo` through the mark and the pod's loop route.
+    ///
+    /// # Errors
+    /// The namespace is gone, no source port is free, the application refuses, or `timeout` passes.
+    pub async fn dial(
+        &self,
+        source: Option<IpAddr>,
+        destination: SocketAddr,
+        timeout: Duration,
+    ) -> io::Result<TcpStream> {
         // The pod's own address needs no disguise, and answers to it would not come back over `lo`.
-        let Some(source) = source.filter(|source| *source != destination.ip()) else {
-            let socket = netns.enter(|| tcp(destination))??;
-            prefer_unpaced(&socket);
-            return connect(socket, destination).await;
-        };
+        let source = source.filter(|source| *source != destination.ip());
+        within(timeout, async {
+            match source {
+                Some(source) => self.dial_as(source, destination).await,
+                None => {
+                    let socket = self.netns.enter(|| tcp(destination))??;
+                    prefer_unpaced(&socket);
+                    connect(socket, destination).await
+                }
+            }
+        })
+        .await
+    }
+
+    async fn dial_as(&self, source: IpAddr, destination: SocketAddr) -> io::Result<TcpStream> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-        for _ in 0..PORT_ATTEMPTS {
-            let port = rand::rng().random_range(SOURCE_PORTS);
-            match dial_as(netns, SocketAddr::new(source, port), destination).await {
+        for attempt in 0..PORT_ATTEMPTS {
+            let port = if attempt == 0 {
+                ports::next(self.netns.inode(), source, destination)
+            } else {
+                ports::random()
+            };
+            let socket = self.take(destination)?;
+            let connected = match socket.bind(&SocketAddr::new(source, port).into()) {
+                Ok(()) => connect(socket, destination).await,
+                Err(error) => Err(error),
+            };
+            match connected {
                 Err(error) if is_port_taken(&error) => last = error,
                 result => return result,
             }
         }
         Err(last)
-    };
-    within(timeout, connect).await
+    }
+
+    /// A socket of the destination's family; others are made with it if there is none.
+    fn take(&self, destination: SocketAddr) -> io::Result<Socket> {
+        let mut ready = self.ready.borrow_mut();
+        let ready = &mut ready[usize::from(destination.is_ipv6())];
+        if let Some(socket) = ready.pop() {
+            return Ok(socket);
+        }
+        let made: io::Result<Vec<_>> =
+            self.netns.enter(|| (0..STOCK).map(|_| disguisable(destination)).collect())?;
+        ready.extend(made?);
+        // None only if `STOCK` were 0.
+        ready.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
 }
 
 /// Connects to the outside from inside a pod, with the pod's address.
@@ -64,15 +110,13 @@ pub async fn dial_from(
     timeout: Duration,
 ) -> io::Result<TcpStream> {
     let socket = netns.enter(|| tcp(destination))??;
+    keep_alive(&socket)?;
     within(timeout, connect(socket, destination)).await
 }
 
-async fn dial_as(
-    netns: &Netns,
-    source: SocketAddr,
-    destination: SocketAddr,
-) -> io::Result<TcpStream> {
-    let socket = netns.enter(|| tcp(destination))??;
+/// A socket in the calling thread's network namespace that can be bound to any address.
+fn disguisable(destination: SocketAddr) -> io::Result<Socket> {
+    let socket = tcp(destination)?;
     prefer_unpaced(&socket);
     set_transparent(&socket, destination)?;
     socket.set_mark(MARK_LOOP)?;
@@ -80,12 +124,24 @@ async fn dial_as(
     // loop table, so the connection arrives on `lo` and is not captured again.
     socket.bind_device(Some(b"lo"))?;
     socket.set_reuse_address(true)?;
-    socket.bind(&source.into())?;
-    connect(socket, destination).await
+    Ok(socket)
 }
 
 async fn connect(socket: Socket, destination: SocketAddr) -> io::Result<TcpStream> {
-    TcpSocket::from_std_stream(socket.into()).connect(destination).await
+    match socket.connect(&destination.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    // Over `lo` the handshake has ended when connect(2) returns: nobody must be woken for it.
+    let connected = socket.peer_addr().is_ok();
+    let stream = TcpStream::from_std(socket.into())?;
+    if !connected {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
+    Ok(stream)
 }
 
 async fn within<T>(

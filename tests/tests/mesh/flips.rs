@@ -68,7 +68,7 @@ async fn strict_resets_200_open_plaintext_connections_in_a_second_and_no_mutual_
     }
     let after = plain.iter().map(|(_, _, ended)| ended.saturating_duration_since(applied));
     let last = after.max().unwrap();
-    println!("{OPEN} plaintext connections: the last was reset {last:?} after kubectl returned");
+    eprintln!("{OPEN} plaintext connections: the last was reset {last:?} after kubectl returned");
     assert!(last < Duration::from_secs(1), "open plaintext lived on for {last:?}");
     // A byte each 10 ms on each: whatever was lost, late or changed would have ended it.
     let tunnelled = tunnelled.unwrap();
@@ -105,13 +105,13 @@ async fn a_thousand_flips_under_load_let_no_plaintext_in_and_deny_no_mutual_tls(
         assert_eq!((strict.len(), permissive.len()), (TURNS / 2, TURNS / 2));
         let (shut, open) = (recorder.within(strict), recorder.within(permissive));
         let met = permissive.iter().filter(|span| recorder.within(&[**span]) > 0).count();
-        println!("{:?}: {open} plaintext bytes in {met} PERMISSIVE spans", PLACES[number]);
+        eprintln!("{:?}: {open} plaintext bytes in {met} PERMISSIVE spans", PLACES[number]);
         assert_eq!(shut, 0, "{:?}: plaintext accepted while STRICT", PLACES[number]);
         // The same eyes do see what is let in, in nearly every span.
         assert!(met > TURNS * 2 / 5, "{:?}: plaintext in {met} spans only", PLACES[number]);
     }
-    println!("in the clear: {} served, {} refused", callers.served(), callers.refused());
-    println!("mutual TLS: {tunnelled} bytes there and back");
+    eprintln!("in the clear: {} served, {} refused", callers.served(), callers.refused());
+    eprintln!("mutual TLS: {tunnelled} bytes there and back");
     assert!(callers.refused() > TURNS, "{} were refused", callers.refused());
     assert!(tunnelled > 1000, "{tunnelled} bytes");
 }
@@ -128,7 +128,7 @@ async fn flip(bench: &Bench) -> Vec<Spans> {
     let mut spans: Vec<Spans> = PLACES.iter().map(|_| Spans::default()).collect();
     let started = Instant::now();
     for turn in 0..TURNS {
-        let strict = |place: usize| (turn + place) % 2 == 0;
+        let strict = |place: usize| (turn + place).is_multiple_of(2);
         for place in 0..PLACES.len() {
             bench.cluster.api.store().apply(policy(place, strict(place))).unwrap();
         }
@@ -141,7 +141,7 @@ async fn flip(bench: &Bench) -> Vec<Spans> {
             of.push(Span { from, to });
         }
     }
-    println!("{} flips in {:?}", TURNS * PLACES.len(), started.elapsed());
+    eprintln!("{} flips in {:?}", TURNS * PLACES.len(), started.elapsed());
     spans
 }
 

@@ -50,7 +50,7 @@ async fn replacing_ten_thousand_policies_does_not_slow_requests_down() {
             tokio::join!(loaded, reload(&mut script, &generations, &stop));
         assert!(reloads > 0);
         let ratio = reloading.p99_us / quiet.p99_us;
-        println!(
+        eprintln!(
             "p99 {:.0} us quiet, {:.0} us during {reloads} reloads (slowest {slowest:?}): {ratio:.2}; \
              p50 {:.0}, {:.0}; slowest {:.0}, {:.0}",
             quiet.p99_us,
@@ -62,7 +62,7 @@ async fn replacing_ten_thousand_policies_does_not_slow_requests_down() {
         );
         ratios.push(ratio);
     }
-    println!("median of {} rounds: {:.2}", ratios.len(), median(&ratios));
+    eprintln!("median of {} rounds: {:.2}", ratios.len(), median(&ratios));
     assert!(median(&ratios) <= FACTOR, "{ratios:?}");
 }
 

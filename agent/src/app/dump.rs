@@ -15,6 +15,13 @@ use crate::observe::dump::{
     CertDump, CertificateDump, ConnectionDump, ConnectionsDump, ServiceDump, WorkloadInfoDump,
     WorkloadStateDump,
 };
+use crate::xds::XdsStatus;
+
+/// What discovery could not take, by name.
+pub(super) fn rejected(discovery: &XdsStatus) -> BTreeMap<String, String> {
+    let rejected = discovery.rejected.iter();
+    rejected.map(|((_, name), why)| (name.clone(), why.clone())).collect()
+}
 
 /// A service with its endpoints.
 pub(super) fn service(mesh: &Mesh, service: &Service) -> ServiceDump {

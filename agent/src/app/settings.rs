@@ -46,6 +46,7 @@ pub(super) fn discovery(config: &AgentConfig) -> XdsConfig {
         node_name: config.node_name.clone(),
         pod_name: config.pod_name.clone(),
         pod_namespace: config.pod_namespace.clone(),
+        root_namespace: config.root_namespace.clone(),
         instance_ip: config.instance_ip,
         metadata: BTreeMap::new(),
     }

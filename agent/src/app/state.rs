@@ -163,6 +163,7 @@ impl State {
             workloads: mesh.workloads().map(|workload| (&**workload).into()).collect(),
             services: mesh.services().map(|s| dump::service(&mesh, s)).collect(),
             policies: mesh.policies().map(|policy| (&**policy).into()).collect(),
+            rejected: dump::rejected(&self.discovery.borrow()),
             certificates: self.certificates.states().iter().map(dump::certificate).collect(),
             workload_state: dump::pods(&self.enrolled.borrow(), &connections),
             config: dump::config(&self.config),

@@ -22,6 +22,9 @@ pub struct ConfigDump {
     pub services: Vec<ServiceDump>,
     /// Policies of the mesh.
     pub policies: Vec<PolicyDump>,
+    /// Resources whose newest version cannot be read: why, and what is done without it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rejected: BTreeMap<String, String>,
     /// Certificates of this node's pods.
     pub certificates: Vec<CertificateDump>,
     /// This node's pods, by UID.

@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use arcstr::ArcStr;
 use sotto_proto::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use tokio::sync::mpsc;
@@ -53,12 +54,14 @@ enum StreamError {
 
 /// Keeps the store in step with the control plane until told to stop.
 pub async fn run(config: XdsConfig, store: Store, stop: CancellationToken, status: StatusWriter) {
+    let root = ArcStr::from(&*config.root_namespace);
+    let state = |kind| DeltaState::new(kind, root.clone());
     let mut client = Client {
         node: config.node(),
         config,
         store,
         status,
-        states: [ResourceKind::Address, ResourceKind::Authorization].map(DeltaState::new),
+        states: [ResourceKind::Address, ResourceKind::Authorization].map(state),
     };
     let mut backoff = Backoff::new();
     loop {
@@ -140,7 +143,8 @@ impl Client {
             tracing::warn!(
                 resource = rejection.name,
                 error = &rejection.error as &dyn Error,
-                "rejected a resource; its last good version stays in force"
+                "rejected a resource; {}",
+                rejection.instead
             );
         }
         tracing::debug!(kind = ?handled.kind, events = handled.events.len(), held = handled.held,

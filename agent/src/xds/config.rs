@@ -25,6 +25,8 @@ pub struct XdsConfig {
     pub pod_name: String,
     /// Our pod's namespace.
     pub pod_namespace: String,
+    /// The namespace whose policies govern the whole mesh.
+    pub root_namespace: String,
     /// Our pod's address.
     pub instance_ip: IpAddr,
     /// Further metadata to tell the control plane.

@@ -10,11 +10,13 @@ mod workload;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use arcstr::ArcStr;
 use prost::Message;
 use prost_types::Any;
 use sotto_proto::security;
 use sotto_proto::workload::{Address, address};
 
+use crate::mesh::policy::PolicyScope;
 use crate::mesh::spiffe::SpiffeIdError;
 use crate::mesh::{MeshEvent, PolicyKey, ResourceKind, ServiceKey};
 
@@ -84,6 +86,38 @@ pub fn event(kind: ResourceKind, resource: Option<&Any>) -> Result<MeshEvent, De
     }
 }
 
+/// The policy that a resource's name stands for, whatever the name is.
+pub(super) fn policy_key_of_name(name: &str) -> PolicyKey {
+    let nowhere = || PolicyKey { namespace: ArcStr::new(), name: name.into() };
+    policy_key(name).unwrap_or_else(|_| nowhere())
+}
+
+/// Whom a policy that cannot be decoded may govern; none if it would not be enforced anyway.
+///
+/// What can be read of the content counts if it is that policy's; else its namespace does. One of
+/// the root namespace, or of none, may govern the whole mesh.
+pub(super) fn scope_of_unreadable(
+    key: &PolicyKey,
+    resource: Option<&Any>,
+    root_namespace: &str,
+) -> Option<PolicyScope> {
+    let ours = resource.filter(|any| any.type_url == type_url(ResourceKind::Authorization));
+    let content = ours.and_then(|any| security::Authorization::decode(any.value.as_slice()).ok());
+    let content =
+        content.filter(|policy| policy.namespace == *key.namespace && policy.name == *key.name);
+    if content.as_ref().is_some_and(|policy| policy.dry_run) {
+        return None;
+    }
+    let told = content.and_then(|policy| authorization::scope(policy.scope).ok());
+    Some(told.unwrap_or_else(|| {
+        if key.namespace == root_namespace || key.namespace.is_empty() {
+            PolicyScope::Global
+        } else {
+            PolicyScope::Namespace
+        }
+    }))
+}
+
 /// 4 or 16 bytes as a canonical address.
 fn ip(bytes: &[u8], what: &'static str) -> Result<IpAddr, DecodeError> {
     if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
@@ -124,6 +158,6 @@ fn reference(text: &str) -> Result<(&str, &str), DecodeError> {
 }
 
 /// A name that must not be empty.
-fn named(text: String, what: &'static str) -> Result<arcstr::ArcStr, DecodeError> {
+fn named(text: String, what: &'static str) -> Result<ArcStr, DecodeError> {
     if text.is_empty() { Err(DecodeError::Missing(what)) } else { Ok(text.into()) }
 }

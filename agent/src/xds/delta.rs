@@ -2,11 +2,13 @@
 //!
 //! One [`DeltaState`] per kind remembers the name and version of every resource held, so that a
 //! new stream gets only what changed and learns what went. Whatever a response holds that can be
-//! used is used: a bad resource is named in the answer and its last good version stays.
+//! used is used: a bad resource is named in the answer and its last good version stays. A policy
+//! that never had one is told to the mesh all the same, as it may deny.
 
 use std::collections::HashMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
+use arcstr::ArcStr;
 use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 
@@ -33,6 +35,29 @@ pub struct Rejection {
     pub name: String,
     /// What is wrong with it.
     pub error: DecodeError,
+    /// What is done without it.
+    pub instead: Instead,
+}
+
+/// What is done without a resource that was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instead {
+    /// An earlier version stays.
+    LastGood,
+    /// Nothing is allowed that the policy may govern.
+    DenyAll,
+    /// Nothing.
+    Nothing,
+}
+
+impl fmt::Display for Instead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LastGood => "its last good version stays in force",
+            Self::DenyAll => "nothing that it may govern is allowed until it can be read",
+            Self::Nothing => "it is left out",
+        })
+    }
 }
 
 /// What came of a response.
@@ -56,7 +81,10 @@ pub struct Handled {
 #[derive(Debug)]
 pub struct DeltaState {
     kind: ResourceKind,
+    root_namespace: ArcStr,
     held: HashMap<String, Held>,
+    /// Policies that never had a version that could be read.
+    unreadable: HashMap<String, PolicyKey>,
 }
 
 #[derive(Debug)]
@@ -80,15 +108,18 @@ const MAX_REASONS: usize = 20;
 const INVALID_ARGUMENT: i32 = 3;
 
 impl DeltaState {
-    /// Holding nothing.
-    pub fn new(kind: ResourceKind) -> Self {
-        Self { kind, held: HashMap::new() }
+    /// Holding nothing. Policies of the root namespace may govern the whole mesh.
+    pub fn new(kind: ResourceKind, root_namespace: impl Into<ArcStr>) -> Self {
+        let root_namespace = root_namespace.into();
+        Self { kind, root_namespace, held: HashMap::new(), unreadable: HashMap::new() }
     }
 
-    /// The first request of a stream: everything of this kind, except what is held already.
+    /// The first request of a stream: everything of this kind, except what is held already. What
+    /// could not be read is named without a version: it comes again, or its removal does.
     pub fn initial_request(&self, node: &Node) -> DeltaDiscoveryRequest {
-        let versions =
-            self.held.iter().map(|(name, held)| (name.clone(), held.version.clone())).collect();
+        let held = self.held.iter().map(|(name, held)| (name.clone(), held.version.clone()));
+        let unreadable = self.unreadable.keys().map(|name| (name.clone(), String::new()));
+        let versions = held.chain(unreadable).collect();
         DeltaDiscoveryRequest {
             node: Some(node.clone()),
             type_url: type_url(self.kind).to_owned(),
@@ -106,14 +137,18 @@ impl DeltaState {
             // A name that is not held never existed here: legal.
             if let Some(held) = self.held.remove(&name) {
                 events.push(held.key.removal());
+            } else if let Some(key) = self.unreadable.remove(&name) {
+                events.push(MeshEvent::RemovePolicy(key));
             }
             settled.push(name);
         }
         for resource in response.resources {
-            let name = resource.name.clone();
-            match self.take(resource, &mut events) {
-                Ok(()) => settled.push(name),
-                Err(error) => rejected.push(Rejection { name, error }),
+            match self.take(&resource, &mut events) {
+                Ok(()) => settled.push(resource.name),
+                Err(error) => {
+                    let instead = self.without(&resource, &mut events);
+                    rejected.push(Rejection { name: resource.name, error, instead });
+                }
             }
         }
         let reply = DeltaDiscoveryRequest {
@@ -125,22 +160,54 @@ impl DeltaState {
         Handled { kind: self.kind, events, rejected, settled, held: self.held.len(), reply }
     }
 
-    fn take(&mut self, resource: Resource, events: &mut Vec<MeshEvent>) -> Result<(), DecodeError> {
+    fn take(
+        &mut self,
+        resource: &Resource,
+        events: &mut Vec<MeshEvent>,
+    ) -> Result<(), DecodeError> {
         let Resource { name, version, resource, .. } = resource;
         let event = decode::event(self.kind, resource.as_ref())?;
         let Some(key) = ResourceKey::of(&event) else {
             return Err(DecodeError::Missing("resource"));
         };
         // Names and contents are one to one, so that a removal by name is unambiguous.
-        if key.name() != name {
+        if key.name() != *name {
             return Err(DecodeError::Name(key.name()));
         }
-        match self.held.insert(name, Held { version, key: key.clone() }) {
+        if let Some(unreadable) = self.unreadable.remove(name) {
+            events.push(MeshEvent::RemovePolicy(unreadable));
+        }
+        let held = Held { version: version.clone(), key: key.clone() };
+        match self.held.insert(name.clone(), held) {
             Some(old) if old.key != key => events.push(old.key.removal()),
             _ => {}
         }
         events.push(event);
         Ok(())
+    }
+
+    /// What to do without a resource that cannot be taken.
+    fn without(&mut self, resource: &Resource, events: &mut Vec<MeshEvent>) -> Instead {
+        if self.held.contains_key(&resource.name) {
+            return Instead::LastGood;
+        }
+        if self.kind != ResourceKind::Authorization {
+            return Instead::Nothing;
+        }
+        let key = decode::policy_key_of_name(&resource.name);
+        let body = resource.resource.as_ref();
+        match decode::scope_of_unreadable(&key, body, &self.root_namespace) {
+            Some(scope) => {
+                self.unreadable.insert(resource.name.clone(), key.clone());
+                events.push(MeshEvent::UnreadablePolicy(key, scope));
+                Instead::DenyAll
+            }
+            None => {
+                let earlier = self.unreadable.remove(&resource.name);
+                events.extend(earlier.map(MeshEvent::RemovePolicy));
+                Instead::Nothing
+            }
+        }
     }
 }
 
@@ -180,7 +247,7 @@ fn error_detail(rejected: &[Rejection]) -> Option<Status> {
         return None;
     }
     let reasons = rejected.iter().take(MAX_REASONS);
-    let reasons = reasons.map(|Rejection { name, error }| format!("{name}: {}", chain(error)));
+    let reasons = reasons.map(|Rejection { name, error, .. }| format!("{name}: {}", chain(error)));
     let mut message = reasons.collect::<Vec<_>>().join("; ");
     if rejected.len() > MAX_REASONS {
         // Writing to a string cannot fail.

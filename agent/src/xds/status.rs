@@ -49,8 +49,7 @@ pub struct XdsStatus {
     pub address: KindStatus,
     /// Policies.
     pub authorization: KindStatus,
-    /// Resources whose newest version was rejected, and why. An earlier version of them, if there
-    /// was one, stays in force.
+    /// Resources whose newest version was rejected: why, and what is done without it.
     pub rejected: BTreeMap<(ResourceKind, String), String>,
 }
 
@@ -102,9 +101,10 @@ impl StatusWriter {
             for name in &handled.settled {
                 status.rejected.remove(&(handled.kind, name.clone()));
             }
-            for Rejection { name, error } in &handled.rejected {
+            for Rejection { name, error, instead } in &handled.rejected {
                 if status.rejected.len() < MAX_REJECTIONS {
-                    status.rejected.insert((handled.kind, name.clone()), chain(error));
+                    let why = format!("{}; {instead}", chain(error));
+                    status.rejected.insert((handled.kind, name.clone()), why);
                 }
             }
         });

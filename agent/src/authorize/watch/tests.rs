@@ -245,6 +245,43 @@ async fn a_withdrawn_workload_is_judged_as_it_last_was() {
     assert_eq!(open.await.unwrap(), Denial::Explicit(first_rule("bookinfo/p")));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_cannot_be_read_is_waited_for_then_denies_until_it_is_mended() {
+    let start = Instant::now();
+    let mut world = World::synced(&[]);
+    let unreadable = || MeshEvent::UnreadablePolicy(key("bookinfo/p"), PolicyScope::Namespace);
+    let denied = Denial::UnreadablePolicy(key("bookinfo/p"));
+    let open = world.revoked(&authenticated());
+    settle().await;
+    world.store.apply([unreadable()]);
+    assert_eq!(world.permit(&authenticated()).await, Err(denied.clone()));
+    assert_eq!(open.await.unwrap(), denied);
+    assert_eq!((start.elapsed(), denied.by()), (WAIT, Some(key("bookinfo/p").into())));
+    // Mended, spoilt again (the good version stays), removed.
+    world.policy("bookinfo/p", vec![]);
+    assert!(world.permit(&authenticated()).await.is_ok());
+    world.store.apply([unreadable()]);
+    assert!(world.permit(&authenticated()).await.is_ok());
+    world.store.apply([MeshEvent::RemovePolicy(key("bookinfo/p")), unreadable()]);
+    world.store.apply([MeshEvent::RemovePolicy(key("bookinfo/p"))]);
+    assert!(world.permit(&authenticated()).await.is_ok());
+    assert_eq!(start.elapsed(), WAIT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_is_mended_in_time_costs_an_open_connection_nothing() {
+    let mut world = World::synced(&[]);
+    let open = world.revoked(&authenticated());
+    settle().await;
+    let scope = PolicyScope::Namespace;
+    world.store.apply([MeshEvent::UnreadablePolicy(key("bookinfo/p"), scope)]);
+    tokio::time::sleep(WAIT / 2).await;
+    world.store.apply([MeshEvent::RemovePolicy(key("bookinfo/p"))]);
+    tokio::time::sleep(WAIT * 4).await;
+    assert!(!open.is_finished());
+    open.abort();
+}
+
 #[test]
 fn what_an_open_connection_costs_is_small() {
     let world = World::new();

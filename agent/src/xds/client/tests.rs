@@ -141,6 +141,7 @@ fn config(address: SocketAddr, directory: &Path) -> XdsConfig {
         node_name: "node1".to_owned(),
         pod_name: "sotto-x".to_owned(),
         pod_namespace: "istio-system".to_owned(),
+        root_namespace: "istio-system".to_owned(),
         instance_ip: IpAddr::from([172, 31, 0, 11]),
         metadata: BTreeMap::new(),
     }
@@ -231,6 +232,7 @@ async fn a_rejected_resource_is_reported_until_it_is_replaced() {
     assert!(reader.load().workload(&WorkloadUid("uid-b".into())).is_some());
     let now = status(&mut state, |status| !status.rejected.is_empty()).await;
     assert_eq!(now.rejected.keys().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["uid-a"]);
+    assert!(now.rejected.values().all(|why| why.ends_with("; it is left out")));
     assert_eq!((now.address.messages, now.address.rejected_messages), (1, 1));
     stream.respond(workload("uid-a", "2")).await;
     assert_eq!(stream.request().await.error_detail, None);

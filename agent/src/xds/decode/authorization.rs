@@ -15,12 +15,7 @@ use crate::mesh::{Authorization, PolicyKey};
 use super::{DecodeError, ip, named};
 
 pub(super) fn authorization(from: proto::Authorization) -> Result<Authorization, DecodeError> {
-    let scope = match proto::Scope::try_from(from.scope) {
-        Ok(proto::Scope::Global) => PolicyScope::Global,
-        Ok(proto::Scope::Namespace) => PolicyScope::Namespace,
-        Ok(proto::Scope::WorkloadSelector) => PolicyScope::WorkloadSelector,
-        Err(_) => return Err(DecodeError::Unsupported { what: "scope", value: from.scope }),
-    };
+    let scope = scope(from.scope)?;
     let action = match proto::Action::try_from(from.action) {
         Ok(proto::Action::Allow) => Action::Allow,
         Ok(proto::Action::Deny) => Action::Deny,
@@ -36,6 +31,15 @@ pub(super) fn authorization(from: proto::Authorization) -> Result<Authorization,
         groups: from.groups.into_iter().map(group).collect::<Result<_, _>>()?,
         dry_run: from.dry_run,
     })
+}
+
+pub(super) fn scope(value: i32) -> Result<PolicyScope, DecodeError> {
+    match proto::Scope::try_from(value) {
+        Ok(proto::Scope::Global) => Ok(PolicyScope::Global),
+        Ok(proto::Scope::Namespace) => Ok(PolicyScope::Namespace),
+        Ok(proto::Scope::WorkloadSelector) => Ok(PolicyScope::WorkloadSelector),
+        Err(_) => Err(DecodeError::Unsupported { what: "scope", value }),
+    }
 }
 
 fn group(from: proto::Group) -> Result<Group, DecodeError> {

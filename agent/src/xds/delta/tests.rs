@@ -10,6 +10,9 @@ use prost_types::Any;
 use sotto_proto::{security, workload as proto};
 
 use super::*;
+use crate::mesh::policy::PolicyScope;
+
+const ROOT: &str = "istio-system";
 
 fn any(kind: ResourceKind, message: &impl Message) -> Any {
     Any { type_url: type_url(kind).to_owned(), value: message.encode_to_vec() }
@@ -100,7 +103,7 @@ impl Follower {
 
 #[test]
 fn the_first_request_subscribes_to_everything_and_says_who_asks() {
-    let state = DeltaState::new(ResourceKind::Authorization);
+    let state = DeltaState::new(ResourceKind::Authorization, ROOT);
     let node =
         Node { id: "ztunnel~1.2.3.4~p.ns~ns.svc.cluster.local".into(), ..Default::default() };
     let expected = DeltaDiscoveryRequest {
@@ -113,7 +116,7 @@ fn the_first_request_subscribes_to_everything_and_says_who_asks() {
 
 #[test]
 fn a_good_response_is_acknowledged_by_its_nonce() {
-    let mut state = DeltaState::new(ResourceKind::Address);
+    let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let handled = state.on_response(response(vec![resource("uid:a", 1)], &[]));
     let expected = DeltaDiscoveryRequest {
         type_url: ADDRESS_TYPE.into(),
@@ -126,7 +129,7 @@ fn a_good_response_is_acknowledged_by_its_nonce() {
 
 #[test]
 fn a_bad_resource_is_named_and_the_others_are_taken() {
-    let mut state = DeltaState::new(ResourceKind::Address);
+    let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let all = vec![resource("uid:a", 1), bad("uid:b", 1), resource("ns/host", 1)];
     let handled = state.on_response(response(all, &[]));
     assert_eq!(handled.settled, ["uid:a", "ns/host"]);
@@ -139,7 +142,7 @@ fn a_bad_resource_is_named_and_the_others_are_taken() {
 
 #[test]
 fn a_rejected_version_leaves_the_last_good_one() {
-    let mut state = DeltaState::new(ResourceKind::Authorization);
+    let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
     let good = policy("ns/p", 1);
     assert_eq!(state.on_response(response(vec![good], &[])).events.len(), 1);
     let handled = state.on_response(response(vec![policy("ns/p", 7)], &[]));
@@ -151,9 +154,105 @@ fn a_rejected_version_leaves_the_last_good_one() {
     assert!(matches!(handled.events[..], [MeshEvent::RemovePolicy(_)]));
 }
 
+fn unreadable(name: &str) -> Resource {
+    let resource = Some(Any { type_url: AUTHORIZATION_TYPE.into(), value: vec![0xff] });
+    Resource { name: name.into(), resource, ..Default::default() }
+}
+
+fn key(namespace: &str, name: &str) -> PolicyKey {
+    PolicyKey { namespace: namespace.into(), name: name.into() }
+}
+
+/// What a policy that never could be read comes to.
+fn check_unreadable(resource: Resource, expected: &[MeshEvent], instead: Instead) {
+    let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
+    let handled = state.on_response(response(vec![resource], &[]));
+    assert_eq!((handled.events.as_slice(), handled.held), (expected, 0));
+    assert_eq!(handled.rejected[0].instead, instead);
+    assert!(handled.reply.error_detail.is_some());
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_is_told_in_its_scope_or_that_of_its_namespace() {
+    let check = |resource: Resource, namespace: &str, name: &str, scope| {
+        let told = MeshEvent::UnreadablePolicy(key(namespace, name), scope);
+        check_unreadable(resource, &[told], Instead::DenyAll);
+    };
+    let scoped = |name: &str, scope: security::Scope, action| {
+        let (namespace, plain) = name.split_once('/').unwrap();
+        let policy = security::Authorization {
+            name: plain.into(),
+            namespace: namespace.into(),
+            scope: scope.into(),
+            action,
+            ..Default::default()
+        };
+        let resource = Some(any(ResourceKind::Authorization, &policy));
+        Resource { name: name.into(), resource, ..Default::default() }
+    };
+    check(scoped("ns/p", security::Scope::Namespace, 7), "ns", "p", PolicyScope::Namespace);
+    check(scoped("ns/p", security::Scope::Global, 7), "ns", "p", PolicyScope::Global);
+    let selector = security::Scope::WorkloadSelector;
+    check(scoped("ns/p", selector, 7), "ns", "p", PolicyScope::WorkloadSelector);
+    // Bytes that say nothing.
+    check(unreadable("ns/p"), "ns", "p", PolicyScope::Namespace);
+    check(unreadable("istio-system/p"), "istio-system", "p", PolicyScope::Global);
+    check(unreadable("p"), "", "p", PolicyScope::Global);
+    // Content that is another policy's says nothing of this one.
+    let other = Resource { name: "ns/p".into(), ..scoped("a/b", selector, 0) };
+    check(other, "ns", "p", PolicyScope::Namespace);
+    let foreign = Any { type_url: ADDRESS_TYPE.into(), value: vec![] };
+    let foreign = Resource { resource: Some(foreign), ..unreadable("ns/p") };
+    check(foreign, "ns", "p", PolicyScope::Namespace);
+    check(Resource { resource: None, ..unreadable("ns/p") }, "ns", "p", PolicyScope::Namespace);
+}
+
+#[test]
+fn a_dry_run_that_cannot_be_read_denies_nothing() {
+    let dry = security::Authorization {
+        name: "p".into(),
+        namespace: "ns".into(),
+        action: 7,
+        dry_run: true,
+        ..Default::default()
+    };
+    let resource = Some(any(ResourceKind::Authorization, &dry));
+    let resource = Resource { resource, ..unreadable("ns/p") };
+    check_unreadable(resource, &[], Instead::Nothing);
+}
+
+#[test]
+fn an_address_that_cannot_be_read_is_left_out() {
+    let mut state = DeltaState::new(ResourceKind::Address, ROOT);
+    let handled = state.on_response(response(vec![bad("uid:a", 1)], &[]));
+    assert_eq!((handled.events, handled.rejected[0].instead), (vec![], Instead::Nothing));
+}
+
+#[test]
+fn a_policy_that_could_not_be_read_ends_when_it_is_mended_or_removed() {
+    let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
+    let names =
+        |state: &DeltaState| state.initial_request(&Node::default()).initial_resource_versions;
+    state.on_response(response(vec![unreadable("ns/p")], &[]));
+    // A new stream names it, so that a removal meanwhile is learnt.
+    assert_eq!(names(&state), [("ns/p".to_owned(), String::new())].into());
+    let removed = state.on_response(response(vec![], &["ns/p"]));
+    assert_eq!(removed.events, [MeshEvent::RemovePolicy(key("ns", "p"))]);
+    assert_eq!(names(&state).len(), 0);
+    state.on_response(response(vec![unreadable("ns/p")], &[]));
+    let mended = state.on_response(response(vec![policy("ns/p", 1)], &[]));
+    let [MeshEvent::RemovePolicy(gone), MeshEvent::Policy(came)] = &mended.events[..] else {
+        panic!("{:?}", mended.events);
+    };
+    assert_eq!((gone, &came.key), (&key("ns", "p"), &key("ns", "p")));
+    // From now on there is a good version to keep.
+    let again = state.on_response(response(vec![unreadable("ns/p")], &[]));
+    assert_eq!((again.events, again.rejected[0].instead), (vec![], Instead::LastGood));
+}
+
 #[test]
 fn a_name_that_is_not_the_contents_is_rejected() {
-    let mut state = DeltaState::new(ResourceKind::Address);
+    let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let mut wrong = resource("uid:a", 1);
     wrong.name = "uid:b".into();
     let handled = state.on_response(response(vec![wrong], &[]));
@@ -163,14 +262,14 @@ fn a_name_that_is_not_the_contents_is_rejected() {
 
 #[test]
 fn the_removal_of_an_unknown_name_is_legal() {
-    let mut state = DeltaState::new(ResourceKind::Address);
+    let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let handled = state.on_response(response(vec![], &["uid:never"]));
     assert_eq!((handled.events, handled.reply.error_detail), (vec![], None));
 }
 
 #[test]
 fn a_long_list_of_rejections_is_cut_short() {
-    let mut state = DeltaState::new(ResourceKind::Address);
+    let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let all = (0..100).map(|n| bad(&format!("uid:{n}"), 1)).collect();
     let message = state.on_response(response(all, &[])).reply.error_detail.unwrap().message;
     assert!(message.ends_with("; and 80 more"), "{message}");
@@ -246,7 +345,7 @@ proptest! {
     #[test]
     fn what_is_held_is_what_the_server_holds(steps in vec(any_step(), 0..60)) {
         let mut server = Server::default();
-        let mut state = DeltaState::new(ResourceKind::Address);
+        let mut state = DeltaState::new(ResourceKind::Address, ROOT);
         let mut follower = Follower::default();
         for step in steps.iter().chain([&Step::Push(2)]) {
             server.step(step);

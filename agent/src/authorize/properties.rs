@@ -10,9 +10,11 @@ use proptest::sample::select;
 use crate::mesh::policy::{
     Action, Authorization, Group, Match, PolicyScope, Rule, ServiceAccountMatch, StringMatch,
 };
-use crate::mesh::{Mesh, MeshEvent, PolicyKey, SpiffeId, Store, Workload};
+use crate::mesh::{MatchedRule, Mesh, MeshEvent, PolicyKey, SpiffeId, Store, Workload};
 
-use super::{Considered, Decision, Denial, Finding, Request, STATIC_STRICT, decide, explain};
+use super::{
+    Considered, Decision, Denial, Finding, Permit, Request, STATIC_STRICT, Subject, decide, explain,
+};
 
 // Few values, so that they meet.
 const NAMESPACES: [&str; 3] = ["a", "b", "root"];
@@ -49,13 +51,10 @@ fn any_pattern() -> impl Strategy<Value = StringMatch> {
     ]
 }
 
-fn few<T: std::fmt::Debug>(
+fn few<T: std::fmt::Debug + Clone>(
     element: impl Strategy<Value = T> + 'static,
 ) -> impl Strategy<Value = Vec<T>> {
-    prop_oneof![3 => Just(0..=0_usize), 1 => Just(1..=2)].prop_flat_map({
-        let element = element.boxed();
-        move |size| vec(element.clone(), size)
-    })
+    prop_oneof![3 => Just(Vec::new()), 1 => vec(element, 1..=2)]
 }
 
 fn any_match() -> impl Strategy<Value = Match> {
@@ -131,6 +130,74 @@ fn mesh(policies: &[Authorization]) -> Arc<Mesh> {
     reader.load()
 }
 
+/// The same policies at the end of a history: `before` was in force, and part of it was replaced.
+fn mesh_after(before: &[Authorization], policies: &[Authorization]) -> Arc<Mesh> {
+    let (mut store, reader) = Store::new();
+    let event = |policy: &Authorization| MeshEvent::Policy(Arc::new(policy.clone()));
+    store.apply(before.iter().map(event));
+    store.apply(policies.iter().map(event));
+    let stays = |key: &PolicyKey| policies.iter().any(|policy| policy.key == *key);
+    let gone = before.iter().map(|policy| policy.key.clone()).filter(|key| !stays(key));
+    store.apply(gone.map(MeshEvent::RemovePolicy));
+    reader.load()
+}
+
+/// Policies that ask for little, so that many of them match.
+fn any_plain_policy() -> impl Strategy<Value = Authorization> {
+    let scope = prop_oneof![
+        2 => Just(PolicyScope::Namespace),
+        1 => Just(PolicyScope::Global),
+        1 => Just(PolicyScope::WorkloadSelector),
+    ];
+    let action = select(vec![Action::Allow, Action::Deny]);
+    let group = vec(any_plain_match(), 1..3).prop_map(|matches| {
+        let rules = matches.into_iter().map(|condition| Rule { matches: vec![condition] });
+        Group { rules: rules.collect() }
+    });
+    let name = (0..20_u8).prop_map(|name| arcstr::format!("p{name:02}"));
+    (select(&NAMESPACES[..]), name, scope, action, vec(group, 1..3)).prop_map(
+        |(namespace, name, scope, action, groups)| Authorization {
+            key: PolicyKey { namespace: namespace.into(), name },
+            scope,
+            action,
+            groups,
+            dry_run: false,
+        },
+    )
+}
+
+/// One field, of those an index may use and one that it may not.
+fn any_plain_match() -> impl Strategy<Value = Match> {
+    let parts = (0..6_u8, select(&NAMESPACES[..]), select(&ACCOUNTS[..]), select(&PORTS[..]));
+    parts.prop_map(|(kind, namespace, account, port)| {
+        let exact = |text: arcstr::ArcStr| vec![StringMatch::Exact(text)];
+        let mut condition = Match::default();
+        match kind {
+            0 => condition.namespaces = exact(namespace.into()),
+            1 => {
+                let principal = arcstr::format!("cluster.local/ns/{namespace}/sa/{account}");
+                condition.principals = exact(principal);
+            }
+            2 => condition.service_accounts.push(ServiceAccountMatch {
+                namespace: namespace.into(),
+                service_account: account.into(),
+            }),
+            3 => condition.destination_ports = vec![port],
+            4 => condition.source_ips = vec!["10.0.0.1/32".parse().unwrap()],
+            _ => condition.not_destination_ports = vec![port],
+        }
+        condition
+    })
+}
+
+fn many_plain_policies() -> impl Strategy<Value = Vec<Authorization>> {
+    vec(any_plain_policy(), 0..24).prop_map(|mut policies| {
+        policies.sort_by(|a, b| a.key.cmp(&b.key));
+        policies.dedup_by(|a, b| a.key == b.key);
+        policies
+    })
+}
+
 fn outcome(decision: &Decision) -> Outcome {
     match decision {
         Decision::Allow(_) => Outcome::Allow,
@@ -159,6 +226,46 @@ fn follows_from(considered: &[Considered]) -> Outcome {
         Outcome::Allow
     } else {
         Outcome::Deny
+    }
+}
+
+/// Every policy asked in turn, in the order that decides which one is named.
+mod walk {
+    use super::*;
+
+    pub(super) fn decide(all: &[Authorization], to: &Workload, request: &Request) -> Decision {
+        let subject = Subject::new(request);
+        let mut sorted: Vec<_> = all.iter().collect();
+        sorted.sort_by_key(|policy| &policy.key);
+        let of = |scope| sorted.iter().copied().filter(move |policy| policy.scope == scope);
+        let here = of(PolicyScope::Namespace).filter(|policy| policy.key.namespace == to.namespace);
+        let found = |key: &PolicyKey| all.iter().find(|policy| policy.key == *key);
+        let listed = to.authorization_policies.iter().filter_map(found);
+        let governing = of(PolicyScope::Global).chain(here).chain(listed);
+        let enforced: Vec<_> = governing.filter(|policy| !policy.dry_run).collect();
+        let first = |action| {
+            let mut policies = enforced.iter().filter(|policy| policy.action == action);
+            policies.find_map(|policy| {
+                let rule = Some(subject.matched_by(policy)?);
+                Some(MatchedRule { policy: policy.key.clone(), rule })
+            })
+        };
+        let missing = to.authorization_policies.iter().filter(|key| found(key).is_none());
+        let (strict, unknown): (Vec<_>, Vec<_>) =
+            missing.cloned().partition(|key| key.name == STATIC_STRICT);
+        let strict = strict.last().filter(|_| request.source.is_none());
+        let strict = strict.map(|key| MatchedRule::from(key.clone()));
+        if let Some(by) = strict.or_else(|| first(Action::Deny)) {
+            Decision::Deny(Denial::Explicit(by))
+        } else if !unknown.is_empty() {
+            Decision::Unknown(unknown)
+        } else if let Some(by) = first(Action::Allow) {
+            Decision::Allow(Permit { by: Some(by) })
+        } else if enforced.iter().any(|policy| policy.action == Action::Allow) {
+            Decision::Deny(Denial::NotAllowed)
+        } else {
+            Decision::Allow(Permit { by: None })
+        }
     }
 }
 
@@ -252,7 +359,7 @@ mod reference {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
 
     #[test]
     fn a_decision_is_that_of_the_plain_rules(
@@ -260,6 +367,58 @@ proptest! {
     ) {
         let decision = decide(&mesh(&policies), &workload, &request);
         prop_assert_eq!(outcome(&decision), reference::decide(&policies, &workload, &request));
+        prop_assert_eq!(decision, walk::decide(&policies, &workload, &request));
+    }
+
+    #[test]
+    fn among_many_policies_the_same_one_is_named_as_by_asking_each(
+        before in many_plain_policies(), policies in many_plain_policies(),
+        namespace in select(&NAMESPACES[..]), listed in 0..24_usize, request in any_request(),
+    ) {
+        let ip = "10.0.0.2".parse().unwrap();
+        let mut workload = Workload::pod("c", namespace, "pod", "sa", ip).unwrap();
+        // In no order of keys, so that the order of the list counts.
+        workload.authorization_policies =
+            policies.iter().rev().take(listed).map(|policy| policy.key.clone()).collect();
+        let decision = decide(&mesh_after(&before, &policies), &workload, &request);
+        prop_assert_eq!(decision, walk::decide(&policies, &workload, &request));
+    }
+
+    #[test]
+    fn without_one_allow_policy_no_more_is_denied_by_others(
+        policies in any_policies(), workload in any_workload(), request in any_request(),
+    ) {
+        // Taking an ALLOW away may allow what others did not (when it was the last one), but it
+        // never turns a DENY into anything else, and never adds one.
+        let Some(at) = policies.iter().position(|policy| policy.action == Action::Allow) else {
+            return Ok(());
+        };
+        let explicit = |decision: &Decision| matches!(decision, Decision::Deny(Denial::Explicit(_)));
+        let mut fewer = policies.clone();
+        let removed = fewer.remove(at);
+        let mut unnamed = workload.clone();
+        let kept = workload.authorization_policies.iter().filter(|key| **key != removed.key);
+        unnamed.authorization_policies = kept.cloned().collect();
+        let with = decide(&mesh(&policies), &workload, &request);
+        let without = decide(&mesh(&fewer), &unnamed, &request);
+        prop_assert_eq!(explicit(&with), explicit(&without));
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_read_allows_nothing_it_may_govern(
+        policies in any_policies(), workload in any_workload(), request in any_request(),
+        scope in select(vec![PolicyScope::Global, PolicyScope::Namespace]),
+    ) {
+        let (mut store, reader) = Store::new();
+        store.apply(policies.iter().map(|policy| MeshEvent::Policy(Arc::new(policy.clone()))));
+        let before = decide(&reader.load(), &workload, &request);
+        let key = PolicyKey { namespace: workload.namespace.clone(), name: "zz".into() };
+        store.apply([MeshEvent::UnreadablePolicy(key.clone(), scope)]);
+        let during = decide(&reader.load(), &workload, &request);
+        let explicit = matches!(before, Decision::Deny(Denial::Explicit(_)));
+        prop_assert!(outcome(&during) == Outcome::Unknown || explicit && during == before);
+        store.apply([MeshEvent::RemovePolicy(key)]);
+        prop_assert_eq!(decide(&reader.load(), &workload, &request), before);
     }
 
     #[test]

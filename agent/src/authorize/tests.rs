@@ -469,6 +469,7 @@ fn denials_say_why() {
     check(Denial::Explicit(rule("a/b", 1)), "explicitly denied by: a/b", 401);
     check(Denial::NotAllowed, "allow policies exist, but none allowed", 401);
     check(Denial::UnknownPolicy(key("a/b")), "policy a/b is referenced but unknown", 401);
+    check(Denial::UnreadablePolicy(key("a/b")), "policy a/b is here but cannot be read", 401);
     check(Denial::UnknownWorkload, "workload unknown", 503);
 }
 
@@ -479,4 +480,228 @@ fn identities_of_other_trust_domains_have_other_principals() {
     let here =
         Match { principals: exact("cluster.local/ns/bookinfo/sa/productpage"), ..Match::default() };
     check_match(here, &request, false);
+}
+
+#[test]
+fn a_destination_range_and_its_opposite_are_about_the_pods_address() {
+    let to =
+        |range: &str| Match { destination_ips: vec![range.parse().unwrap()], ..Match::default() };
+    let not = |range: &str| Match {
+        not_destination_ips: vec![range.parse().unwrap()],
+        ..Match::default()
+    };
+    for (range, holds) in
+        [("10.0.0.0/24", true), ("10.0.0.2/32", true), ("10.0.0.1/32", false), ("::/0", false)]
+    {
+        check_match(to(range), &plaintext(), holds);
+        check_match(not(range), &plaintext(), !holds);
+    }
+    let v6 = Request { destination: "[fd00::2]:9080".parse().unwrap(), ..plaintext() };
+    check_match(to("fd00::/64"), &v6, true);
+    check_match(to("0.0.0.0/0"), &v6, false);
+    let mapped = Request { destination: "[::ffff:10.0.0.2]:9080".parse().unwrap(), ..plaintext() };
+    check_match(to("10.0.0.2/32"), &mapped, true);
+}
+
+#[test]
+fn of_a_positive_list_one_is_enough_and_of_a_negative_list_none_may_match() {
+    let strings = |texts: [&str; 2]| texts.map(|text| StringMatch::Exact(text.into())).to_vec();
+    let ranges = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
+    let account = |namespace: &str| ServiceAccountMatch {
+        namespace: namespace.into(),
+        service_account: "productpage".into(),
+    };
+    let accounts = |of: [&str; 2]| of.map(account).to_vec();
+    let me = "cluster.local/ns/bookinfo/sa/productpage";
+    let any = Match::default;
+    for (positive, negative) in [
+        (
+            Match { namespaces: strings(["other", "bookinfo"]), ..any() },
+            Match { not_namespaces: strings(["other", "bookinfo"]), ..any() },
+        ),
+        (
+            Match { principals: strings(["other", me]), ..any() },
+            Match { not_principals: strings(["other", me]), ..any() },
+        ),
+        (
+            Match { service_accounts: accounts(["other", "bookinfo"]), ..any() },
+            Match { not_service_accounts: accounts(["other", "bookinfo"]), ..any() },
+        ),
+        (
+            Match { source_ips: ranges(["1.1.1.1/32", "10.0.0.1/32"]), ..any() },
+            Match { not_source_ips: ranges(["1.1.1.1/32", "10.0.0.1/32"]), ..any() },
+        ),
+        (
+            Match { destination_ips: ranges(["1.1.1.1/32", "10.0.0.2/32"]), ..any() },
+            Match { not_destination_ips: ranges(["1.1.1.1/32", "10.0.0.2/32"]), ..any() },
+        ),
+        (
+            Match { destination_ports: vec![80, 9080], ..any() },
+            Match { not_destination_ports: vec![80, 9080], ..any() },
+        ),
+    ] {
+        check_match(positive, &productpage(), true);
+        check_match(negative, &productpage(), false);
+    }
+}
+
+#[test]
+fn a_positive_and_a_negative_list_of_one_field_must_both_hold() {
+    let except = |not: &str| Match {
+        namespaces: presence(),
+        not_namespaces: exact(not),
+        ..Match::default()
+    };
+    check_match(except("other"), &productpage(), true);
+    check_match(except("bookinfo"), &productpage(), false);
+    check_match(except("other"), &plaintext(), false);
+}
+
+#[test]
+fn patterns_mean_the_same_for_namespaces_and_where_they_are_negated() {
+    let me = "cluster.local/ns/bookinfo/sa/productpage";
+    for (pattern, text, holds) in [
+        (StringMatch::Prefix as fn(_) -> _, "book", true),
+        (StringMatch::Prefix, "info", false),
+        (StringMatch::Suffix, "info", true),
+        (StringMatch::Suffix, "book", false),
+        (StringMatch::Exact, "bookinfo", true),
+        (StringMatch::Exact, "Bookinfo", false),
+    ] {
+        let namespaces = vec![pattern(text.into())];
+        let condition = Match { namespaces: namespaces.clone(), ..Match::default() };
+        check_match(condition, &productpage(), holds);
+        let condition = Match { not_namespaces: namespaces, ..Match::default() };
+        check_match(condition, &productpage(), !holds);
+    }
+    for (pattern, holds) in [
+        (StringMatch::Prefix("cluster.local/ns/bookinfo/".into()), true),
+        (StringMatch::Suffix("/sa/productpage".into()), true),
+        (StringMatch::Exact(me.into()), true),
+        (StringMatch::Suffix("/sa/details".into()), false),
+    ] {
+        let condition = Match { not_principals: vec![pattern], ..Match::default() };
+        check_match(condition, &productpage(), !holds);
+    }
+}
+
+#[test]
+fn a_rule_of_empty_matches_alone_never_holds() {
+    check(vec![group(vec![vec![Match::default(), Match::default()]])], &productpage(), false);
+    let hit = Match { destination_ports: vec![9080], ..Match::default() };
+    check(vec![group(vec![vec![hit], vec![Match::default()]])], &productpage(), false);
+}
+
+#[test]
+fn to_from_and_when_must_all_hold() {
+    let to = Match { destination_ports: vec![9080], ..Match::default() };
+    let from =
+        Match { principals: exact("cluster.local/ns/bookinfo/sa/productpage"), ..Match::default() };
+    let when = |range: &str| Match { source_ips: vec![range.parse().unwrap()], ..Match::default() };
+    let all = |range| vec![group(vec![vec![to.clone()], vec![from.clone()], vec![when(range)]])];
+    check(all("10.0.0.0/8"), &productpage(), true);
+    check(all("192.168.0.0/16"), &productpage(), false);
+    check(all("10.0.0.0/8"), &plaintext(), false);
+}
+
+#[test]
+fn a_deny_policy_without_groups_is_a_no_op() {
+    let nothing = policy("bookinfo/nothing", PolicyScope::Namespace, Action::Deny, vec![]);
+    assert_eq!(verdict(&decide(&mesh(vec![nothing]), &workload(&[]), &plaintext())), "allow");
+}
+
+#[test]
+fn an_allow_policy_of_any_scope_denies_what_none_allows_and_one_of_any_scope_allows() {
+    let scoped = [
+        ("istio-system/p", PolicyScope::Global),
+        ("bookinfo/p", PolicyScope::Namespace),
+        ("bookinfo/s", PolicyScope::WorkloadSelector),
+    ];
+    for (name, scope) in scoped {
+        let nothing = policy(name, scope, Action::Allow, vec![]);
+        let to = workload(&["bookinfo/s"]);
+        let to = if scope == PolicyScope::WorkloadSelector { to } else { workload(&[]) };
+        let decision = decide(&mesh(vec![nothing.clone()]), &to, &productpage());
+        assert_eq!(decision, Decision::Deny(Denial::NotAllowed), "{name}");
+        for (other, other_scope) in scoped.into_iter().filter(|(other, _)| *other != name) {
+            let allow = policy(other, other_scope, Action::Allow, vec![group(vec![])]);
+            let decision = decide(
+                &mesh(vec![nothing.clone(), allow]),
+                &workload(if [scope, other_scope].contains(&PolicyScope::WorkloadSelector) {
+                    &["bookinfo/s"]
+                } else {
+                    &[]
+                }),
+                &productpage(),
+            );
+            assert_eq!(verdict(&decision), "allow", "{name} {other}");
+        }
+    }
+}
+
+#[test]
+fn the_policy_named_is_the_meshs_then_the_namespaces_then_the_first_listed() {
+    let deny = |name: &str, scope| policy(name, scope, Action::Deny, vec![group(vec![])]);
+    let all = [
+        deny("istio-system/b", PolicyScope::Global),
+        deny("istio-system/c", PolicyScope::Global),
+        deny("bookinfo/a", PolicyScope::Namespace),
+        deny("bookinfo/b", PolicyScope::Namespace),
+        deny("bookinfo/z", PolicyScope::WorkloadSelector),
+        deny("bookinfo/y", PolicyScope::WorkloadSelector),
+    ];
+    let to = workload(&["bookinfo/z", "bookinfo/y"]);
+    for (from, named) in all.iter().enumerate() {
+        let left = all[from..].iter().rev().cloned().collect();
+        let named = MatchedRule { policy: named.key.clone(), rule: Some(0) };
+        let decision = decide(&mesh(left), &to, &plaintext());
+        assert_eq!(decision, Decision::Deny(Denial::Explicit(named)));
+    }
+}
+
+#[test]
+fn plaintext_is_let_in_unless_strict_and_mutual_tls_always() {
+    let strict = "istio-system/istio_converted_static_strict";
+    for (policies, plain, mutual) in [(&[][..], "allow", "allow"), (&[strict][..], "deny", "allow")]
+    {
+        let to = workload(policies);
+        assert_eq!(verdict(&decide(&Mesh::default(), &to, &plaintext())), plain);
+        assert_eq!(verdict(&decide(&Mesh::default(), &to, &productpage())), mutual);
+    }
+    let Decision::Deny(denial) = decide(&Mesh::default(), &workload(&[strict]), &plaintext())
+    else {
+        panic!("plaintext is let in");
+    };
+    assert_eq!(denial.to_string(), format!("explicitly denied by: {strict}"));
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_allows_nothing_in_its_scope() {
+    let check = |name: &str, scope, expected: &str| {
+        let (mut store, reader) = Store::new();
+        store.apply([MeshEvent::UnreadablePolicy(key(name), scope)]);
+        let decision = decide(&reader.load(), &workload(&[]), &productpage());
+        assert_eq!(verdict(&decision), expected, "{name} {scope:?}");
+    };
+    check("bookinfo/p", PolicyScope::Namespace, "unknown");
+    check("other/p", PolicyScope::Namespace, "allow");
+    check("other/p", PolicyScope::Global, "unknown");
+    // Only who names it is concerned, and finds it missing.
+    check("bookinfo/p", PolicyScope::WorkloadSelector, "allow");
+}
+
+#[test]
+fn an_explanation_lists_a_policy_that_cannot_be_read() {
+    let (mut store, reader) = Store::new();
+    store.apply([MeshEvent::UnreadablePolicy(key("bookinfo/p"), PolicyScope::Namespace)]);
+    let explained = explain(&reader.load(), &workload(&["bookinfo/late"]), &productpage());
+    let listed: Vec<_> =
+        explained.considered.into_iter().map(|policy| (policy.scope, policy.finding)).collect();
+    assert_eq!(
+        listed,
+        [
+            (PolicyScope::Namespace, Finding::Unreadable),
+            (PolicyScope::WorkloadSelector, Finding::Missing),
+        ]
+    );
 }

@@ -58,3 +58,69 @@ impl Watchers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::mesh::policy::{Action, Authorization, PolicyScope};
+    use crate::mesh::{MeshEvent, PolicyKey, ResourceKind, Store};
+
+    use super::*;
+
+    fn workload(name: &str, policies: &[&str]) -> Arc<Workload> {
+        let mut workload = Workload::pod("c", "ns", name, "sa", [10, 0, 0, 2].into()).unwrap();
+        let key = |name: &&str| PolicyKey { namespace: "ns".into(), name: (*name).into() };
+        workload.authorization_policies = policies.iter().map(key).collect();
+        Arc::new(workload)
+    }
+
+    #[test]
+    fn a_pod_is_woken_by_its_own_changes_and_those_of_policies_alone() {
+        let (mut store, reader) = Store::new();
+        let mut mine = reader.changes_for(&"ns".into(), &"mine".into());
+        let mut check = |store: &mut Store, event: MeshEvent, woken: bool| {
+            let what = format!("{event:?}");
+            store.apply([event]);
+            assert_eq!(mine.has_changed().unwrap(), woken, "{what}");
+            mine.mark_unchanged();
+        };
+        check(&mut store, MeshEvent::Workload(workload("mine", &[])), true);
+        // What changes nothing wakes nobody.
+        check(&mut store, MeshEvent::Workload(workload("mine", &[])), false);
+        check(&mut store, MeshEvent::Workload(workload("other", &[])), false);
+        check(&mut store, MeshEvent::Workload(workload("other", &["p"])), false);
+        check(&mut store, MeshEvent::RemoveWorkload(workload("other", &[]).uid.clone()), false);
+        check(&mut store, MeshEvent::Workload(workload("mine", &["p"])), true);
+        check(&mut store, MeshEvent::RemoveWorkload(workload("mine", &[]).uid.clone()), true);
+        let key = PolicyKey { namespace: "elsewhere".into(), name: "p".into() };
+        let policy = Authorization {
+            key: key.clone(),
+            scope: PolicyScope::Namespace,
+            action: Action::Deny,
+            groups: vec![],
+            dry_run: false,
+        };
+        check(&mut store, MeshEvent::Policy(Arc::new(policy)), true);
+        check(&mut store, MeshEvent::RemovePolicy(key.clone()), true);
+        check(&mut store, MeshEvent::UnreadablePolicy(key, PolicyScope::Global), true);
+        // The same pod under another unique name, and under another name.
+        let mut renamed = Workload::clone(&workload("mine", &[]));
+        renamed.uid = crate::mesh::WorkloadUid("odd".into());
+        check(&mut store, MeshEvent::Workload(Arc::new(renamed.clone())), true);
+        renamed.name = "other".into();
+        check(&mut store, MeshEvent::Workload(Arc::new(renamed)), true);
+        store.set_synced(ResourceKind::Authorization);
+        assert!(mine.has_changed().unwrap());
+    }
+
+    #[test]
+    fn pods_nobody_waits_for_are_forgotten() {
+        let watchers = Watchers::default();
+        let kept = watchers.subscribe(&"ns".into(), &"kept".into());
+        for name in 0..100 {
+            drop(watchers.subscribe(&"ns".into(), &arcstr::format!("{name}")));
+        }
+        assert!(watchers.0.lock().len() <= 2);
+        watchers.wake_all();
+        assert!(kept.has_changed().unwrap());
+    }
+}

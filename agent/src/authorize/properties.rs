@@ -150,12 +150,12 @@ fn any_plain_policy() -> impl Strategy<Value = Authorization> {
         1 => Just(PolicyScope::WorkloadSelector),
     ];
     let action = select(vec![Action::Allow, Action::Deny]);
-    let group = vec(any_plain_match(), 1..3).prop_map(|matches| {
+    let group = vec(any_plain_match(), 1..=2).prop_map(|matches| {
         let rules = matches.into_iter().map(|condition| Rule { matches: vec![condition] });
         Group { rules: rules.collect() }
     });
-    let name = (0..20_u8).prop_map(|name| arcstr::format!("p{name:02}"));
-    (select(&NAMESPACES[..]), name, scope, action, vec(group, 1..3)).prop_map(
+    let name = (0..8_u8).prop_map(|name| arcstr::format!("p{name:02}"));
+    (select(&NAMESPACES[..]), name, scope, action, vec(group, 1..=2)).prop_map(
         |(namespace, name, scope, action, groups)| Authorization {
             key: PolicyKey { namespace: namespace.into(), name },
             scope,
@@ -191,7 +191,7 @@ fn any_plain_match() -> impl Strategy<Value = Match> {
 }
 
 fn many_plain_policies() -> impl Strategy<Value = Vec<Authorization>> {
-    vec(any_plain_policy(), 0..24).prop_map(|mut policies| {
+    vec(any_plain_policy(), 0..10).prop_map(|mut policies| {
         policies.sort_by(|a, b| a.key.cmp(&b.key));
         policies.dedup_by(|a, b| a.key == b.key);
         policies
@@ -373,7 +373,7 @@ proptest! {
     #[test]
     fn among_many_policies_the_same_one_is_named_as_by_asking_each(
         before in many_plain_policies(), policies in many_plain_policies(),
-        namespace in select(&NAMESPACES[..]), listed in 0..24_usize, request in any_request(),
+        namespace in select(&NAMESPACES[..]), listed in 0..10_usize, request in any_request(),
     ) {
         let ip = "10.0.0.2".parse().unwrap();
         let mut workload = Workload::pod("c", namespace, "pod", "sa", ip).unwrap();

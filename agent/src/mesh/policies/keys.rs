@@ -4,6 +4,8 @@
 //! cannot be looked up (patterns, ranges, everything with `not`) asks for nothing here.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use arcstr::ArcStr;
@@ -112,12 +114,12 @@ fn group_keys(group: &Group) -> Vec<Key> {
 }
 
 /// The values of the rule that leaves the fewest: all rules must hold, so any one of them will do.
-fn fewest<T: PartialEq>(group: &Group, of: fn(&Match) -> Option<Vec<T>>) -> Option<Vec<T>> {
+fn fewest<T: Eq + Hash>(group: &Group, of: fn(&Match) -> Option<Vec<T>>) -> Option<Vec<T>> {
     group.rules.iter().filter_map(|rule| required(rule, of)).min_by_key(Vec::len)
 }
 
 /// The values of which a request must show one to meet a rule; none if it may do without.
-fn required<T: PartialEq>(rule: &Rule, of: fn(&Match) -> Option<Vec<T>>) -> Option<Vec<T>> {
+fn required<T: Eq + Hash>(rule: &Rule, of: fn(&Match) -> Option<Vec<T>>) -> Option<Vec<T>> {
     if rule.matches.is_empty() {
         return None;
     }
@@ -184,13 +186,6 @@ fn account(identity: &SpiffeId) -> Source {
     }
 }
 
-/// Short lists only.
-fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
-    let mut distinct = Vec::new();
-    for value in values {
-        if !distinct.contains(&value) {
-            distinct.push(value);
-        }
-    }
-    distinct
+fn distinct<T: Eq + Hash>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+    values.into_iter().collect::<HashSet<_>>().into_iter().collect()
 }

@@ -10,7 +10,7 @@ pub mod load;
 mod machine;
 mod measure;
 mod memory;
-mod peer;
+pub mod peer;
 mod report;
 mod rounds;
 mod site;
@@ -144,7 +144,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let mut site = Site::start(rival.as_ref()).await?;
     let taken = take(&mut site, &plan, name).await;
     let taken = taken.with_context(|| site.post_mortem());
-    let left = site.stop().await;
+    let left = Box::pin(site.stop()).await;
     for error in &left {
         print(&format!("not cleaned up: {error:#}\n"));
     }

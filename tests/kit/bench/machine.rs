@@ -1,5 +1,6 @@
 //! The machine: what it is, and how much of it is used by us and by others.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,8 @@ pub(super) struct Machine {
     pub(super) kernel: String,
     /// What new sockets of the pods use; the agents' in-pod legs may choose another.
     pub(super) congestion_control: String,
-    /// What the tunnels of each mesh use.
-    pub(super) tunnels: Vec<String>,
+    /// What the tunnels use, by side.
+    pub(super) tunnels: BTreeMap<String, String>,
     /// The build profile of the programs that were measured.
     pub(super) profile: String,
 }
@@ -39,9 +40,9 @@ pub(super) fn describe(site: &Site) -> Result<Machine> {
     })
 }
 
-fn of_tunnels(site: &Site, side: Side) -> Result<String> {
+fn of_tunnels(site: &Site, side: Side) -> Result<(String, String)> {
     let used: Vec<String> = site.tunnels(side)?.congestion.into_iter().collect();
-    Ok(format!("{} {}", side.word(), if used.is_empty() { "-".into() } else { used.join(", ") }))
+    Ok((side.word().to_owned(), used.join(", ")))
 }
 
 /// Cargo's folder of this program: that of the agents as well.

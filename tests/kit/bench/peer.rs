@@ -2,7 +2,7 @@
 //! the pods and the policy that Sotto has. The bench plays the node agent beside it: it writes the
 //! redirection into the pods, hands over their network namespaces, and reports them as enrolled.
 
-mod rules;
+pub mod rules;
 mod zds;
 
 use std::path::Path;

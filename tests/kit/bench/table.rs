@@ -4,22 +4,23 @@ use std::fmt;
 
 use super::report::{Results, Row, Spread};
 
+const SOTTO: &str = "sotto";
+
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let machine = &self.machine;
         writeln!(f, "{} CPUs ({}), Linux {}", machine.cpus, machine.model, machine.kernel)?;
-        writeln!(
-            f,
-            "congestion control: pods {}; tunnels of {}",
-            machine.congestion_control,
-            machine.tunnels.join("; of ")
-        )?;
+        write!(f, "congestion control: pods {}", machine.congestion_control)?;
+        for (side, used) in &machine.tunnels {
+            write!(f, ", tunnels of {} {used}", self.name(side))?;
+        }
+        writeln!(f)?;
         writeln!(
             f,
             "programs of profile {}; {} rounds of {} s a load, {} s of churn",
             machine.profile, self.rounds, self.seconds, self.churn_seconds
         )?;
-        writeln!(f, "median (least..most); ratios of medians\n")?;
+        writeln!(f, "median (least..most); ratios of medians, sotto's to the others'\n")?;
         rows(f, &self.rows, self.other.as_deref())?;
         writeln!(f)?;
         self.proven(f)?;
@@ -29,12 +30,25 @@ impl fmt::Display for Results {
 }
 
 impl Results {
+    /// What a side is called in the table.
+    fn name<'a>(&'a self, side: &'a str) -> &'a str {
+        match side {
+            "mesh" => SOTTO,
+            "other" => self.other.as_deref().unwrap_or(side),
+            _ => side,
+        }
+    }
+
     fn proven(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[expect(clippy::cast_precision_loss, reason = "for people")]
         let gb = |bytes: u64| bytes as f64 / 1e9;
         self.crossed.iter().try_for_each(|one| {
             let (sent, crossed) = (gb(one.sent_bytes), gb(one.crossed_bytes));
-            writeln!(f, "{}: {sent:.2} GB of streams, {crossed:.2} GB on port 15008", one.side)
+            writeln!(
+                f,
+                "{}: {sent:.2} GB of streams, {crossed:.2} GB on port 15008",
+                self.name(&one.side)
+            )
         })
     }
 
@@ -65,7 +79,7 @@ impl Results {
         }
         writeln!(f, "errors: {}", self.failures.iter().map(|one| one.errors).sum::<u64>())?;
         self.failures.iter().try_for_each(|one| {
-            let (measure, round, side) = (&one.measure, one.round, &one.side);
+            let (measure, round, side) = (&one.measure, one.round, self.name(&one.side));
             writeln!(
                 f,
                 "  {measure} round {round} {side}: {}, the first: {}",
@@ -77,8 +91,7 @@ impl Results {
 
 /// Words to the left, numbers to the right; the other's columns only if there is one.
 fn rows(f: &mut fmt::Formatter<'_>, rows: &[Row], other: Option<&str>) -> fmt::Result {
-    let mut head: Vec<String> =
-        ["measure", "figure", "plain TCP", "sotto"].map(String::from).into();
+    let mut head: Vec<String> = ["measure", "figure", "plain TCP", SOTTO].map(String::from).into();
     head.extend(other.map(String::from));
     head.push(String::from("/plain"));
     head.extend(other.map(|other| format!("/{other}")));

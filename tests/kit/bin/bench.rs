@@ -6,5 +6,5 @@ use clap::Parser;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    kit::bench::run(kit::bench::Args::parse()).await
+    Box::pin(kit::bench::run(kit::bench::Args::parse())).await
 }

@@ -51,7 +51,7 @@ table inet peer {
 ///
 /// # Errors
 /// The kernel or the tools refuse one.
-pub(super) fn write(pod: &RunningPod) -> Result<()> {
+pub fn write(pod: &RunningPod) -> Result<()> {
     let enter = format!("--net={}", pod.netns.display());
     command::feed("nsenter", [&enter, "--", "nft", "-f", "-"], RULESET)
         .context("load the peer's redirection")?;

@@ -26,6 +26,9 @@ pub(in crate::bench) struct Row {
     pub(in crate::bench) disturbed: bool,
 }
 
+/// What was asked of agents: figures, and the samples of each.
+pub(in crate::bench) type Asked = Vec<(String, Vec<f64>)>;
+
 /// What was seen in the rounds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::bench) struct Spread {
@@ -99,10 +102,7 @@ pub(in crate::bench) fn of_loads(measure: &Measure, samples: &[Sampled]) -> Vec<
 }
 
 /// The rows of what was asked of agents: for each figure its samples, by side.
-pub(in crate::bench) fn of_agents(
-    measure: &Measure,
-    sides: &[(Side, Vec<(String, Vec<f64>)>)],
-) -> Vec<Row> {
+pub(in crate::bench) fn of_agents(measure: &Measure, sides: &[(Side, Asked)]) -> Vec<Row> {
     let find = |side: Side, figure: &str| {
         let (_, figures) = sides.iter().find(|(of, _)| *of == side)?;
         let (_, samples) = figures.iter().find(|(name, _)| name == figure)?;

@@ -40,7 +40,7 @@ fn machine() -> Machine {
         model: String::from("m"),
         kernel: String::from("6"),
         congestion_control: String::from("bbr"),
-        tunnels: vec![String::from("mesh bbr")],
+        tunnels: [(String::from("mesh"), String::from("cubic"))].into(),
         profile: String::from("quick"),
     }
 }
@@ -138,6 +138,7 @@ fn json_keeps_all() {
     let mut one = with_other(round(1, (100, 10), 0.2), 20, 0.0);
     one.samples[1].1.report.errors = 1;
     let results = Results::new(&plan(), machine(), Some(String::from("ztunnel")), &[one]);
+    assert!(results.to_string().contains("tunnels of sotto cubic"), "{results}");
     let text = serde_json::to_string(&results).unwrap();
     assert_eq!(serde_json::from_str::<Results>(&text).unwrap(), results);
 }

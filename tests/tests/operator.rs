@@ -152,13 +152,20 @@ async fn who_would_break_is_told_and_why_one_is_denied() {
     }
     assert!(denied >= 1.0, "{denied}");
 
-    // Enrolled, and counted from zero: nobody would break.
+    // Enrolled by now: what came in the clear before does not count, as no agent has restarted.
     world.cluster.delete(STRICT).await.unwrap();
     let (key, ambient) = ("istio.io/dataplane-mode", Some("ambient"));
     world.cluster.label_namespace("legacy", key, ambient).await.unwrap();
     world
         .until("sleep is enrolled", 0, "ALLOWED  port 9080, HBONE, as it comes now", &explain)
         .await;
+    let (one, other) = (world.admins[0].clone(), world.admins[1].clone());
+    let migrate = ["migrate", "bookinfo", "--admin", &one, "--admin", &other];
+    let table = world.until("sleep would pass", 0, "would pass now", &migrate).await;
+    assert!(row(&table).contains("was plaintext until enrolled at "), "{table}");
+    assert!(table.ends_with("Nobody would break.\n"), "{table}");
+
+    // Counted from zero.
     world.restart_agents().await;
     world.call(0).await;
     let (exit, table) = world.migrate().await;

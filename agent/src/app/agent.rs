@@ -135,11 +135,13 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         .collect::<Result<Arc<[_]>, _>>()
         .context("failed to start the data threads")?;
 
-    let pods = Pods::new(kernel.clone(), workers.clone(), certificates.clone(), servers.clone());
+    let before = adopted.iter().map(|pod| pod.uid.clone());
+    let pods =
+        Pods::new(kernel.clone(), workers.clone(), certificates.clone(), servers.clone(), before);
     let settings = settings::enrolment(&config)?;
-    let (failure, enrolled) = enrol(settings, client, pods, adopted, &enrolment);
+    let (failure, enrolled) = enrol(settings, client, pods.clone(), adopted, &enrolment);
     let state =
-        Arc::new(State { config, mesh, certificates, discovery, enrolled, kernel, workers });
+        Arc::new(State { config, mesh, certificates, discovery, enrolled, kernel, workers, pods });
     state.clone().report(&metrics, log.dropped_lines);
     control.spawn(state.clone().upkeep(readiness.clone(), control.token.clone()));
     listen(&state, metrics, readiness, log.control, enrolment.token.clone(), &servers).await?;

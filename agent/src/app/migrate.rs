@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "this command answers on standard output")]
 
 pub(super) mod answer;
+mod verdict;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,12 +15,12 @@ use serde::Serialize;
 use super::{EXIT_DENIED, ask};
 use crate::config::MigrateArgs;
 use answer::{Answer, Client, Counts};
+use verdict::{Redirections, Told};
 
 /// Asks all agents and prints one report.
 pub(super) fn run(args: &MigrateArgs) -> ExitCode {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let printed = ask::block_on(ask_all(args)).and_then(|answers| {
-        let report = Report::new(answers, now, args.since)?;
+        let report = Report::new(answers, now(), args.since)?;
         let text =
             if args.json { serde_json::to_string_pretty(&report)? } else { report.to_string() };
         Ok((text, report.would_break))
@@ -33,12 +34,21 @@ pub(super) fn run(args: &MigrateArgs) -> ExitCode {
     }
 }
 
-async fn ask_all(args: &MigrateArgs) -> anyhow::Result<Vec<Answer>> {
+/// Since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+async fn ask_all(args: &MigrateArgs) -> anyhow::Result<Vec<Told>> {
     let query = match &args.namespace {
         Some(namespace) => format!("/plaintext?namespace={namespace}"),
         None => "/plaintext".to_owned(),
     };
-    let asked = args.admin.iter().map(|admin| ask::get::<Answer>(admin, &query));
+    let asked = args.admin.iter().map(async |admin| {
+        let asked = now();
+        let answer = ask::get::<Answer>(admin, &query).await?;
+        anyhow::Ok(Told { answer, asked, answered: now() })
+    });
     futures::future::try_join_all(asked).await
 }
 
@@ -61,10 +71,10 @@ impl Report {
     ///
     /// # Errors
     /// A node that runs enrolled pods was not asked: what it knows would be missing.
-    fn new(answers: Vec<Answer>, now: Duration, since: Option<Duration>) -> anyhow::Result<Self> {
-        let nodes: BTreeSet<_> = answers.iter().map(|answer| answer.node.clone()).collect();
+    fn new(answers: Vec<Told>, now: Duration, since: Option<Duration>) -> anyhow::Result<Self> {
+        let nodes: BTreeSet<_> = answers.iter().map(|told| told.answer.node.clone()).collect();
         let needed: BTreeSet<_> =
-            answers.iter().flat_map(|answer| answer.enrolled.keys()).collect();
+            answers.iter().flat_map(|told| told.answer.enrolled.keys()).collect();
         let missing: Vec<_> =
             needed.into_iter().filter(|node| !nodes.contains(*node)).map(String::as_str).collect();
         ensure!(
@@ -73,13 +83,22 @@ impl Report {
             missing.join(", ")
         );
         let mut others = Counts::default();
+        let redirections = Redirections::new(&answers);
         // An agent that was asked twice counts once.
         let mut heard = BTreeSet::new();
         let (mut not_enrolled, mut clients) = (BTreeSet::new(), Vec::new());
-        for answer in answers.into_iter().filter(|answer| heard.insert(answer.node.clone())) {
-            others.add(answer.others);
-            not_enrolled.extend(answer.not_enrolled);
-            clients.extend(answer.clients);
+        for mut told in answers {
+            if !heard.insert(told.answer.node.clone()) {
+                continue;
+            }
+            others.add(told.answer.others);
+            not_enrolled.extend(std::mem::take(&mut told.answer.not_enrolled));
+            // Before rows of several nodes are put together: each has a clock of its own.
+            for mut client in std::mem::take(&mut told.answer.clients) {
+                client.passes_since = redirections.pass_since(&client, &told);
+                client.opened.clear();
+                clients.push(client);
+            }
         }
         let recent = |client: &Client| {
             let age = now.as_secs().saturating_sub(client.last_seen);
@@ -92,9 +111,9 @@ impl Report {
     }
 }
 
-/// Policy lets it in now.
+/// Policy lets it in now, and it may come in the clear again.
 fn would_break(client: &Client) -> bool {
-    client.denied_by.is_none()
+    client.denied_by.is_none() && client.passes_since.is_none()
 }
 
 impl fmt::Display for Report {
@@ -142,10 +161,18 @@ impl Report {
     fn row(&self, client: &Client) -> [String; 8] {
         let age = self.now.as_secs().saturating_sub(client.last_seen);
         let age = humantime::format_duration(Duration::from_secs(age));
-        let fate = match &client.denied_by {
-            Some(_) => "denied already",
-            None if client.client_enrolled => "breaks (the client is enrolled by now)",
-            None => "breaks",
+        let fate = match (&client.denied_by, client.passes_since) {
+            (Some(_), _) => "denied already".to_owned(),
+            (None, Some(since)) => {
+                let since = SystemTime::UNIX_EPOCH + Duration::from_secs(since);
+                let since = humantime::format_rfc3339_seconds(since);
+                format!("was plaintext until enrolled at {since}; would pass now")
+            }
+            (None, None) if client.client_enrolled => {
+                "breaks (enrolled by now, but seen in the clear since, or since when is not known)"
+                    .to_owned()
+            }
+            (None, None) => "breaks".to_owned(),
         };
         let Counts { open, total, denied } = client.counts;
         [
@@ -156,7 +183,7 @@ impl Report {
             total.to_string(),
             denied.to_string(),
             format!("{age} ago"),
-            fate.to_owned(),
+            fate,
         ]
     }
 }

@@ -3,11 +3,11 @@
 //! Enrolment decides, this does. A pod's connections outlive its release: rules and routes in the
 //! pod are taken back when the last of them has ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use nix::ifaddrs::getifaddrs;
@@ -45,11 +45,46 @@ pub(super) struct Pods {
 struct Table {
     captured: HashMap<PodUid, Arc<PodCapture>>,
     leaving: Vec<Arc<PodCapture>>,
+    /// Since when, of those whose connections are redirected.
+    since: HashMap<PodUid, Since>,
+    /// Captured by an agent before this one, and not again yet.
+    adopted: HashSet<PodUid>,
+}
+
+/// When a pod's connections began to be redirected.
+#[derive(Debug, Clone)]
+struct Since {
+    pod: Arc<LocalPod>,
+    /// None: before this agent started.
+    time: Option<SystemTime>,
+}
+
+/// A pod whose connections are redirected.
+#[derive(Debug, Clone)]
+pub(super) struct Redirected {
+    /// The pod.
+    pub(super) pod: Arc<LocalPod>,
+    /// Since when; none if since before this agent started.
+    pub(super) since: Option<SystemTime>,
 }
 
 impl Table {
     fn capture(&mut self, pod: Arc<PodCapture>) {
         self.captured.insert(pod.pod.uid.clone(), pod);
+    }
+
+    /// The kernel redirects a pod's connections from now on, if it did not before.
+    fn redirects(&mut self, pod: &Arc<LocalPod>, now: SystemTime) {
+        let adopted = self.adopted.remove(&pod.uid);
+        let before = self.since.get(&pod.uid).filter(|since| since.pod == *pod);
+        let time = before.map_or((!adopted).then_some(now), |since| since.time);
+        self.since.insert(pod.uid.clone(), Since { pod: pod.clone(), time });
+    }
+
+    /// From now on a pod's connections may go past the agent.
+    fn lets_out(&mut self, uid: &PodUid) {
+        self.since.remove(uid);
+        self.adopted.remove(uid);
     }
 
     fn release(&mut self, uid: &PodUid) -> Option<Arc<PodCapture>> {
@@ -108,14 +143,23 @@ pub(super) enum CaptureError {
 }
 
 impl Pods {
-    /// No pods yet.
+    /// No pods yet, but those that an agent before this one left captured.
     pub(super) fn new(
         kernel: SharedKernel,
         workers: Arc<[Worker]>,
         certificates: Certificates,
         tasks: Shutdown,
+        adopted: impl IntoIterator<Item = PodUid>,
     ) -> Self {
-        Self { kernel, workers, certificates, table: Arc::default(), tasks }
+        let table = Table { adopted: adopted.into_iter().collect(), ..Table::default() };
+        Self { kernel, workers, certificates, table: Arc::new(Mutex::new(table)), tasks }
+    }
+
+    /// The pods whose connections are redirected.
+    pub(super) fn redirected(&self) -> Vec<Redirected> {
+        let table = self.table.lock();
+        let redirected = |s: &Since| Redirected { pod: s.pod.clone(), since: s.time };
+        table.since.values().map(redirected).collect()
     }
 
     /// Listeners first, the kernel's redirection last; both block.
@@ -177,6 +221,7 @@ impl Capture for Pods {
         // Only now that the identity is known to be ours, lest another pod's end forgets it.
         self.certificates.prefetch(&capture.pod.identity);
         let mut listeners = self.redirect(capture.clone()).await?;
+        self.table.lock().redirects(&capture.pod, SystemTime::now());
         for (index, worker) in self.workers.iter().enumerate() {
             // From here on connections wait in the backlog; none is lost.
             if let Some(listeners) = listeners.take_thread(index) {
@@ -190,6 +235,7 @@ impl Capture for Pods {
         if departure == Departure::Vanished && self.table.lock().is_attached(uid) {
             return Err(CaptureError::StillThere);
         }
+        self.table.lock().lets_out(uid);
         let (kernel, of_kernel) = (self.kernel.clone(), uid.clone());
         tokio::task::spawn_blocking(move || kernel.lock().let_out(&of_kernel)).await??;
         tokio::time::sleep(UNDER_WAY).await;
@@ -249,6 +295,43 @@ mod tests {
         assert!(table.is_known(&first.pod.identity));
         assert!(table.ended(&first));
         assert!(!table.is_known(&first.pod.identity));
+    }
+
+    /// Since when a pod is known to be redirected, as seconds.
+    fn since(table: &Table, uid: &PodUid) -> Option<Option<u64>> {
+        let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        table.since.get(uid).map(|since| since.time.map(|time| seconds(time).as_secs()))
+    }
+
+    #[test]
+    fn a_pod_is_redirected_since_its_first_capture_with_what_is_excluded_now() {
+        let (mut table, capture) = (Table::default(), pod());
+        let (pod, uid) = (&capture.pod, &capture.pod.uid);
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        table.redirects(pod, at(1));
+        table.redirects(pod, at(2));
+        assert_eq!(since(&table, uid), Some(Some(1)), "nothing has changed since then");
+        let mut other = (**pod).clone();
+        other.exclusions.outbound_ports = vec![80];
+        table.redirects(&Arc::new(other), at(3));
+        assert_eq!(since(&table, uid), Some(Some(3)));
+        table.lets_out(uid);
+        assert_eq!(since(&table, uid), None);
+        table.redirects(pod, at(4));
+        assert_eq!(since(&table, uid), Some(Some(4)));
+    }
+
+    #[test]
+    fn since_when_an_adopted_pod_is_redirected_is_not_known() {
+        let capture = pod();
+        let uid = &capture.pod.uid;
+        let mut table = Table { adopted: HashSet::from([uid.clone()]), ..Table::default() };
+        table.redirects(&capture.pod, SystemTime::UNIX_EPOCH);
+        table.redirects(&capture.pod, SystemTime::now());
+        assert_eq!(since(&table, uid), Some(None));
+        table.lets_out(uid);
+        table.redirects(&capture.pod, SystemTime::UNIX_EPOCH);
+        assert_eq!(since(&table, uid), Some(Some(0)));
     }
 
     #[test]

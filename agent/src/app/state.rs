@@ -1,7 +1,7 @@
 //! What the agent shows of itself: metrics at a scrape, the dump, readiness.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use tracing::warn;
 
 use sotto_abi::{Counter, Counts};
 
-use super::pods::SharedKernel;
+use super::pods::{Pods, SharedKernel};
 use super::worker::{Command, Worker};
 use super::{dump, explain, migrate};
 use crate::config::AgentConfig;
@@ -46,6 +46,7 @@ pub(super) struct State {
     pub(super) enrolled: watch::Receiver<enroll::Status>,
     pub(super) kernel: SharedKernel,
     pub(super) workers: Arc<[Worker]>,
+    pub(super) pods: Pods,
 }
 
 impl State {
@@ -152,7 +153,10 @@ impl State {
         let (network, node) = (self.config.network.as_str().into(), &self.config.node_name);
         let namespace = asked.get("namespace").map(String::as_str);
         let mesh = self.mesh.load();
-        json(&migrate::answer::answer(&mesh, &network, node, namespace, threads)?)
+        let mut answer = migrate::answer::answer(&mesh, &network, node, namespace, threads)?;
+        answer.redirected = self.pods.redirected().iter().map(Into::into).collect();
+        answer.now = migrate::answer::milliseconds(SystemTime::now());
+        json(&answer)
     }
 
     /// What `/config_dump` shows; called outside the runtime's threads.

@@ -37,7 +37,8 @@ pub struct ExplainArgs {
     about = "Tell who would break if only mutual TLS were let in",
     long_about = "Ask running agents who still comes in the clear, and would break if only mutual \
         TLS (STRICT) were let in.\n\n\
-        Agents count plaintext connections since their start. Give --admin once for each node that \
+        Agents count plaintext connections since their start. A client that was enrolled after its \
+        last one does not count, if the agents of all its pods are asked too. Give --admin once for each node that \
         runs enrolled pods of the namespace: a node that is left out is an error. The admin page \
         listens on its node's loopback only: run this on the node, or forward each agent's port \
         (kubectl -n istio-system port-forward pod/AGENT 15000).\n\n\

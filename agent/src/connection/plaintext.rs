@@ -53,6 +53,8 @@ pub struct PlaintextPeer {
     pub tally: Tally,
     /// When the last one opened, was denied, or ended.
     pub last_seen: SystemTime,
+    /// When the last one opened or was denied.
+    pub last_opened: SystemTime,
 }
 
 /// All that one thread counted.
@@ -137,11 +139,13 @@ impl PlaintextCounters {
             request: request.clone(),
             tally: Tally::default(),
             last_seen: SystemTime::UNIX_EPOCH,
+            last_opened: SystemTime::UNIX_EPOCH,
         });
         peer.workload = encounter.workload.map(|workload| workload.workload_name.clone());
         peer.request = request.clone();
         peer.tally.add(one);
         peer.last_seen = SystemTime::now();
+        peer.last_opened = peer.last_seen;
         Some(key)
     }
 }

@@ -1,11 +1,14 @@
 //! What an agent answers to `/plaintext`: who came in the clear, and whether policy lets them in
 //! still.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::SystemTime;
 
+use arcstr::ArcStr;
 use serde::{Deserialize, Serialize};
 
+use crate::app::pods;
 use crate::authorize::{Decision, decide};
 use crate::connection::{PlaintextPeer, PlaintextPeers, Tally};
 use crate::mesh::workload::TunnelProtocol;
@@ -25,6 +28,34 @@ pub(in crate::app) struct Answer {
     pub(super) clients: Vec<Client>,
     /// What did not fit into the agent's table, of whatever namespace.
     pub(super) others: Counts,
+    /// The pods of the node whose connections the agent redirects, of whatever namespace.
+    pub(in crate::app) redirected: Vec<Redirected>,
+    /// When it was told; milliseconds since 1970, by the node's clock as all times are.
+    pub(in crate::app) now: u64,
+}
+
+/// A pod whose outbound connections go through its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::app) struct Redirected {
+    pub(super) ips: Vec<IpAddr>,
+    /// Milliseconds since 1970; none if since before the agent started.
+    pub(super) since: Option<u64>,
+    /// Some destinations are kept out of the mesh by its annotations.
+    pub(super) excludes: bool,
+}
+
+impl From<&pods::Redirected> for Redirected {
+    fn from(redirected: &pods::Redirected) -> Self {
+        let pod = &redirected.pod;
+        let exclusions = &pod.exclusions;
+        Self {
+            ips: pod.ip4.map(IpAddr::V4).into_iter().chain(pod.ip6.map(IpAddr::V6)).collect(),
+            since: redirected.since.map(milliseconds),
+            excludes: !exclusions.outbound_ports.is_empty()
+                || !exclusions.outbound_cidrs.is_empty(),
+        }
+    }
 }
 
 /// A plaintext client of a workload's port.
@@ -36,13 +67,20 @@ pub(super) struct Client {
     pub(super) port: u16,
     /// `namespace/workload`, or an address.
     pub(super) client: String,
-    /// Whether the client is enrolled by now.
+    /// Whether the client is enrolled by now, with all its replicas.
     pub(super) client_enrolled: bool,
+    /// The addresses of its pods now.
+    pub(super) client_ips: BTreeSet<IpAddr>,
+    /// When the last connection from each address opened; milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) opened: BTreeMap<IpAddr, u64>,
     pub(super) counts: Counts,
     /// Seconds since 1970.
     pub(super) last_seen: u64,
-    /// Why policy keeps it out already; none if it is let in, and would break.
+    /// Why policy keeps it out already; none if it is let in.
     pub(super) denied_by: Option<String>,
+    /// Since when it would come by mutual TLS, in seconds since 1970; for the report to find out.
+    pub(super) passes_since: Option<u64>,
 }
 
 /// Connections.
@@ -98,10 +136,11 @@ pub(in crate::app) fn answer(
         }
     }
     answer.not_enrolled.sort_unstable();
+    let workloads = by_name(mesh);
     for thread in threads {
         answer.others.add(thread.others.into());
         let peers = thread.peers.into_iter().filter(|peer| asked(&peer.pod.namespace));
-        answer.clients.extend(peers.filter_map(|peer| client(mesh, network, &peer)));
+        answer.clients.extend(peers.filter_map(|peer| client(mesh, network, &workloads, &peer)));
     }
     answer.clients = merged(answer.clients);
     Ok(answer)
@@ -119,25 +158,48 @@ pub(super) fn merged(clients: impl IntoIterator<Item = Client>) -> Vec<Client> {
         row.counts.add(client.counts);
         row.last_seen = row.last_seen.max(client.last_seen);
         row.client_enrolled &= client.client_enrolled;
+        row.client_ips.extend(client.client_ips);
+        for (ip, opened) in client.opened {
+            let last = row.opened.entry(ip).or_default();
+            *last = opened.max(*last);
+        }
+        row.passes_since = row.passes_since.zip(client.passes_since).map(|(a, b)| a.max(b));
         row.denied_by = row.denied_by.take().filter(|_| client.denied_by.is_some());
     }
     rows.into_values().collect()
 }
 
+/// Every replica, by namespace and name of what made it.
+type ByName<'m> = HashMap<(ArcStr, ArcStr), Vec<&'m Workload>>;
+
+fn by_name(mesh: &Mesh) -> ByName<'_> {
+    let mut all = ByName::new();
+    for workload in mesh.workloads() {
+        let name = (workload.namespace.clone(), workload.workload_name.clone());
+        all.entry(name).or_default().push(workload);
+    }
+    all
+}
+
 /// A peer's row; none if its destination is gone from the mesh, with all its replicas.
-fn client(mesh: &Mesh, network: &Network, peer: &PlaintextPeer) -> Option<Client> {
+fn client(
+    mesh: &Mesh,
+    network: &Network,
+    workloads: &ByName<'_>,
+    peer: &PlaintextPeer,
+) -> Option<Client> {
     let pod = &peer.pod;
     let replica = || {
-        let name = peer.workload.as_ref()?;
-        let same = |w: &&Workload| w.namespace == pod.namespace && w.workload_name == *name;
-        mesh.workloads().map(|workload| &**workload).find(same)
+        let name = (pod.namespace.clone(), peer.workload.clone()?);
+        workloads.get(&name)?.first().copied()
     };
     // Of a pod that is gone, another of its kind takes the next call.
     let destination = mesh.workload_of(network, pod).map(|w| &**w).or_else(replica)?;
     let ip = peer.request.source_ip;
-    let enrolled = mesh
-        .workload_by_address(network, ip)
-        .is_some_and(|workload| workload.protocol == TunnelProtocol::Hbone);
+    // Of a client that the mesh did not know, nobody knows what it is now.
+    let replicas = peer.client.as_ref().and_then(|name| workloads.get(name));
+    let replicas: &[&Workload] = replicas.map_or(&[], Vec::as_slice);
+    let is_enrolled = |w: &&Workload| w.protocol == TunnelProtocol::Hbone && !w.host_network;
     let seen = peer.last_seen.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Some(Client {
         destination: format!("{}/{}", pod.namespace, destination.workload_name),
@@ -146,14 +208,23 @@ fn client(mesh: &Mesh, network: &Network, peer: &PlaintextPeer) -> Option<Client
             Some((namespace, name)) => format!("{namespace}/{name}"),
             None => ip.to_string(),
         },
-        client_enrolled: enrolled,
+        client_enrolled: !replicas.is_empty() && replicas.iter().all(is_enrolled),
+        client_ips: replicas.iter().flat_map(|w| w.addresses.iter().copied()).collect(),
+        opened: BTreeMap::from([(ip, milliseconds(peer.last_opened))]),
         counts: peer.tally.into(),
         last_seen: seen.as_secs(),
         denied_by: match decide(mesh, destination, &peer.request) {
             Decision::Deny(denial) => Some(denial.to_string()),
             Decision::Allow(_) | Decision::Unknown(_) => None,
         },
+        passes_since: None,
     })
+}
+
+/// A time as milliseconds since 1970.
+pub(in crate::app) fn milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

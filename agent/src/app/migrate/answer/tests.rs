@@ -51,6 +51,7 @@ fn peer(pod: &str) -> PlaintextPeer {
         },
         tally: Tally { open: 1, total: 2, denied: 3 },
         last_seen: SystemTime::UNIX_EPOCH + Duration::from_secs(7),
+        last_opened: SystemTime::UNIX_EPOCH + Duration::from_secs(6),
     }
 }
 
@@ -69,9 +70,12 @@ fn a_plaintext_client_is_told_by_its_workload() {
         port: 9080,
         client: "legacy/sleep".into(),
         client_enrolled: false,
+        client_ips: BTreeSet::new(),
+        opened: BTreeMap::from([([10, 0, 0, 4].into(), 6000)]),
         counts: Counts { open: 2, total: 4, denied: 6 },
         last_seen: 7,
         denied_by: None,
+        passes_since: None,
     };
     assert_eq!(answer.clients, [expected]);
     assert_eq!(answer.enrolled, BTreeMap::from([("node2".to_owned(), 1)]));
@@ -121,4 +125,29 @@ fn other_namespaces_are_left_out() {
 fn nothing_is_told_before_the_mesh_is_known() {
     let asked = answer(&Mesh::default(), &Network::new(), "node1", None, vec![]);
     assert_eq!(asked.unwrap_err().status, 503);
+}
+
+#[test]
+fn a_client_is_enrolled_with_all_its_replicas_or_not() {
+    let replica = |pod: &str, last: u8, protocol| {
+        let mut workload = workload("legacy", "sleep", last, false);
+        workload.uid = crate::mesh::WorkloadUid(pod.into());
+        Workload { protocol, ..workload }
+    };
+    let check = |replicas: Vec<Workload>, enrolled: bool, ips: &[u8]| {
+        let mut all = vec![workload("bookinfo", "details", 2, false)];
+        all.extend(replicas);
+        let client = ask(&mesh(all), None, vec![peer("details-x1")]).clients.remove(0);
+        let ips: BTreeSet<IpAddr> = ips.iter().map(|ip| IpAddr::from([10, 0, 0, *ip])).collect();
+        assert_eq!((client.client_enrolled, client.client_ips), (enrolled, ips));
+    };
+    let (hbone, tcp) = (TunnelProtocol::Hbone, TunnelProtocol::Tcp);
+    check(vec![replica("a", 4, hbone), replica("b", 5, hbone)], true, &[4, 5]);
+    check(vec![replica("a", 4, hbone), replica("b", 5, tcp)], false, &[4, 5]);
+    check(vec![replica("a", 4, tcp)], false, &[4]);
+    check(vec![], false, &[]);
+    // The address alone is no proof: another's pod may have it by now.
+    check(vec![Workload { workload_name: "other".into(), ..replica("a", 4, hbone) }], false, &[]);
+    let host = Workload { host_network: true, ..replica("a", 4, hbone) };
+    check(vec![host], false, &[4]);
 }

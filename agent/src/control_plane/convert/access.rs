@@ -79,8 +79,13 @@ pub fn convert(
     Ok(Converted { rules: Some(Rules { action, groups, dry_run }), notes })
 }
 
-/// The resource of a policy, if nodes enforce it.
-pub fn authorization(policy: &AuthorizationPolicy, root: &str) -> Option<Authorization> {
+/// The resource of a policy, if nodes enforce it. `cluster.local` in a principal is the mesh's own
+/// trust domain, whatever that is called.
+pub fn authorization(
+    policy: &AuthorizationPolicy,
+    root: &str,
+    trust_domain: &str,
+) -> Option<Authorization> {
     let rules = policy.rules.as_ref()?;
     let scope = if selector(policy).is_some() {
         Scope::WorkloadSelector
@@ -94,7 +99,7 @@ pub fn authorization(policy: &AuthorizationPolicy, root: &str) -> Option<Authori
         namespace: policy.key.namespace.to_string(),
         scope: scope.into(),
         action: rules.action.into(),
-        groups: rules.groups.clone(),
+        groups: values::with_own_trust_domain(rules.groups.clone(), trust_domain),
         dry_run: rules.dry_run,
         extensions: Vec::new(),
     })

@@ -161,9 +161,10 @@ impl Index {
     }
 
     fn update_policies(&mut self) {
-        let root = &self.settings.root_namespace;
+        let (root, domain) = (&self.settings.root_namespace, &self.settings.trust_domain);
         let made = peer::authorizations(&self.peers, root);
-        let written = self.access.values().filter_map(|p| access::authorization(p, root));
+        let written = self.access.values();
+        let written = written.filter_map(|p| access::authorization(p, root, domain));
         // Updated in place, so that the snapshot keeps sharing what is unchanged.
         let mut gone: BTreeSet<ArcStr> = self.snapshot.authorizations.keys().cloned().collect();
         for policy in written.chain(made) {

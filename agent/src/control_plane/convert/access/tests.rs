@@ -310,7 +310,7 @@ fn scope_follows_selector_and_namespace() {
             selector: selector.map(labels),
             rules: Some(rules.clone()),
         };
-        let made = authorization(&policy, ROOT).unwrap();
+        let made = authorization(&policy, ROOT, "cluster.local").unwrap();
         assert!(made.dry_run);
         made.scope()
     };
@@ -320,3 +320,5 @@ fn scope_follows_selector_and_namespace() {
     assert_eq!(scope("foo", Some(&[("app", "a")])), Scope::WorkloadSelector);
     assert_eq!(scope(ROOT, Some(&[("app", "a")])), Scope::WorkloadSelector);
 }
+
+mod rows;

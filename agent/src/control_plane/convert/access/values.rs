@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sotto_proto::security::{
-    Address, Presence, ServiceAccountMatch, StringMatch, string_match::MatchType,
+    Address, Group, Presence, ServiceAccountMatch, StringMatch, string_match::MatchType,
 };
 
 use crate::control_plane::convert::matching;
+use crate::mesh::spiffe::DEFAULT_TRUST_DOMAIN;
 
 /// A malformed value, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +46,27 @@ pub(super) fn strings(values: &Values) -> Vec<StringMatch> {
         })
     };
     values.iter().flatten().map(pattern).collect()
+}
+
+/// Policies say `cluster.local` for the mesh's own trust domain, so that they can be written before
+/// it is known and survive its change: the principals as they are really called.
+pub(super) fn with_own_trust_domain(mut groups: Vec<Group>, trust_domain: &str) -> Vec<Group> {
+    if trust_domain == DEFAULT_TRUST_DOMAIN {
+        return groups;
+    }
+    let rules = groups.iter_mut().flat_map(|group| &mut group.rules);
+    for condition in rules.flat_map(|rule| &mut rule.matches) {
+        let principals = condition.principals.iter_mut().chain(&mut condition.not_principals);
+        for pattern in principals {
+            if let Some(MatchType::Exact(text) | MatchType::Prefix(text)) = &mut pattern.match_type
+                && let Some(rest) = text.strip_prefix(DEFAULT_TRUST_DOMAIN)
+                && rest.starts_with('/')
+            {
+                *text = format!("{trust_domain}{rest}");
+            }
+        }
+    }
+    groups
 }
 
 /// Addresses or CIDR ranges.

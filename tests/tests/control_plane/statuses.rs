@@ -105,6 +105,22 @@ async fn what_became_of_a_policy_is_in_its_status() {
     let disable = ["Accepted=True/Accepted", "Enforced=False/DisableIsPermissive"];
     cluster.check(peers, "default", disable, "same as PERMISSIVE for inbound").await;
 
+    for (about, says) in [
+        ("get", "(methods): the rule is left out"),
+        ("audit", "action AUDIT is not supported"),
+        ("zero", r#"rules[0].to[0].ports: "0" is no port"#),
+        ("default", "same as PERMISSIVE for inbound"),
+    ] {
+        until("an event", async || {
+            let events = store.list("events", "bookinfo", "").unwrap();
+            let said = |event: &&Arc<Value>| {
+                let message = event["message"].as_str().unwrap();
+                event["involvedObject"]["name"] == about && message.contains(says)
+            };
+            events.iter().find(said).map(|event| assert_eq!(event["type"], "Warning"))
+        })
+        .await;
+    }
     let told = kubectl(&cluster.api, &["describe", access, "get", "-n", "bookinfo"]).await;
     for line in
         ["Status:", "UnsupportedValue", "ZtunnelAccepted", "Observed Generation:", "(methods)"]

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::mesh::policy::{Authorization, Group};
 use crate::mesh::{MeshEvent, PolicyKey, ResourceKind, Store};
 
 const STRICT: &str = "istio_converted_static_strict";
@@ -30,8 +31,12 @@ fn mesh() -> Arc<Mesh> {
 }
 
 fn ask(pairs: &[(&str, &str)]) -> Result<Answer, Refusal> {
+    ask_of(&mesh(), pairs)
+}
+
+fn ask_of(mesh: &Mesh, pairs: &[(&str, &str)]) -> Result<Answer, Refusal> {
     let parameters = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    answer(&mesh(), &Network::new(), "node1", &parameters)
+    answer(mesh, &Network::new(), "node1", &parameters)
 }
 
 /// Of each judgement: the way, whether it is the one taken now, and the outcome.
@@ -86,4 +91,58 @@ fn mistakes_are_told() {
     check(&[("source", "bookinfo/page"), ("destination", "bookinfo/details")], 400);
     let pairs = [("source", "bookinfo/page"), ("destination", "bookinfo/details"), ("port", "0")];
     check(&pairs, 400);
+}
+
+/// What is said of `bookinfo/page` calling `bookinfo/details`, which names a policy, under these.
+fn under(named: &str, policies: Vec<Authorization>) -> Judgement {
+    let (mut store, reader) = Store::new();
+    let mut details = workload("bookinfo", "details", 2, true);
+    details.authorization_policies =
+        vec![PolicyKey { namespace: "bookinfo".into(), name: named.into() }].into();
+    let all = [workload("bookinfo", "page", 3, true), details];
+    store.apply(all.map(|workload| MeshEvent::Workload(Arc::new(workload))));
+    store.apply(policies.into_iter().map(|policy| MeshEvent::Policy(Arc::new(policy))));
+    store.set_synced(ResourceKind::Address);
+    store.set_synced(ResourceKind::Authorization);
+    let pairs = [("source", "bookinfo/page"), ("destination", "bookinfo/details"), ("port", "80")];
+    ask_of(&reader.load(), &pairs).unwrap().judgements.remove(0)
+}
+
+/// A policy of one group that matches everything.
+fn policy(name: &str, action: Action, dry_run: bool) -> Authorization {
+    Authorization {
+        key: PolicyKey { namespace: "bookinfo".into(), name: name.into() },
+        scope: PolicyScope::WorkloadSelector,
+        action,
+        groups: vec![Group::default()],
+        dry_run,
+    }
+}
+
+#[test]
+fn a_policy_that_has_not_arrived_denies_and_is_told_as_missing() {
+    let judgement = under("late", vec![]);
+    assert!(!judgement.allowed);
+    assert_eq!(judgement.policy.as_deref(), Some("bookinfo/late"));
+    let step = &judgement.considered[0];
+    assert_eq!((step.policy.as_str(), &step.action, step.matched), ("bookinfo/late", &None, false));
+    assert_eq!(step.why, ["it is referenced, and has not arrived"]);
+}
+
+#[test]
+fn a_dry_run_is_considered_and_decides_nothing() {
+    let judgement = under("dry", vec![policy("dry", Action::Deny, true)]);
+    assert!(judgement.allowed);
+    let step = &judgement.considered[0];
+    assert_eq!((step.policy.as_str(), step.dry_run, step.matched), ("bookinfo/dry", true, true));
+    let enforced = under("wet", vec![policy("wet", Action::Deny, false)]);
+    assert!(!enforced.allowed);
+    assert_eq!((enforced.policy.as_deref(), enforced.rule), (Some("bookinfo/wet"), Some(0)));
+}
+
+#[test]
+fn what_allows_is_told_too() {
+    let judgement = under("all", vec![policy("all", Action::Allow, false)]);
+    assert!(judgement.allowed);
+    assert_eq!(judgement.reason, "allowed by: bookinfo/all");
 }

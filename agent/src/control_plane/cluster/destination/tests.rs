@@ -82,3 +82,48 @@ fn a_deleted_rule_is_forgotten() {
     rules.see(Seen::Rule(Change::Replace { records: Vec::new(), invalid: Vec::new() }));
     assert_eq!(names(rules.see(apply("a", "a.foo", Some("DISABLE")))), ["a"]);
 }
+
+#[test]
+fn each_mode_at_each_level_is_told_and_warned_about() {
+    let at = |level: &str, mode: &str| {
+        let tls = json!({ "mode": mode });
+        let port = json!({ "portLevelSettings": [{ "port": { "number": 80 }, "tls": tls }] });
+        match level {
+            "trafficPolicy.tls" => json!({ "trafficPolicy": { "tls": tls } }),
+            "trafficPolicy.portLevelSettings[80].tls" => json!({ "trafficPolicy": port }),
+            "subsets[v1].trafficPolicy.tls" => {
+                json!({ "subsets": [{ "name": "v1", "trafficPolicy": { "tls": tls } }] })
+            }
+            _ => json!({ "subsets": [{ "name": "v1", "trafficPolicy": port }] }),
+        }
+    };
+    for level in [
+        "trafficPolicy.tls",
+        "trafficPolicy.portLevelSettings[80].tls",
+        "subsets[v1].trafficPolicy.tls",
+        "subsets[v1].trafficPolicy.portLevelSettings[80].tls",
+    ] {
+        for mode in ["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"] {
+            let mut object = object("a", "a.foo", None);
+            object.data["spec"] = at(level, mode);
+            object.data["spec"]["host"] = json!("a.foo");
+            let Parsed { record, told } = rule(&object).unwrap();
+            let [accepted, enforced] = told.conditions.as_slice() else { panic!("{told:?}") };
+            assert_eq!((accepted.kind, accepted.holds), ("Accepted", true));
+            assert_eq!(
+                (enforced.kind, enforced.holds, enforced.reason),
+                ("Enforced", false, "NoEffect")
+            );
+            let agrees = mode == "ISTIO_MUTUAL";
+            let said = format!("({level}.mode {mode})");
+            assert_eq!(enforced.message.contains(&said), !agrees, "{}", enforced.message);
+            let mut rules = Rules::default();
+            rules.see(namespace("foo", Some("ambient")));
+            let warned = rules.see(Seen::Rule(Change::Apply(record)));
+            assert_eq!(warned.is_empty(), agrees, "{level} {mode}");
+            for (_, warning) in warned {
+                assert!(warning.note.ends_with(&format!("no effect of {level}.mode {mode}")));
+            }
+        }
+    }
+}

@@ -355,3 +355,5 @@ fn every_reference_is_made() {
         }
     }
 }
+
+mod wire;

@@ -469,3 +469,5 @@ fn an_unchanged_object_changes_no_version() {
     let replica = index([service(details_service()), pod(details())]).snapshot();
     assert_eq!(replica.addresses, before.addresses, "versions are the same on every replica");
 }
+
+mod levels;

@@ -35,9 +35,11 @@ impl Budget {
 /// The budgets of a connection.
 #[derive(Debug)]
 pub(super) struct Budgets {
-    /// Streams that ended by RST_STREAM before they were answered (rapid reset), or that made us
-    /// reset or refuse them. Earned by answering.
+    /// Streams that ended by RST_STREAM before they were answered (rapid reset), or that were more
+    /// than allowed. Earned by answering.
     pub(super) resets: Budget,
+    /// Streams whose peer made us reset them by an error, which no honest peer does often.
+    pub(super) errors: Budget,
     /// Frames that move nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones,
     /// late ones. Earned by DATA in both directions.
     pub(super) idle: Budget,
@@ -52,12 +54,14 @@ impl Budgets {
     pub(super) const fn new() -> Self {
         Self {
             resets: Budget::new(400, 100, "too many streams reset"),
+            errors: Budget::new(100, 10, "too many stream errors"),
             idle: Budget::new(2000, 500, "too many frames without use"),
         }
     }
 
     pub(super) fn refill(&mut self) {
         self.resets.refill();
+        self.errors.refill();
         self.idle.refill();
     }
 }

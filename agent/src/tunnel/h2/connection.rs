@@ -252,7 +252,7 @@ impl Connection {
 
     /// Ends a stream by an error of the peer's (section 5.4.2).
     fn stream_error(&mut self, id: u32, code: Code) -> Result<(), Violation> {
-        self.budgets.resets.spend(1)?;
+        self.budgets.errors.spend(1)?;
         self.forget(id);
         self.owe(|out| frame::put_reset(out, id, code));
         self.pending.push_back(Event::Reset { id: super::StreamId(id), code });

@@ -6,6 +6,9 @@ mod huffman;
 mod integer;
 mod table;
 
+#[cfg(test)]
+mod tests;
+
 pub(super) use decoder::Decoder;
 pub(super) use encoder::Encoder;
 pub(super) use table::ENTRY_OVERHEAD;

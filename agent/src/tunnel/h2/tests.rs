@@ -1,4 +1,12 @@
 //! The machine as a whole; the parts have their own tests.
 
+mod abuse;
+mod chunks;
+mod endpoint;
 mod exchange;
+mod frames;
+mod leaving;
+mod messages;
+mod oracle;
 mod support;
+mod windows;

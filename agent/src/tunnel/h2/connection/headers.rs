@@ -165,7 +165,11 @@ impl Connection {
 
     /// Ends a stream that the owner was not told of.
     fn refuse(&mut self, id: u32, end: bool, code: Code) -> Result<(), Violation> {
-        self.budgets.resets.spend(1)?;
+        let budget = match code {
+            Code::REFUSED_STREAM => &mut self.budgets.resets,
+            _ => &mut self.budgets.errors,
+        };
+        budget.spend(1)?;
         if !end {
             self.forgotten.insert(id, self.first_window());
         }

@@ -52,6 +52,11 @@ impl Decoder {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn table_size(&self) -> usize {
+        self.table.size()
+    }
+
     fn indexed_literal(
         &mut self,
         rest: &mut &[u8],

@@ -70,6 +70,11 @@ impl DynamicTable {
     pub(super) fn get(&self, position: usize) -> Option<&Entry> {
         self.entries.get(position)
     }
+
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
 }
 
 /// Name and value at an index over both tables (section 2.3.3).

@@ -1,6 +1,7 @@
 //! Ends of a connection in memory.
 
-use crate::tunnel::h2::{Config, Connection, Event, Violation};
+use crate::tunnel::h2::frame::{Head, PREFACE, flag, kind};
+use crate::tunnel::h2::{Code, Config, Connection, Event, StreamId, Violation};
 
 /// An event that outlives its input.
 pub(super) type Told = Event<'static>;
@@ -82,4 +83,91 @@ pub(super) fn pair(client: Config, server: Config) -> (Connection, Connection) {
     let told = settle(&mut client, &mut server);
     assert_eq!(told, (vec![(Event::Settings, vec![])], vec![(Event::Settings, vec![])]));
     (client, server)
+}
+
+/// One frame.
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap();
+    [&Head { length, kind, flags, stream }.bytes()[..], payload].concat()
+}
+
+/// The frames of an output.
+pub(super) fn frames(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
+    let mut frames = Vec::new();
+    bytes = bytes.strip_prefix(&PREFACE[..]).unwrap_or(bytes);
+    while let Some((head, rest)) = bytes.split_first_chunk() {
+        let head = Head::parse(*head);
+        let (payload, rest) = rest.split_at(head.length as usize);
+        frames.push((head.kind, head.flags, head.stream, payload.to_vec()));
+        bytes = rest;
+    }
+    assert!(bytes.is_empty());
+    frames
+}
+
+/// A field as a literal without indexing.
+pub(super) fn field(name: &str, value: &str) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).unwrap();
+    let (n, v) = ([0, length(name)], [length(value)]);
+    [&n[..], name.as_bytes(), &v, value.as_bytes()].concat()
+}
+
+/// A header block of literals.
+pub(super) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    fields.iter().flat_map(|(name, value)| field(name, value)).collect()
+}
+
+/// The smallest CONNECT.
+pub(super) fn connect() -> Vec<u8> {
+    block(&[(":method", "CONNECT"), (":authority", "a:1")])
+}
+
+/// A server whose client sent preface and SETTINGS.
+pub(super) fn server(config: Config) -> Connection {
+    let mut server = Connection::server(config);
+    feed(&mut server, PREFACE).unwrap();
+    feed(&mut server, &frame(kind::SETTINGS, 0, 0, &[])).unwrap();
+    feed(&mut server, &frame(kind::SETTINGS, flag::ACK, 0, &[])).unwrap();
+    output(&mut server);
+    server
+}
+
+/// The same with a tunnel, stream 1, answered.
+pub(super) fn serving(config: Config) -> Connection {
+    let mut server = server(config);
+    feed(&mut server, &frame(kind::HEADERS, flag::END_HEADERS, 1, &connect())).unwrap();
+    server.respond(StreamId(1), http::StatusCode::OK, &http::HeaderMap::new(), false).unwrap();
+    output(&mut server);
+    server
+}
+
+/// A client with a tunnel, stream 1, not answered.
+pub(super) fn client(config: Config) -> Connection {
+    let mut client = Connection::client(config);
+    feed(&mut client, &frame(kind::SETTINGS, 0, 0, &[])).unwrap();
+    feed(&mut client, &frame(kind::SETTINGS, flag::ACK, 0, &[])).unwrap();
+    client.open("a:1", &http::HeaderMap::new()).unwrap();
+    output(&mut client);
+    client
+}
+
+/// The code that an input ends the connection with, which is also that of the GOAWAY sent.
+pub(super) fn broken(mut connection: Connection, input: &[u8]) -> Code {
+    let violation = feed(&mut connection, input).expect_err("the connection goes on");
+    assert_eq!(connection.receive(&[]), Err(violation), "it stays broken");
+    let sent = frames(&output(&mut connection));
+    let (kind, _, _, payload) = sent.last().unwrap();
+    assert_eq!(*kind, kind::GOAWAY);
+    assert_eq!(payload[4..], violation.code.0.to_be_bytes());
+    violation.code
+}
+
+/// The codes of RST_STREAM that an input causes, by stream. The connection goes on.
+pub(super) fn resets(connection: &mut Connection, input: &[u8]) -> Vec<(u32, Code)> {
+    feed(connection, input).expect("the connection goes on");
+    let resets = frames(&output(connection)).into_iter();
+    resets
+        .filter(|(kind, ..)| *kind == kind::RST_STREAM)
+        .map(|(_, _, id, payload)| (id, Code(u32::from_be_bytes(payload.try_into().unwrap()))))
+        .collect()
 }

@@ -19,7 +19,7 @@ impl Budget {
     /// # Errors
     /// ENHANCE_YOUR_CALM when there is not so much left.
     pub(super) fn spend(&mut self, cost: u32) -> Result<(), Violation> {
-        self.left = self.left.checked_sub(cost).ok_or(Violation::abuse(self.what))?;
+        self.left = self.left.checked_sub(cost).ok_or_else(|| Violation::abuse(self.what))?;
         Ok(())
     }
 

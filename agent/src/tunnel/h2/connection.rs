@@ -225,7 +225,8 @@ impl Connection {
         self.pending.clear();
         self.streams.clear();
         self.block = None;
-        frame::put_go_away(&mut self.out, self.last_peer, violation.code);
+        let last = self.leaving.last().unwrap_or(self.last_peer);
+        frame::put_go_away(&mut self.out, last, violation.code);
     }
 
     /// What we may owe a peer that does not read: enough for an answer to each stream at once.

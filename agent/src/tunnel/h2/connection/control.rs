@@ -46,10 +46,8 @@ impl Connection {
     fn setting(&mut self, id: u16, value: u32) -> Result<(), Violation> {
         match id {
             setting::HEADER_TABLE_SIZE => self.encoder.limit(value),
-            setting::ENABLE_PUSH => {
-                if value > 1 || (value == 1 && self.role == Role::Client) {
-                    return Err(Violation::protocol("invalid SETTINGS_ENABLE_PUSH"));
-                }
+            setting::ENABLE_PUSH if value > u32::from(self.role == Role::Server) => {
+                return Err(Violation::protocol("invalid SETTINGS_ENABLE_PUSH"));
             }
             setting::MAX_CONCURRENT_STREAMS => self.peer.max_streams = value,
             setting::INITIAL_WINDOW_SIZE => self.initial_window(value)?,

@@ -2,7 +2,6 @@
 
 use http::Method;
 
-use super::send::Leaving;
 use super::{Connection, Role};
 use crate::tunnel::h2::StreamId;
 use crate::tunnel::h2::code::{Code, Violation};
@@ -30,7 +29,7 @@ impl Connection {
         self.config.max_header_list as usize + 1024
     }
 
-    pub(super) fn begin_headers(&mut self, head: Head) -> Result<usize, Violation> {
+    pub(super) fn begin_headers(&self, head: Head) -> Result<usize, Violation> {
         if head.stream == 0 {
             return Err(Violation::protocol("HEADERS on no stream"));
         }
@@ -118,7 +117,7 @@ impl Connection {
 
     /// A client opens a stream.
     fn opened(&mut self, id: u32, end: bool, block: &[u8]) -> Result<(), Violation> {
-        if matches!(self.leaving, Leaving::Gone { .. }) {
+        if self.leaving.last().is_some() {
             // Section 6.8: it was told that we ignore this one.
             self.decode(Kind::Ignored, block)?;
             self.forgotten.insert(id, self.first_window());

@@ -192,7 +192,7 @@ impl Connection {
         if head.has(flag::ACK) && head.length != 0 {
             return Err(Violation::size("SETTINGS acknowledgement with a payload"));
         }
-        if head.length % 6 != 0 {
+        if !head.length.is_multiple_of(6) {
             return Err(Violation::size("SETTINGS of no multiple of 6 bytes"));
         }
         if head.length > MAX_SETTINGS {

@@ -56,6 +56,16 @@ pub(super) enum Leaving {
     },
 }
 
+impl Leaving {
+    /// The last stream that is served, once that is told: it is never raised again.
+    pub(super) fn last(self) -> Option<u32> {
+        match self {
+            Self::Gone { last } => Some(last),
+            Self::No | Self::Announced => None,
+        }
+    }
+}
+
 /// The PING behind the first GOAWAY: with its answer all streams opened before have come.
 pub(super) const GRACE: [u8; 8] = *b"goodbye\0";
 
@@ -230,11 +240,11 @@ impl Connection {
     }
 
     pub(super) fn leave(&mut self, code: Code) {
-        let last = match self.leaving {
-            Leaving::Gone { .. } if code == Code::NO_ERROR => return,
-            Leaving::Gone { last } => last,
-            _ => self.last_peer,
-        };
+        let told = self.leaving.last();
+        if told.is_some() && code == Code::NO_ERROR {
+            return;
+        }
+        let last = told.unwrap_or(self.last_peer);
         self.leaving = Leaving::Gone { last };
         frame::put_go_away(&mut self.out, last, code);
     }

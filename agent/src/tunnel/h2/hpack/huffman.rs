@@ -93,14 +93,14 @@ const fn code() -> Code {
 const fn short() -> [(u16, u32); 1 << SHORT_BITS] {
     let code = code();
     let mut table = [(0u16, 0u32); 1 << SHORT_BITS];
-    let mut front = 0usize;
-    while front < table.len() {
-        let mut length = 1usize;
-        while length <= SHORT_BITS as usize {
-            if ((front as u64) << 24) < code.end[length] {
-                let within = (front >> (SHORT_BITS as usize - length)) as u32 - code.first[length];
-                table[front] =
-                    (code.symbols[(code.offset[length] + within) as usize], length as u32);
+    let mut front = 0u32;
+    while front < 1 << SHORT_BITS {
+        let mut length = 1u32;
+        while length <= SHORT_BITS {
+            if ((front as u64) << 24) < code.end[length as usize] {
+                let within = (front >> (SHORT_BITS - length)) - code.first[length as usize];
+                let place = code.offset[length as usize] + within;
+                table[front as usize] = (code.symbols[place as usize], length);
                 break;
             }
             length += 1;

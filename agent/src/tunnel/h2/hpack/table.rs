@@ -71,6 +71,11 @@ impl DynamicTable {
         self.entries.get(position)
     }
 
+    /// From the newest to the oldest.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
     #[cfg(test)]
     pub(super) fn size(&self) -> usize {
         self.size

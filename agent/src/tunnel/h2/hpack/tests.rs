@@ -25,7 +25,10 @@ fn list(fields: &[(&str, &str)]) -> List {
     fields.iter().map(|(name, value)| (bytes(name), bytes(value))).collect()
 }
 
-fn check(table: usize, blocks: &[(&str, &[(&str, &str)], usize)]) {
+/// A block, what it decodes to, and the size of the table after it.
+type Block<'a> = (&'a str, &'a [(&'a str, &'a str)], usize);
+
+fn check(table: usize, blocks: &[Block<'_>]) {
     let mut decoder = Decoder::new(table);
     for (block, expected, size) in blocks {
         assert_eq!(decode(&mut decoder, &unhex(block)), Ok(list(expected)), "{block}");
@@ -211,6 +214,21 @@ fn a_name_of_an_entry_that_its_own_insertion_evicts_is_kept() {
     .unwrap();
     let fields = decode(&mut decoder, &[0x7e, 1, b'x', 0xbe]).unwrap();
     assert_eq!(fields, list(&[("custom-key", "x"), ("custom-key", "x")]));
+}
+
+#[test]
+fn a_field_that_comes_again_is_sent_once() {
+    let mut encoder = Encoder::new();
+    let mut sizes = Vec::new();
+    for stream in ["1", "2", "3", "4"] {
+        let mut block = Vec::new();
+        encoder.start(&mut block);
+        encoder.field("baggage", b"service.name=cart", &mut block);
+        encoder.field("forwarded", stream.as_bytes(), &mut block);
+        sizes.push(block.len());
+    }
+    // Name and value of the second, and one byte for the first.
+    assert_eq!(sizes, [40, 40, 14, 14]);
 }
 
 /// A value in Huffman code.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::support::{Told, block, connect, feed_by, frame, output, serving};
+use super::support::{Tale, block, connect, feed_by, frame, output, serving};
 use crate::tunnel::h2::frame::{flag, kind};
 use crate::tunnel::h2::{Config, Connection, Violation};
 
@@ -44,7 +44,7 @@ fn likely_frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![3 => open, 4 => data, 2 => padded, 1 => some_frame()]
 }
 
-type Outcome = (Result<Vec<(Told, Vec<u8>)>, Violation>, Vec<u8>);
+type Outcome = (Result<Tale, Violation>, Vec<u8>);
 
 fn outcome(mut connection: Connection, input: &[u8], size: usize) -> Outcome {
     let told = feed_by(&mut connection, input, size);

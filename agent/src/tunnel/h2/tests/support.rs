@@ -6,13 +6,16 @@ use crate::tunnel::h2::{Code, Config, Connection, Event, StreamId, Violation};
 /// An event that outlives its input.
 pub(super) type Told = Event<'static>;
 
+/// Events, each with the bytes of its DATA.
+pub(super) type Tale = Vec<(Told, Vec<u8>)>;
+
 /// All events of an input that comes in pieces of `size`; DATA of one stream in a row is one.
 pub(super) fn feed_by(
     connection: &mut Connection,
     input: &[u8],
     size: usize,
-) -> Result<Vec<(Told, Vec<u8>)>, Violation> {
-    let mut told: Vec<(Told, Vec<u8>)> = Vec::new();
+) -> Result<Tale, Violation> {
+    let mut told = Tale::new();
     for piece in input.chunks(size.max(1)) {
         let mut rest = piece;
         loop {
@@ -50,10 +53,7 @@ fn own(event: Event<'_>) -> Told {
     }
 }
 
-pub(super) fn feed(
-    connection: &mut Connection,
-    input: &[u8],
-) -> Result<Vec<(Told, Vec<u8>)>, Violation> {
+pub(super) fn feed(connection: &mut Connection, input: &[u8]) -> Result<Tale, Violation> {
     feed_by(connection, input, usize::MAX)
 }
 
@@ -65,10 +65,7 @@ pub(super) fn output(connection: &mut Connection) -> Vec<u8> {
 }
 
 /// Carries output both ways until there is none; returns what each end was told.
-pub(super) fn settle(
-    client: &mut Connection,
-    server: &mut Connection,
-) -> (Vec<(Told, Vec<u8>)>, Vec<(Told, Vec<u8>)>) {
+pub(super) fn settle(client: &mut Connection, server: &mut Connection) -> (Tale, Tale) {
     let (mut at_client, mut at_server) = (Vec::new(), Vec::new());
     while client.has_output() || server.has_output() {
         at_server.extend(feed(server, &output(client)).unwrap());

@@ -29,7 +29,7 @@ fn a_server_leaves_in_two_steps() {
     // Later ones are ignored, and all of the old ones go on.
     let late = [frame(kind::HEADERS, WHOLE, 5, &connect()), frame(kind::DATA, 0, 5, &[0; 9])];
     assert_eq!(feed(&mut server, &late.concat()), Ok(vec![]));
-    assert_eq!(output(&mut server), []);
+    assert!(!server.has_output());
     assert_eq!(server.open_streams(), 2);
     assert_eq!(feed(&mut server, &frame(kind::DATA, 0, 3, &[0; 9])).unwrap().len(), 1);
 }
@@ -42,7 +42,7 @@ fn a_second_call_ends_the_grace_and_an_error_has_none() {
     server.go_away(Code::NO_ERROR);
     assert_eq!(output(&mut server), go_away(1, Code::NO_ERROR));
     server.go_away(Code::NO_ERROR);
-    assert_eq!(output(&mut server), []);
+    assert!(!server.has_output());
     let mut server = serving(Config::default());
     server.go_away(Code::INTERNAL_ERROR);
     assert_eq!(output(&mut server), go_away(1, Code::INTERNAL_ERROR));

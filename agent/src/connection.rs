@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use crate::authorize::watch;
 use crate::capture::{Captured, Role};
 use crate::identify::peer;
-use crate::observe::connection::Transferred;
 use crate::observe::labels::{Reporter, ResponseFlags};
 use crate::route::{self, Route};
 use crate::sys::socket;
@@ -119,7 +118,7 @@ async fn inbound_plaintext(context: &Context, of_pod: &OfPod, captured: Captured
         Err(denial) => {
             context.plaintext.keep_out(&arrival.encounter());
             denied::reset(captured.stream).await;
-            return record.deny(Transferred::default(), &denial);
+            return record.deny(&denial);
         }
     };
     let _counted = context.plaintext.let_in(&arrival.encounter());
@@ -191,7 +190,7 @@ async fn inbound_stream(
         Ok(permit) => permit,
         Err(denial) => {
             incoming.refuse(inbound::status(&denial));
-            return record.deny(Transferred::default(), &denial);
+            return record.deny(&denial);
         }
     };
     let app = match upstream::app(&context, &of_pod.dialler, &arrival).await {

@@ -12,9 +12,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -26,6 +28,8 @@ use crate::mesh::PodUid;
 
 /// Commands waiting for a thread; the sender waits when it is full.
 const QUEUE: usize = 256;
+/// How often the totals of open connections are told.
+const TELL: Duration = Duration::from_secs(5);
 
 /// What a data thread is told.
 pub(super) enum Command {
@@ -123,7 +127,17 @@ impl Share {
 
 async fn run(context: Rc<Context>, mut inbox: mpsc::Receiver<Command>) {
     let mut pods: HashMap<PodUid, Rc<Share>> = HashMap::new();
-    while let Some(command) = inbox.recv().await {
+    let mut clock = interval(TELL);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let command = tokio::select! {
+            command = inbox.recv() => command,
+            _ = clock.tick() => {
+                context.tell();
+                continue;
+            }
+        };
+        let Some(command) = command else { return };
         match command {
             Command::Add { pod, listeners } => {
                 let uid = pod.pod.uid.clone();
@@ -202,8 +216,6 @@ fn open(context: &Rc<Context>, share: &Share, of_pod: &Rc<OfPod>, captured: Capt
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::timeout;
 
     use super::*;

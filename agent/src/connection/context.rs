@@ -81,6 +81,12 @@ impl Context {
         self.open.snapshot()
     }
 
+    /// Tells the totals so far of every open connection, so that graphs move while long ones run: one timer for
+    /// all of them. Call it every few seconds.
+    pub fn tell(&self) {
+        self.open.tell();
+    }
+
     /// Who came to this thread in the clear.
     pub fn plaintext_peers(&self) -> PlaintextPeers {
         self.plaintext.snapshot()

@@ -1,10 +1,12 @@
-//! The connections open on a thread, for the admin page. Each thread keeps its own, so no lock.
+//! The connections open on a thread, for the admin page and the thread's clock. Each thread keeps its own, so no
+//! lock.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use super::record::Live;
 use crate::mesh::PodUid;
 
 /// Which way a connection goes, seen from the pod.
@@ -34,17 +36,16 @@ pub struct OpenConnection {
 }
 
 /// The connections open on this thread.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct OpenConnections(Rc<RefCell<Entries>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Entries {
     next: u64,
-    open: HashMap<u64, OpenConnection>,
+    open: HashMap<u64, (OpenConnection, Rc<Live>)>,
 }
 
 /// Keeps a connection listed.
-#[derive(Debug)]
 pub(super) struct Listed {
     number: u64,
     list: OpenConnections,
@@ -52,22 +53,29 @@ pub(super) struct Listed {
 
 impl OpenConnections {
     /// Lists a connection until the returned value is dropped.
-    pub(super) fn list(&self, connection: OpenConnection) -> Listed {
+    pub(super) fn list(&self, connection: OpenConnection, live: Rc<Live>) -> Listed {
         let mut entries = self.0.borrow_mut();
         let number = entries.next;
         entries.next += 1;
-        entries.open.insert(number, connection);
+        entries.open.insert(number, (connection, live));
         Listed { number, list: self.clone() }
     }
 
     /// All of them.
     pub(super) fn snapshot(&self) -> Vec<OpenConnection> {
-        self.0.borrow().open.values().cloned().collect()
+        self.0.borrow().open.values().map(|(connection, _)| connection.clone()).collect()
+    }
+
+    /// Tells the totals so far of all of them.
+    pub(super) fn tell(&self) {
+        self.0.borrow().open.values().for_each(|(_, live)| live.tell());
     }
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.list.0.borrow_mut().open.remove(&self.number);
+        let removed = self.list.0.borrow_mut().open.remove(&self.number);
+        // Its end may be told by this: after the list is let go.
+        drop(removed);
     }
 }

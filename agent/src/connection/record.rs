@@ -1,7 +1,9 @@
 //! What is told of a connection: its metrics, its access log line, its place on the admin page.
 
+use std::cell::RefCell;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::context::Context;
@@ -15,48 +17,81 @@ use crate::observe::access_log;
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
 use crate::observe::labels::{Reporter, ResponseFlags};
 use crate::route::Route;
+use crate::tunnel::Progress;
 
-/// An open connection, as others see it.
+/// An open connection, as others see it. Dropped without a word of its end, it is told as cut off.
 pub(super) struct Record {
-    record: ConnectionRecord,
+    live: Rc<Live>,
     _listed: Listed,
+}
+
+/// What a connection and its thread's clock share.
+pub(super) struct Live {
+    /// None once its end is told.
+    record: RefCell<Option<ConnectionRecord>>,
+    progress: Progress,
+    /// What the relay sends came from the client.
+    sends_requests: bool,
+}
+
+impl Live {
+    /// Bytes moved, as the relay counts them.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Takes over the totals so far.
+    pub(super) fn tell(&self) {
+        if let Some(record) = &mut *self.record.borrow_mut() {
+            record.transferred(self.total());
+        }
+    }
+
+    fn total(&self) -> Transferred {
+        let (sent, received) = (self.progress.sent(), self.progress.received());
+        if self.sends_requests {
+            Transferred { from_client_bytes: sent, from_server_bytes: received }
+        } else {
+            Transferred { from_client_bytes: received, from_server_bytes: sent }
+        }
+    }
 }
 
 impl Record {
     /// Counts and lists a connection from now on.
     pub(super) fn open(context: &Context, info: ConnectionInfo, listed: OpenConnection) -> Self {
-        let record = ConnectionRecord::open(&context.counters, info);
-        Self { record, _listed: context.open.list(listed) }
+        // Of a tunnel that arrives, the relay's first connection is the app's; of all others, the client's.
+        let sends_requests = info.reporter == Reporter::Source || !info.mutual_tls;
+        let record = RefCell::new(Some(ConnectionRecord::open(&context.counters, info)));
+        let live = Rc::new(Live { record, progress: Progress::default(), sends_requests });
+        Self { _listed: context.open.list(listed, live.clone()), live }
     }
 
-    /// Takes over the totals so far.
-    pub(super) fn transferred(&mut self, total: Transferred) {
-        self.record.transferred(total);
+    /// For the relay to count in.
+    pub(super) fn live(&self) -> Rc<Live> {
+        self.live.clone()
     }
 
     /// It ended as it should.
-    pub(super) fn complete(self, total: Transferred) {
-        self.record.close(total, &Outcome::Complete);
+    pub(super) fn complete(self) {
+        self.close(&Outcome::Complete);
     }
 
-    /// It failed before a byte was carried.
+    /// It failed.
     pub(super) fn fail(self, flags: ResponseFlags, error: &(dyn Error + 'static)) {
-        self.fail_after(Transferred::default(), flags, error);
-    }
-
-    /// It failed on the way.
-    pub(super) fn fail_after(
-        self,
-        total: Transferred,
-        flags: ResponseFlags,
-        error: &(dyn Error + 'static),
-    ) {
-        self.record.close(total, &Outcome::failed(flags, chain(error)));
+        self.close(&Outcome::failed(flags, chain(error)));
     }
 
     /// Policy kept it out, or ended it.
-    pub(super) fn deny(self, total: Transferred, denial: &Denial) {
-        self.record.close(total, &Outcome::denied(denial, denial.by()));
+    pub(super) fn deny(self, denial: &Denial) {
+        self.close(&Outcome::denied(denial, denial.by()));
+    }
+
+    fn close(self, outcome: &Outcome) {
+        let record = self.live.record.take();
+        if let Some(record) = record {
+            record.close(self.live.total(), outcome);
+        }
     }
 }
 

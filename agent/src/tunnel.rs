@@ -9,19 +9,21 @@
 
 pub mod accept;
 pub mod connect;
+mod driver;
 pub mod h2;
 pub mod hbone;
-mod keepalive;
 pub mod limits;
 pub mod pool;
 pub mod relay;
 pub mod stream;
+mod tls;
 
 #[cfg(test)]
 mod testing;
 
 pub use accept::{AcceptError, Incoming, Server};
 pub use connect::{ConnectError, ConnectRequest};
+pub use driver::{Broken, Unanswered};
 pub use limits::Limits;
 pub use pool::{Pool, PoolKey};
 pub use relay::{Passage, Progress, RelayError, relay, relay_tcp};

@@ -29,14 +29,14 @@ pub(super) struct Record {
 pub(super) struct Live {
     /// None once its end is told.
     record: RefCell<Option<ConnectionRecord>>,
-    progress: Progress,
+    progress: Rc<Progress>,
     /// What the relay sends came from the client.
     sends_requests: bool,
 }
 
 impl Live {
     /// Bytes moved, as the relay counts them.
-    pub(super) fn progress(&self) -> &Progress {
+    pub(super) fn progress(&self) -> &Rc<Progress> {
         &self.progress
     }
 
@@ -63,7 +63,7 @@ impl Record {
         // Of a tunnel that arrives, the relay's first connection is the app's; of all others, the client's.
         let sends_requests = info.reporter == Reporter::Source || !info.mutual_tls;
         let record = RefCell::new(Some(ConnectionRecord::open(&context.counters, info)));
-        let live = Rc::new(Live { record, progress: Progress::default(), sends_requests });
+        let live = Rc::new(Live { record, progress: Rc::default(), sends_requests });
         Self { _listed: context.open.list(listed, live.clone()), live }
     }
 

@@ -1,30 +1,27 @@
 //! The accepting end of a tunnel: TLS, HTTP/2, and one [`Incoming`] for each CONNECT.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::server::{self, Connection, SendResponse};
-use h2::{Reason, RecvStream};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{ALPN, TLS_BUFFER};
+use super::driver::{Broken, Driver, Link, Side, Stops, StreamHandle};
+use super::h2::{Request, SendError};
 use super::hbone;
-use super::keepalive::until_dead;
 use super::limits::Limits;
 use super::stream::TunnelStream;
+use super::tls::{self, HandshakeError};
 use crate::authorize::Permit;
 
 /// How long a refused peer may take to read its alert.
@@ -43,7 +40,7 @@ pub enum AcceptError {
     Protocol,
     /// The peer's HTTP/2 preface is none.
     #[error("HTTP/2 handshake failed")]
-    H2(#[source] h2::Error),
+    H2(#[source] Broken),
     /// The peer is slow, or silent.
     #[error("no handshake within {} s", .0.as_secs())]
     Timeout(Duration),
@@ -54,15 +51,9 @@ pub enum AcceptError {
 
 /// A tunnel that a peer dialled. Nothing moves in it unless [`Server::next`] is polled.
 pub struct Server {
-    /// Gone once the tunnel has ended: only then do the streams of a dead peer end too.
-    connection: Option<Connection<TlsStream<TcpStream>, Bytes>>,
-    alive: Pin<Box<dyn Future<Output = ()>>>,
+    /// Gone once the tunnel has ended.
+    driver: Option<Driver>,
     peer: Vec<CertificateDer<'static>>,
-    stop: CancellationToken,
-    draining: bool,
-    /// One more reference for each [`Incoming`] not answered yet.
-    unanswered: Rc<()>,
-    max_unanswered: usize,
 }
 
 /// Takes a tunnel. When `stop` is cancelled, the tunnel says GOAWAY and ends with its last stream.
@@ -78,63 +69,45 @@ pub async fn accept(
 ) -> Result<Server, AcceptError> {
     let patience = limits.handshake_timeout;
     // Boxed, and gone once the tunnel is there: its states are many kilobytes.
-    let handshake = timeout(patience, Box::pin(handshake(tcp, tls, limits)));
+    let handshake = timeout(patience, Box::pin(handshake(tcp, tls, limits, stop.clone())));
     let shaken = tokio::select! {
         () = stop.cancelled() => return Err(AcceptError::Stopped),
         done = handshake => done.unwrap_or(Err((AcceptError::Timeout(patience), None))),
     };
-    let (mut connection, peer) = match shaken {
-        Ok(accepted) => accepted,
+    match shaken {
+        Ok(server) => Ok(server),
         Err((error, tcp)) => {
             if let Some(tcp) = tcp {
                 linger(tcp).await;
             }
-            return Err(error);
+            Err(error)
         }
-    };
-    let alive: Pin<Box<dyn Future<Output = ()>>> = match connection.ping_pong() {
-        Some(pings) => {
-            let interval = limits.ping_interval;
-            Box::pin(until_dead(pings, limits.clone(), interval, || {}))
-        }
-        None => Box::pin(std::future::pending()),
-    };
-    let max_unanswered = usize::try_from(limits.max_accepted_streams).unwrap_or(usize::MAX);
-    let unanswered = Rc::new(());
-    let connection = Some(connection);
-    Ok(Server { connection, alive, peer, stop, draining: false, unanswered, max_unanswered })
+    }
 }
-
-type Accepted = (Connection<TlsStream<TcpStream>, Bytes>, Vec<CertificateDer<'static>>);
 
 /// A refused peer's connection is given back: its alert is still on the way.
 async fn handshake(
-    tcp: TcpStream,
+    mut tcp: TcpStream,
     tls: Arc<ServerConfig>,
     limits: &Limits,
-) -> Result<Accepted, (AcceptError, Option<TcpStream>)> {
-    let shaken = TlsAcceptor::from(tls).accept(tcp).into_fallible().await;
-    let mut tls = shaken.map_err(|(error, tcp)| (AcceptError::Tls(error), Some(tcp)))?;
-    let session = tls.get_mut().1;
-    if session.alpn_protocol() != Some(ALPN) {
-        // rustls lets a client pass that offers no protocol at all.
-        session.send_close_notify();
-        let tcp = tls.flush().await.is_ok().then(|| tls.into_inner().0);
-        return Err((AcceptError::Protocol, tcp));
-    }
-    session.set_buffer_limit(Some(TLS_BUFFER));
-    let peer = session.peer_certificates().unwrap_or_default().to_vec();
-    let connection = server::Builder::new()
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_frame_size(limits.max_frame)
-        .max_concurrent_streams(limits.max_accepted_streams)
-        .max_header_list_size(limits.max_request_headers)
-        .max_send_buffer_size(limits.send_buffer)
-        .handshake(tls)
-        .await
-        .map_err(|error| (AcceptError::H2(error), None))?;
-    Ok((connection, peer))
+    stop: CancellationToken,
+) -> Result<Server, (AcceptError, Option<TcpStream>)> {
+    let established = match tls::accept(&mut tcp, tls).await {
+        Ok(established) => established,
+        Err(HandshakeError::Tls(error)) => return Err((AcceptError::Tls(error), Some(tcp))),
+        Err(HandshakeError::Protocol) => return Err((AcceptError::Protocol, Some(tcp))),
+    };
+    let peer = established.session.peer_certificates().to_vec();
+    let stops = Stops { drain: stop, abort: CancellationToken::new() };
+    let mut driver = Driver::new(tcp, established, Side::Server, limits, stops);
+    let link = driver.link().clone();
+    poll_fn(|cx| match driver.poll(cx) {
+        Poll::Pending if link.is_settled() => Poll::Ready(Ok(())),
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(broken) => Poll::Ready(Err((AcceptError::H2(broken), None))),
+    })
+    .await?;
+    Ok(Server { driver: Some(driver), peer })
 }
 
 /// Closes so that the alert arrives: unread bytes at close would make the kernel reset.
@@ -161,51 +134,55 @@ impl Server {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn next(&mut self) -> Option<Incoming> {
-        loop {
-            let connection = self.connection.as_mut()?;
-            let accepted = tokio::select! {
-                accepted = connection.accept() => accepted,
-                () = &mut self.alive => {
-                    tracing::debug!("tunnel's peer is dead");
-                    self.connection = None;
-                    return None;
-                }
-                () = self.stop.cancelled(), if !self.draining => {
-                    self.draining = true;
-                    connection.graceful_shutdown();
-                    continue;
-                }
-            };
-            match accepted {
-                // Streams that are reset at once do not count against HTTP/2's own limit, yet each
-                // costs us a look at the policies and perhaps a connection to the application.
-                Some(Ok(_)) if Rc::strong_count(&self.unanswered) > self.max_unanswered => {
-                    tracing::debug!("the tunnel's peer opens and resets streams too fast");
-                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                }
-                Some(Ok((request, respond))) => {
-                    let unanswered = Rc::clone(&self.unanswered);
-                    if let Some(incoming) = Incoming::new(request, respond, unanswered) {
-                        return Some(incoming);
-                    }
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "tunnel ended");
-                    self.connection = None;
-                    return None;
-                }
-                None => {
-                    self.connection = None;
-                    return None;
-                }
+        // The tunnel bounds what it does at a time by itself.
+        unconstrained(poll_fn(|cx| self.poll_next(cx))).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
+        let Some(driver) = &mut self.driver else { return Poll::Ready(None) };
+        if let Some(incoming) = next_connect(driver.link()) {
+            return Poll::Ready(Some(incoming));
+        }
+        match driver.poll(cx) {
+            Poll::Ready(broken) => {
+                tracing::debug!(error = %broken, "tunnel ended");
+                self.driver = None;
+                Poll::Ready(None)
             }
+            Poll::Pending => match next_connect(driver.link()) {
+                Some(incoming) => Poll::Ready(Some(incoming)),
+                None => Poll::Pending,
+            },
         }
     }
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("draining", &self.draining).finish_non_exhaustive()
+        f.debug_struct("Server").field("ended", &self.driver.is_none()).finish_non_exhaustive()
+    }
+}
+
+/// The next CONNECT; anything else is answered here.
+fn next_connect(link: &Link) -> Option<Incoming> {
+    while let Some((handle, request)) = link.next_incoming() {
+        let Request { method, authority, headers, .. } = request;
+        let unanswered = Unanswered(link.clone());
+        let incoming = Incoming { authority, headers, handle, _unanswered: unanswered };
+        if method == Method::CONNECT && !incoming.authority.is_empty() {
+            return Some(incoming);
+        }
+        incoming.refuse(hbone::BAD_REQUEST);
+    }
+    None
+}
+
+/// Counts a stream as one that waits for its answer, until dropped.
+struct Unanswered(Link);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.answered();
     }
 }
 
@@ -213,35 +190,11 @@ impl fmt::Debug for Server {
 pub struct Incoming {
     authority: String,
     headers: HeaderMap,
-    respond: SendResponse<Bytes>,
-    body: RecvStream,
-    _unanswered: Rc<()>,
+    handle: StreamHandle,
+    _unanswered: Unanswered,
 }
 
 impl Incoming {
-    /// None for what is no CONNECT: that is answered here.
-    fn new(
-        request: Request<RecvStream>,
-        respond: SendResponse<Bytes>,
-        unanswered: Rc<()>,
-    ) -> Option<Self> {
-        let (head, body) = request.into_parts();
-        let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
-        let connect = head.method == Method::CONNECT;
-        let incoming = Self {
-            authority: authority.unwrap_or_default(),
-            headers: head.headers,
-            respond,
-            body,
-            _unanswered: unanswered,
-        };
-        if connect && !incoming.authority.is_empty() {
-            return Some(incoming);
-        }
-        incoming.refuse(hbone::BAD_REQUEST);
-        None
-    }
-
     /// The destination as the peer wrote it.
     pub fn authority(&self) -> &str {
         &self.authority
@@ -256,22 +209,14 @@ impl Incoming {
     ///
     /// # Errors
     /// The peer gave up, or the tunnel is gone.
-    pub fn accept(
-        mut self,
-        _permit: &Permit,
-        headers: HeaderMap,
-    ) -> Result<TunnelStream, h2::Error> {
-        let mut response = Response::new(());
-        *response.headers_mut() = headers;
-        let send = self.respond.send_response(response, false)?;
-        Ok(TunnelStream::new(send, self.body))
+    pub fn accept(self, _permit: &Permit, headers: HeaderMap) -> Result<TunnelStream, SendError> {
+        self.handle.accept(&headers)?;
+        Ok(TunnelStream::new(self.handle))
     }
 
     /// Answers with a status that is no success, and ends the stream.
-    pub fn refuse(mut self, status: StatusCode) {
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        if let Err(error) = self.respond.send_response(response, true) {
+    pub fn refuse(self, status: StatusCode) {
+        if let Err(error) = self.handle.refuse(status) {
             tracing::debug!(%error, %status, "refused a stream that is gone");
         }
     }

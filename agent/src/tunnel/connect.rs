@@ -5,25 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
-use h2::{Reason, client};
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http::uri::Authority;
+use http::{HeaderMap, StatusCode};
 use rustls::ClientConfig;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use super::driver::{Broken, Link, StreamHandle, Unanswered};
+use super::h2::{Code, OpenError as Unopened};
 use super::limits::Limits;
-use super::stream::TunnelStream;
-
-/// Plaintext that TLS takes before it waits for the socket, in bytes: frames of many streams leave
-/// in one send.
-pub(super) const TLS_BUFFER: usize = 256 << 10;
-/// The one application protocol of tunnels.
-pub(super) const ALPN: &[u8] = b"h2";
+use super::tls::{self, Established, HandshakeError};
 
 /// What is asked of the far end.
 #[derive(Debug, Clone)]
@@ -59,7 +51,7 @@ pub enum ConnectError {
         /// The far end of the tunnel.
         gateway: SocketAddr,
         /// Why.
-        source: Arc<h2::Error>,
+        source: Arc<Unanswered>,
     },
     /// The peer answered, but with no success.
     #[error("{gateway} refused the stream: {status}")]
@@ -92,14 +84,13 @@ pub enum ConnectError {
     Stopped,
 }
 
-/// A tunnel just dialled.
+/// A connection just dialled and secured.
 pub(super) struct Dialled {
-    pub(super) sender: SendRequest<Bytes>,
-    pub(super) connection: Connection<TlsStream<TcpStream>, Bytes>,
-    pub(super) peer: Vec<CertificateDer<'static>>,
+    pub(super) tcp: TcpStream,
+    pub(super) established: Established,
 }
 
-/// Dials TCP, TLS and HTTP/2.
+/// Dials TCP and TLS.
 pub(super) async fn dial(
     gateway: SocketAddr,
     tcp: impl Future<Output = io::Result<TcpStream>>,
@@ -111,40 +102,26 @@ pub(super) async fn dial(
         .await
         .map_err(|_| late("TCP connect", limits.dial_timeout))?
         .map_err(|source| ConnectError::Tcp { gateway, source: Arc::new(source) })?;
-    timeout(limits.handshake_timeout, handshake(gateway, tcp, tls, limits))
+    timeout(limits.handshake_timeout, handshake(gateway, tcp, tls))
         .await
         .map_err(|_| late("TLS handshake", limits.handshake_timeout))?
 }
 
 async fn handshake(
     gateway: SocketAddr,
-    tcp: TcpStream,
+    mut tcp: TcpStream,
     tls: Arc<ClientConfig>,
-    limits: &Limits,
 ) -> Result<Dialled, ConnectError> {
-    let insecure = |source| ConnectError::Tls { gateway, source: Arc::new(source) };
     let name = ServerName::IpAddress(gateway.ip().into());
-    let mut tls = TlsConnector::from(tls).connect(name, tcp).await.map_err(insecure)?;
-    let session = tls.get_mut().1;
-    if session.alpn_protocol() != Some(ALPN) {
-        let why = "the peer did not agree to speak h2";
-        return Err(insecure(io::Error::new(io::ErrorKind::InvalidData, why)));
-    }
-    session.set_buffer_limit(Some(TLS_BUFFER));
-    let peer = session.peer_certificates().unwrap_or_default().to_vec();
-    let (sender, connection) = client::Builder::new()
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_frame_size(limits.max_frame)
-        .max_header_list_size(limits.max_response_headers)
-        .max_send_buffer_size(limits.send_buffer)
-        // One, until the peer has told its limit.
-        .initial_max_send_streams(1)
-        .enable_push(false)
-        .handshake(tls)
-        .await
-        .map_err(|source| ConnectError::H2 { gateway, source: Arc::new(source) })?;
-    Ok(Dialled { sender, connection, peer })
+    let shaken = tls::connect(&mut tcp, tls, name).await;
+    let established = shaken.map_err(|error| {
+        let source = match error {
+            HandshakeError::Tls(source) => source,
+            HandshakeError::Protocol => io::Error::new(io::ErrorKind::InvalidData, error),
+        };
+        ConnectError::Tls { gateway, source: Arc::new(source) }
+    })?;
+    Ok(Dialled { tcp, established })
 }
 
 /// Why a stream was not opened.
@@ -158,39 +135,39 @@ pub(super) enum OpenError {
 /// Opens one stream, and waits for the answer.
 pub(super) async fn open(
     gateway: SocketAddr,
-    mut sender: SendRequest<Bytes>,
+    link: &Link,
     request: &ConnectRequest,
     limits: &Limits,
-) -> Result<(TunnelStream, HeaderMap), OpenError> {
-    let head = head(request).map_err(|source| {
+) -> Result<(StreamHandle, HeaderMap), OpenError> {
+    if let Err(invalid) = Authority::try_from(request.authority.as_str()) {
         let authority = request.authority.clone();
-        OpenError::Failed(ConnectError::Authority { authority, source: Arc::new(source) })
-    })?;
-    let broken = |error: h2::Error| {
-        let stale =
-            error.is_go_away() || error.is_io() || error.reason() == Some(Reason::REFUSED_STREAM);
+        let source = Arc::new(http::Error::from(invalid));
+        return Err(OpenError::Failed(ConnectError::Authority { authority, source }));
+    }
+    let broken = |error: Unanswered| {
+        let stale = is_stale(&error);
         let error = ConnectError::H2 { gateway, source: Arc::new(error) };
         if stale { OpenError::Stale(error) } else { OpenError::Failed(error) }
     };
-    let exchange = async {
-        std::future::poll_fn(|cx| sender.poll_ready(cx)).await.map_err(broken)?;
-        let (answer, send) = sender.send_request(head, false).map_err(broken)?;
-        Ok((answer.await.map_err(broken)?, send))
-    };
+    let handle = link.open(&request.authority, &request.headers).map_err(broken)?;
     let after = limits.response_timeout;
     let late = ConnectError::Timeout { gateway, step: "CONNECT", after };
-    let (answer, send) = timeout(after, exchange).await.unwrap_or(Err(OpenError::Failed(late)))?;
-    let (head, recv) = answer.into_parts();
-    if head.status.is_success() {
-        Ok((TunnelStream::new(send, recv), head.headers))
+    let answered = timeout(after, handle.answer()).await;
+    let answered = answered.map_err(|_| OpenError::Failed(late))?;
+    let (status, headers) = answered.map_err(broken)?;
+    if status.is_success() {
+        Ok((handle, headers))
     } else {
-        Err(OpenError::Failed(ConnectError::Refused { gateway, status: head.status }))
+        Err(OpenError::Failed(ConnectError::Refused { gateway, status }))
     }
 }
 
-fn head(request: &ConnectRequest) -> Result<Request<()>, http::Error> {
-    let uri = Uri::builder().authority(request.authority.as_str()).build()?;
-    let mut head = Request::builder().method(Method::CONNECT).uri(uri).body(())?;
-    *head.headers_mut() = request.headers.clone();
-    Ok(head)
+/// Whether another tunnel may do better.
+fn is_stale(error: &Unanswered) -> bool {
+    match error {
+        Unanswered::Broken(Broken::Io(_) | Broken::Closed | Broken::Ended) => true,
+        Unanswered::Reset(code) => *code == Code::REFUSED_STREAM,
+        Unanswered::Open(unopened) => !matches!(unopened, Unopened::HeadersTooLarge),
+        Unanswered::Broken(_) => false,
+    }
 }

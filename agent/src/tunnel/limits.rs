@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use super::h2::Config;
+
 /// Limits of one tunnel and of the pool that dials them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes a peer may send on one stream ahead of the application that reads them.
+    /// Bytes a peer may send on one stream ahead of the application that reads them, at most; it
+    /// starts with less and grows while the application keeps up.
     pub stream_window: u32,
-    /// The same over all streams of a tunnel. Several times `stream_window`, so that a few slow
-    /// applications cannot stop the others.
-    pub connection_window: u32,
-    /// Largest frame we take, in bytes; it is collected whole before it is passed on.
+    /// Bytes by which the streams of a tunnel may together exceed what they start with.
+    pub window_budget: u64,
+    /// Largest frame we take, in bytes; it is passed on piecemeal and costs no memory.
     pub max_frame: u32,
     /// Streams a peer may have open in one tunnel.
     pub max_accepted_streams: u32,
@@ -20,7 +22,7 @@ pub struct Limits {
     pub max_request_headers: u32,
     /// Size of a response's headers.
     pub max_response_headers: u32,
-    /// Bytes of one stream that wait for the tunnel.
+    /// Bytes of a tunnel that wait for the peer; with more, its applications are not read.
     pub send_buffer: usize,
     /// TCP connect of a tunnel.
     pub dial_timeout: Duration,
@@ -33,27 +35,47 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// ...and must be answered within this, else the tunnel is dead.
     pub ping_timeout: Duration,
-    /// A tunnel without streams is closed after this.
+    /// A tunnel that we dialled is closed after this without a stream.
     pub idle_timeout: Duration,
+    /// The same of a tunnel that a peer dialled; longer, as it is the peer's to close.
+    pub accepted_idle_timeout: Duration,
+}
+
+/// What a stream's window starts with, in bytes.
+const INITIAL_WINDOW: u32 = 256 << 10;
+
+impl Limits {
+    /// The limits of a tunnel's HTTP/2.
+    pub(super) fn h2(&self, max_header_list: u32) -> Config {
+        Config {
+            initial_window: self.stream_window.min(INITIAL_WINDOW),
+            max_window: self.stream_window,
+            window_budget: self.window_budget,
+            max_frame: self.max_frame,
+            max_streams: self.max_accepted_streams,
+            max_header_list,
+        }
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             stream_window: 1 << 20,
-            connection_window: 16 << 20,
-            max_frame: 256 << 10,
+            window_budget: 16 << 20,
+            max_frame: (1 << 24) - 1,
             max_accepted_streams: 200,
             max_opened_streams: 100,
             max_request_headers: 64 << 10,
             max_response_headers: 16 << 10,
-            send_buffer: 1 << 20,
+            send_buffer: 512 << 10,
             dial_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(20),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(300),
+            accepted_idle_timeout: Duration::from_secs(900),
         }
     }
 }

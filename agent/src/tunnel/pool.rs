@@ -3,7 +3,7 @@
 //! Streams of one source to one destination share a tunnel, up to the peer's limit; only when all
 //! are full is another dialled, by one connection at a time while the rest wait for its outcome. A
 //! tunnel whose TLS configuration is no longer the current one (the certificate was renewed) takes
-//! no new streams. Each tunnel has one task ([`tunnel::drive`]), owned by the pool.
+//! no new streams. Each tunnel has one task ([`Driver`]), owned by the pool.
 
 mod tunnel;
 
@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 pub(super) use self::tunnel::StreamSlot;
 use self::tunnel::Tunnel;
 use super::connect::{self, ConnectError, ConnectRequest, OpenError};
+use super::driver::{Driver, Side, Stops};
 use super::limits::Limits;
 use super::stream::TunnelStream;
 use crate::mesh::{PodUid, SpiffeId};
@@ -248,20 +249,17 @@ impl Pool {
                 return Err(error);
             }
         };
-        let tunnel = Rc::new(Tunnel::new(dialled.sender, tls, dialled.peer));
+        let peer = dialled.established.session.peer_certificates().to_vec();
+        let stops = Stops { drain: self.inner.drain.clone(), abort: self.inner.abort.clone() };
+        let driver = Driver::new(dialled.tcp, dialled.established, Side::Client, limits, stops);
+        let tunnel = Rc::new(Tunnel::new(driver.link().clone(), tls, peer));
         guard.slot.tunnels.borrow_mut().push(Rc::clone(&tunnel));
         let stream = tunnel.first();
         let inner = Rc::downgrade(&self.inner);
         let key = key.clone();
-        let driven = tunnel::drive(
-            tunnel,
-            dialled.connection,
-            limits.clone(),
-            self.inner.drain.clone(),
-            self.inner.abort.clone(),
-        );
         self.inner.tasks.spawn_local(async move {
-            driven.await;
+            let broken = driver.run().await;
+            tracing::debug!(gateway = %key.gateway, error = %broken, "tunnel ended");
             if let Some(inner) = inner.upgrade() {
                 inner.prune(&key);
             }
@@ -275,14 +273,11 @@ impl Pool {
         slot: StreamSlot,
         request: &ConnectRequest,
     ) -> Result<TunnelStream, OpenError> {
-        let Some(sender) = slot.sender() else {
+        if slot.is_retired() {
             return Err(OpenError::Stale(ConnectError::Stopped));
-        };
-        match connect::open(key.gateway, sender, request, &self.inner.limits).await {
-            Ok((stream, answer)) => {
-                slot.answered();
-                Ok(stream.dialled(answer, slot))
-            }
+        }
+        match connect::open(key.gateway, slot.link(), request, &self.inner.limits).await {
+            Ok((handle, answer)) => Ok(TunnelStream::new(handle).dialled(answer, slot)),
             Err(error) => {
                 if matches!(error, OpenError::Stale(_)) {
                     slot.retire();

@@ -4,43 +4,56 @@
 //! Each direction ends by itself (FIN is END_STREAM and the other way round); an error in either
 //! resets both sides at once, as does dropping the relay before it has finished. A side that does
 //! not read stops the other: what waits in between is bounded by the stream's window and one read.
+//!
+//! Between an application and a tunnel it is the tunnel's task that moves them; the relay waits.
 
 mod buffer;
 mod plain;
-mod tunnelled;
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::rc::Rc;
 
-use h2::Reason;
 use tokio::net::TcpStream;
 
+use super::driver::{Broken, Ended};
+use super::h2::Code;
 use super::stream::TunnelStream;
 use crate::authorize::Permit;
 use crate::sys::socket;
 
-/// Bytes moved so far; may be read by any thread while the relay runs.
+pub(super) use buffer::ReadSize;
+
+/// Bytes moved so far; may be read while the relay runs.
 #[derive(Debug, Default)]
 pub struct Progress {
-    sent: AtomicU64,
-    received: AtomicU64,
+    sent: Cell<u64>,
+    received: Cell<u64>,
 }
 
 impl Progress {
     /// Bytes from the first connection to the other side.
     pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.sent.get()
     }
 
     /// Bytes from the other side to the first connection.
     pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.received.get()
+    }
+
+    pub(super) fn add_sent(&self, bytes: usize) {
+        add(&self.sent, bytes);
+    }
+
+    pub(super) fn add_received(&self, bytes: usize) {
+        add(&self.received, bytes);
     }
 }
 
-/// Adds to a counter that one thread writes.
-fn add(counter: &AtomicU64, bytes: usize) {
-    counter.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+fn add(counter: &Cell<u64>, bytes: usize) {
+    counter.set(counter.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
 }
 
 /// Why a relay ended before both directions had.
@@ -54,10 +67,10 @@ pub enum RelayError {
     Peer(#[source] io::Error),
     /// The peer reset the stream.
     #[error("the peer reset the stream: {0}")]
-    Reset(Reason),
+    Reset(Code),
     /// The tunnel broke.
     #[error("the tunnel broke")]
-    Tunnel(#[source] h2::Error),
+    Tunnel(#[source] Broken),
 }
 
 /// By what right a plain connection is relayed.
@@ -70,8 +83,8 @@ pub enum Passage<'a> {
 }
 
 /// A plain connection that is reset when dropped, unless it ended in order.
-struct Leg {
-    tcp: TcpStream,
+pub(super) struct Leg {
+    pub(super) tcp: TcpStream,
     ended: bool,
 }
 
@@ -85,7 +98,7 @@ impl Leg {
     }
 
     /// Closes it in order; what is still queued is sent.
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         self.ended = true;
     }
 }
@@ -109,22 +122,18 @@ impl Drop for Leg {
 /// Dropping the future resets both sides.
 pub fn relay(
     app: TcpStream,
-    mut tunnel: TunnelStream,
-    progress: &Progress,
-) -> impl Future<Output = Result<(), RelayError>> {
-    // Made here, not at the first poll, so that a drop before it resets too.
-    let mut app = Leg::new(app);
+    tunnel: TunnelStream,
+    progress: &Rc<Progress>,
+) -> impl Future<Output = Result<(), RelayError>> + use<> {
+    // Here, not at the first poll, so that a drop before it resets too.
+    tunnel.attach(Leg::new(app), progress);
     async move {
-        let (send, recv) = tunnel.halves();
-        let (read, write) = app.tcp.split();
-        futures::future::try_join(
-            tunnelled::upload(read, send, &progress.sent),
-            tunnelled::download(recv, write, &progress.received),
-        )
-        .await?;
-        app.end();
-        tunnel.finish();
-        Ok(())
+        match poll_fn(|cx| tunnel.poll_ended(cx)).await {
+            Ended::Complete => Ok(()),
+            Ended::Reset(code) => Err(RelayError::Reset(code)),
+            Ended::App(error) => Err(RelayError::App(error)),
+            Ended::Tunnel(broken) => Err(RelayError::Tunnel(broken)),
+        }
     }
 }
 

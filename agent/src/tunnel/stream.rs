@@ -1,27 +1,27 @@
 //! One connection's two byte streams inside a tunnel.
 
 use std::fmt;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
 
+use super::driver::{Ended, StreamHandle};
 use super::pool::StreamSlot;
+use super::relay::{Leg, Progress};
 
 /// An open CONNECT stream, on either side. Dropped before [`super::relay()`] has finished with it, it
 /// is reset, and the peer's application sees a reset too.
 pub struct TunnelStream {
-    send: SendStream<Bytes>,
-    recv: RecvStream,
-    finished: bool,
+    handle: StreamHandle,
     answer: Option<Box<HeaderMap>>,
     slot: Option<StreamSlot>,
 }
 
 impl TunnelStream {
-    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
-        Self { send, recv, finished: false, answer: None, slot: None }
+    pub(super) fn new(handle: StreamHandle) -> Self {
+        Self { handle, answer: None, slot: None }
     }
 
     /// A stream that counts against its tunnel's limit until dropped.
@@ -41,28 +41,18 @@ impl TunnelStream {
         self.slot.as_ref().map_or(&[], StreamSlot::peer_certificates)
     }
 
-    pub(super) fn halves(&mut self) -> (&mut SendStream<Bytes>, &mut RecvStream) {
-        (&mut self.send, &mut self.recv)
+    /// Gives the application's connection to the tunnel.
+    pub(super) fn attach(&self, app: Leg, progress: &Rc<Progress>) {
+        self.handle.attach(app, progress);
     }
 
-    /// Both directions ended in order.
-    pub(super) fn finish(&mut self) {
-        self.finished = true;
-    }
-}
-
-impl Drop for TunnelStream {
-    fn drop(&mut self) {
-        if !self.finished {
-            // RFC 9113 8.5: a broken TCP connection is CONNECT_ERROR. The CANCEL that h2 would send
-            // reads as an orderly end to mesh peers.
-            self.send.send_reset(Reason::CONNECT_ERROR);
-        }
+    pub(super) fn poll_ended(&self, cx: &Context<'_>) -> Poll<Ended> {
+        self.handle.poll_ended(cx)
     }
 }
 
 impl fmt::Debug for TunnelStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TunnelStream").field("id", &self.send.stream_id()).finish_non_exhaustive()
+        f.debug_struct("TunnelStream").field("handle", &self.handle).finish_non_exhaustive()
     }
 }

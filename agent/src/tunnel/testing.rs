@@ -16,9 +16,10 @@ use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{Incoming, accept};
-use super::connect::{ALPN, ConnectRequest};
+use super::connect::ConnectRequest;
 use super::limits::Limits;
 use super::pool::PoolKey;
+use super::tls::ALPN;
 use crate::authorize::{Decision, Permit, Request, decide};
 use crate::mesh::{Mesh, PodUid, SpiffeId, Workload};
 
@@ -111,6 +112,16 @@ pub(super) fn request() -> ConnectRequest {
     ConnectRequest { authority: "10.0.0.1:80".to_owned(), headers: http::HeaderMap::new() }
 }
 
+/// To this far end.
+pub(super) fn key(gateway: SocketAddr) -> PoolKey {
+    PoolKey {
+        source: SpiffeId::new("cluster.local", "ns", "sa").unwrap(),
+        pod: PodUid("uid".into()),
+        gateway,
+        expected: Vec::new(),
+    }
+}
+
 /// The far end of tunnels.
 pub(super) struct Gateway {
     pub(super) address: SocketAddr,
@@ -158,12 +169,7 @@ impl Gateway {
     }
 
     pub(super) fn key(&self) -> PoolKey {
-        PoolKey {
-            source: SpiffeId::new("cluster.local", "ns", "sa").unwrap(),
-            pod: PodUid("uid".into()),
-            gateway: self.address,
-            expected: Vec::new(),
-        }
+        key(self.address)
     }
 
     pub(super) fn dial(&self) -> impl Future<Output = io::Result<TcpStream>> + use<> {

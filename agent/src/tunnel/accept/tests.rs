@@ -1,5 +1,9 @@
 //! What the accepting end makes of good and bad peers.
 
+use std::rc::Rc;
+
+use h2::Reason;
+use http::Request;
 use proptest::prelude::*;
 use tokio::net::TcpListener;
 use tokio::task::spawn_local;
@@ -251,7 +255,7 @@ async fn open_and_reset(pki: &Pki, gateway: &Gateway, count: usize) -> Result<()
     let ended = spawn_local(connection);
     for _ in 0..count {
         let head = Request::connect("10.0.0.1:80").body(()).unwrap();
-        std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
+        poll_fn(|cx| sender.poll_ready(cx)).await?;
         let (_, mut send) = sender.send_request(head, false)?;
         tokio::task::yield_now().await;
         send.send_reset(Reason::CANCEL);
@@ -304,7 +308,7 @@ async fn the_streams_of_a_dead_peer_end_with_its_tunnel() {
             let incoming = server.next().await.unwrap();
             let stream = incoming.accept(&permit(), HeaderMap::new()).unwrap();
             let relayed = spawn_local(async move {
-                let progress = crate::tunnel::Progress::default();
+                let progress = Rc::default();
                 crate::tunnel::relay(app, stream, &progress).await
             });
             assert!(server.next().await.is_none());

@@ -1,52 +1,33 @@
-//! One pooled tunnel: how many streams it carries, and the task that drives it.
+//! One pooled tunnel, and how many streams it carries.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
 use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
-use tokio_rustls::client::TlsStream;
-use tokio_util::sync::CancellationToken;
 
-use super::super::keepalive::until_dead;
-use super::super::limits::Limits;
+use super::super::driver::Link;
 
 /// A tunnel as its users see it.
 pub(super) struct Tunnel {
-    /// Gone once the tunnel takes no more streams; h2 closes when the last stream has ended too.
-    sender: RefCell<Option<SendRequest<Bytes>>>,
+    link: Link,
     tls: Arc<ClientConfig>,
     peer: Vec<CertificateDer<'static>>,
     streams: Cell<usize>,
-    idle_since: Cell<Instant>,
-    /// The peer's settings have arrived, and with them its limit of streams.
-    settled: Cell<bool>,
-    /// `settled`, `sender` or `streams` changed.
-    changed: Notify,
+    /// The link settled or retired.
+    changed: Rc<Notify>,
 }
 
 impl Tunnel {
     pub(super) fn new(
-        sender: SendRequest<Bytes>,
+        link: Link,
         tls: Arc<ClientConfig>,
         peer: Vec<CertificateDer<'static>>,
     ) -> Self {
-        Self {
-            sender: RefCell::new(Some(sender)),
-            tls,
-            peer,
-            streams: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
-            settled: Cell::new(false),
-            changed: Notify::new(),
-        }
+        let changed = link.changed();
+        Self { link, tls, peer, streams: Cell::new(0), changed }
     }
 
     /// Whether it takes streams under this configuration; if it was made with another, it takes no
@@ -59,11 +40,12 @@ impl Tunnel {
     }
 
     pub(super) fn is_retired(&self) -> bool {
-        self.sender.borrow().is_none()
+        self.link.is_retired()
     }
 
+    /// Whether the peer's settings have arrived, and with them its limit of streams.
     pub(super) fn is_settled(&self) -> bool {
-        self.settled.get()
+        self.link.is_settled()
     }
 
     /// Waits until it is settled, or takes no more streams.
@@ -79,9 +61,10 @@ impl Tunnel {
 
     /// Room for one more stream, if the peer and we allow it.
     pub(super) fn reserve(self: &Rc<Self>, max: usize) -> Option<StreamSlot> {
-        let peer = self.sender.borrow().as_ref()?.current_max_send_streams();
-        let limit = if self.is_settled() { peer.min(max) } else { 0 };
-        (self.streams.get() < limit).then(|| self.first())
+        if self.is_retired() || !self.is_settled() {
+            return None;
+        }
+        (self.streams.get() < self.link.max_open().min(max)).then(|| self.first())
     }
 
     /// Room for the stream it was dialled for.
@@ -90,35 +73,9 @@ impl Tunnel {
         StreamSlot { tunnel: Rc::clone(self) }
     }
 
-    fn settle(&self) {
-        if !self.settled.replace(true) {
-            self.changed.notify_waiters();
-        }
-    }
-
     /// Takes no more streams.
     pub(super) fn retire(&self) {
-        // Dropped after the borrow ends: h2 wakes tasks then.
-        let sender = self.sender.borrow_mut().take();
-        if sender.is_some() {
-            self.changed.notify_waiters();
-        }
-    }
-
-    /// Ends once it has carried nothing for that long.
-    async fn idle(&self, timeout: Duration) {
-        loop {
-            let changed = self.changed.notified();
-            if self.streams.get() > 0 {
-                changed.await;
-                continue;
-            }
-            let since = self.idle_since.get();
-            sleep_until(since + timeout).await;
-            if self.streams.get() == 0 && self.idle_since.get() == since {
-                return;
-            }
-        }
+        self.link.retire();
     }
 }
 
@@ -128,13 +85,12 @@ pub(in super::super) struct StreamSlot {
 }
 
 impl StreamSlot {
-    pub(super) fn sender(&self) -> Option<SendRequest<Bytes>> {
-        self.tunnel.sender.borrow().clone()
+    pub(super) fn link(&self) -> &Link {
+        &self.tunnel.link
     }
 
-    /// An answer has come, and the peer's settings before it.
-    pub(super) fn answered(&self) {
-        self.tunnel.settle();
+    pub(super) fn is_retired(&self) -> bool {
+        self.tunnel.is_retired()
     }
 
     pub(super) fn retire(&self) {
@@ -148,51 +104,6 @@ impl StreamSlot {
 
 impl Drop for StreamSlot {
     fn drop(&mut self) {
-        let left = self.tunnel.streams.get().saturating_sub(1);
-        self.tunnel.streams.set(left);
-        if left == 0 {
-            self.tunnel.idle_since.set(Instant::now());
-            self.tunnel.changed.notify_waiters();
-        }
+        self.tunnel.streams.set(self.tunnel.streams.get().saturating_sub(1));
     }
-}
-
-/// Moves a tunnel's frames until it ends: at its last stream once retired, at once if the peer is
-/// dead or `abort` is cancelled.
-pub(super) async fn drive(
-    tunnel: Rc<Tunnel>,
-    mut connection: Connection<TlsStream<TcpStream>, Bytes>,
-    limits: Limits,
-    drain: CancellationToken,
-    abort: CancellationToken,
-) {
-    let pings = connection.ping_pong();
-    let idle_timeout = limits.idle_timeout;
-    let alive = async {
-        match pings {
-            // The first answer tells that the peer's settings are here.
-            Some(pings) => until_dead(pings, limits, Duration::ZERO, || tunnel.settle()).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(alive);
-    loop {
-        let retired = tunnel.is_retired();
-        tokio::select! {
-            ended = &mut connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "tunnel ended");
-                }
-                break;
-            }
-            () = &mut alive => {
-                tracing::debug!("tunnel's peer is dead");
-                break;
-            }
-            () = abort.cancelled() => break,
-            () = drain.cancelled(), if !retired => tunnel.retire(),
-            () = tunnel.idle(idle_timeout), if !retired => tunnel.retire(),
-        }
-    }
-    tunnel.retire();
 }

@@ -24,18 +24,18 @@ thread_local! {
 
 /// How much to read next: more while reads come full, less when they fall short.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ReadSize(usize);
+pub(in super::super) struct ReadSize(usize);
 
 impl ReadSize {
-    pub(super) fn bytes(self) -> usize {
+    pub(in super::super) fn bytes(self) -> usize {
         SIZES[self.0]
     }
 
-    /// Learns from a read of `got` bytes.
-    pub(super) fn learn(&mut self, got: usize) {
+    /// Learns from a read of `got` bytes where `asked` was room for.
+    pub(in super::super) fn learn(&mut self, asked: usize, got: usize) {
         if got >= self.bytes() {
             self.0 = (self.0 + 1).min(SIZES.len() - 1);
-        } else if self.0 > 0 && got < SIZES[self.0 - 1] {
+        } else if got < asked && self.0 > 0 && got < SIZES[self.0 - 1] {
             self.0 -= 1;
         }
     }
@@ -82,10 +82,19 @@ mod tests {
         let sizes: Vec<_> = [8 << 10, 64 << 10, 256 << 10, 512 << 10, 300 << 10, 100, 100, 100]
             .into_iter()
             .map(|got| {
-                size.learn(got);
+                size.learn(size.bytes(), got);
                 size.bytes() >> 10
             })
             .collect();
         assert_eq!(sizes, [64, 256, 512, 512, 512, 256, 64, 8]);
+    }
+
+    #[test]
+    fn a_read_that_got_all_it_asked_for_is_not_short() {
+        let mut size = ReadSize(3);
+        size.learn(100, 100);
+        assert_eq!(size, ReadSize(3));
+        size.learn(100, 99);
+        assert_eq!(size, ReadSize(2));
     }
 }

@@ -1,8 +1,8 @@
 //! One direction between two plain connections.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::AtomicU64;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -16,7 +16,7 @@ pub(super) async fn copy(
     from_failed: impl Fn(io::Error) -> RelayError,
     mut to: WriteHalf<'_>,
     to_failed: impl Fn(io::Error) -> RelayError,
-    moved: &AtomicU64,
+    moved: &Cell<u64>,
 ) -> Result<(), RelayError> {
     let mut size = ReadSize::default();
     loop {
@@ -26,7 +26,7 @@ pub(super) async fn copy(
             if bytes.is_empty() {
                 return finish(&mut to).await.map_err(to_failed);
             }
-            size.learn(bytes.len());
+            size.learn(size.bytes(), bytes.len());
             let length = bytes.len();
             to.write_all_buf(&mut bytes).await.map_err(&to_failed)?;
             add(moved, length);

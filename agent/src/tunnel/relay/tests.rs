@@ -2,19 +2,21 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
+use h2::Reason;
 use http::HeaderMap;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
+use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::tunnel::limits::Limits;
 use crate::tunnel::pool::Pool;
-use crate::tunnel::testing::{Gateway, Pki, local, permit, request, tcp_pair};
+use crate::tunnel::testing::{Gateway, Pki, key, local, permit, request, tcp_pair};
 
 type Outcome = JoinHandle<Result<(), RelayError>>;
 
@@ -24,13 +26,13 @@ struct Path {
     server: TcpStream,
     /// The relays in between, the client's first.
     relays: Vec<Outcome>,
-    progress: Arc<Progress>,
+    progress: Rc<Progress>,
     /// Of the server's relay; of the one relay if there is only one.
-    far: Arc<Progress>,
+    far: Rc<Progress>,
 }
 
-fn start(app: TcpStream, tunnel: TunnelStream, progress: &Arc<Progress>) -> Outcome {
-    let progress = Arc::clone(progress);
+fn start(app: TcpStream, tunnel: TunnelStream, progress: &Rc<Progress>) -> Outcome {
+    let progress = Rc::clone(progress);
     spawn_local(async move { relay(app, tunnel, &progress).await })
 }
 
@@ -48,27 +50,31 @@ async fn tunnelled(limits: Limits) -> Path {
     let (key, request) = (gateway.key(), request());
     let near = pool.connect(&key, gateway.dial(), pki.client, &request).await.unwrap();
     let far = stream.await.unwrap();
-    // The tunnel lives as long as the test's `LocalSet`.
+    keep(pool);
+    let ((client, client_side), (server, server_side)) = (tcp_pair().await, tcp_pair().await);
+    let (progress, counted) = (Rc::default(), Rc::default());
+    let relays = vec![start(client_side, near, &progress), start(server_side, far, &counted)];
+    Path { client, server, relays, progress, far: counted }
+}
+
+/// Lets the tunnels live as long as the test's `LocalSet`.
+fn keep(pool: Pool) {
     spawn_local(async move {
         let _pool = pool;
         std::future::pending::<()>().await;
     });
-    let ((client, client_side), (server, server_side)) = (tcp_pair().await, tcp_pair().await);
-    let (progress, counted) = (Arc::default(), Arc::default());
-    let relays = vec![start(client_side, near, &progress), start(server_side, far, &counted)];
-    Path { client, server, relays, progress, far: counted }
 }
 
 /// One plain relay in between.
 async fn plain() -> Path {
     let ((client, client_side), (server, server_side)) = (tcp_pair().await, tcp_pair().await);
-    let progress = Arc::new(Progress::default());
-    let counted = Arc::clone(&progress);
+    let progress = Rc::new(Progress::default());
+    let counted = Rc::clone(&progress);
     let relay = spawn_local(async move {
         let permit = permit();
         relay_tcp(client_side, server_side, Passage::Inbound(&permit), &counted).await
     });
-    let far = Arc::clone(&progress);
+    let far = Rc::clone(&progress);
     Path { client, server, relays: vec![relay], progress, far }
 }
 
@@ -230,25 +236,32 @@ async fn a_slow_reader_stops_the_writer() {
     .await;
 }
 
-/// Speaks HTTP/2 as a peer might, for what our own end would not do.
+/// A peer that speaks HTTP/2 as it likes, for what our own end would not do.
 async fn with_raw_peer(act: impl FnOnce(h2::SendStream<bytes::Bytes>, h2::RecvStream)) -> Path {
-    let (near, far) = tokio::io::duplex(1 << 20);
-    let (client, server) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
-    let (sender, connection) = client.unwrap();
-    spawn_local(async move { _ = connection.await });
-    let mut server = server.unwrap();
-    let head = http::Request::connect("10.0.0.1:80").body(()).unwrap();
-    let (answer, send) = sender.ready().await.unwrap().send_request(head, false).unwrap();
-    let (incoming, mut respond) = server.accept().await.unwrap().unwrap();
-    let peer = respond.send_response(http::Response::new(()), false).unwrap();
-    spawn_local(async move { while server.accept().await.is_some() {} });
-    let recv = answer.await.unwrap().into_body();
+    let pki = Pki::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = TlsAcceptor::from(std::sync::Arc::clone(&pki.server));
+    let accept = async {
+        let tcp = listener.accept().await.unwrap().0;
+        let mut server = h2::server::handshake(tls.accept(tcp).await.unwrap()).await.unwrap();
+        let (incoming, mut respond) = server.accept().await.unwrap().unwrap();
+        let peer = respond.send_response(http::Response::new(()), false).unwrap();
+        spawn_local(async move { while server.accept().await.is_some() {} });
+        (peer, incoming)
+    };
+    let pool = Pool::new(Limits::default());
+    let (key, request) = (key(address), request());
+    let connect = pool.connect(&key, TcpStream::connect(address), pki.client, &request);
+    let ((peer, incoming), stream) = tokio::join!(accept, connect);
+    let stream = stream.unwrap();
+    keep(pool);
     act(peer, incoming.into_body());
     let (client, client_side) = tcp_pair().await;
-    let progress: Arc<Progress> = Arc::default();
-    let relays = vec![start(client_side, TunnelStream::new(send, recv), &progress)];
+    let progress: Rc<Progress> = Rc::default();
+    let relays = vec![start(client_side, stream, &progress)];
     let (server, _) = tcp_pair().await;
-    Path { client, server, relays, far: Arc::clone(&progress), progress }
+    Path { client, server, relays, far: Rc::clone(&progress), progress }
 }
 
 #[tokio::test]
@@ -279,7 +292,7 @@ async fn a_peer_that_fails_resets_the_application() {
         let mut path = with_raw_peer(|mut send, _| send.send_reset(Reason::INTERNAL_ERROR)).await;
         assert_reset(&mut path.client).await;
         let error = path.relays.remove(0).await.unwrap().unwrap_err();
-        assert!(matches!(error, RelayError::Reset(Reason::INTERNAL_ERROR)), "{error:?}");
+        assert!(matches!(error, RelayError::Reset(Code::INTERNAL_ERROR)), "{error:?}");
     })
     .await;
 }
@@ -293,7 +306,7 @@ async fn a_relay_is_small() {
         let (app, peer) = (tcp_pair().await.0, tcp_pair().await.0);
         let progress = Progress::default();
         sizes.push(size_of_val(&relay_tcp(app, peer, Passage::Outbound, &progress)));
-        fn size<F>(_: impl Fn(TcpStream, TunnelStream, &'static Progress) -> F) -> usize {
+        fn size<F>(_: impl Fn(TcpStream, TunnelStream, &'static Rc<Progress>) -> F) -> usize {
             size_of::<F>()
         }
         sizes.push(size(relay));

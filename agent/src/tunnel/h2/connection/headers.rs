@@ -1,6 +1,6 @@
 //! HEADERS and CONTINUATION of the peer (RFC 9113 sections 6.2, 6.10 and 8.1).
 
-use http::Method;
+use http::{HeaderMap, Method, StatusCode};
 
 use super::{Connection, Role};
 use crate::tunnel::h2::StreamId;
@@ -129,6 +129,7 @@ impl Connection {
         }
         match self.decode(Kind::Request, block)?.request().and_then(|request| expect(request, end))
         {
+            Err(Fault::TooLarge) => self.turn_away(id, end),
             Err(fault) => self.refuse(id, end, fault_code(fault)),
             Ok((request, expected)) => {
                 let tunnel = request.method == Method::CONNECT;
@@ -138,6 +139,21 @@ impl Connection {
                 Ok(())
             }
         }
+    }
+
+    /// Section 10.5.1: an answer tells the client what a reset does not.
+    fn turn_away(&mut self, id: u32, end: bool) -> Result<(), Violation> {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let pseudo = [(":status", status.as_str().as_bytes())];
+        if let Some(block) = self.block(&pseudo, &HeaderMap::new()) {
+            let max = self.max_send_frame();
+            self.owe(|out| frame::put_headers(out, id, &block, max, true));
+        }
+        if end {
+            return self.budgets.resets.spend(1);
+        }
+        // Section 8.1: the rest of the request is not wanted.
+        self.refuse(id, end, Code::NO_ERROR)
     }
 
     pub(super) fn add(
@@ -209,7 +225,7 @@ fn fault_code(fault: Fault) -> Code {
     }
 }
 
-type Parts = (Method, String, http::HeaderMap);
+type Parts = (Method, String, HeaderMap);
 
 /// The request, and how much content it announces.
 fn expect((method, authority, headers): Parts, end: bool) -> Result<(Request, Option<u64>), Fault> {

@@ -134,7 +134,11 @@ impl Connection {
     }
 
     /// A header block, unless the peer takes none that large.
-    fn block(&mut self, pseudo: &[(&str, &[u8])], headers: &HeaderMap) -> Option<Vec<u8>> {
+    pub(super) fn block(
+        &mut self,
+        pseudo: &[(&str, &[u8])],
+        headers: &HeaderMap,
+    ) -> Option<Vec<u8>> {
         let fields = || {
             let others = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
             pseudo.iter().copied().chain(others)

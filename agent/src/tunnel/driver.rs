@@ -1,0 +1,289 @@
+//! One task for each tunnel: it owns the connection, the TLS session, the HTTP/2 machine, and the
+//! sockets of the applications whose streams the tunnel carries.
+//!
+//! Input: bytes from the wire and from the applications, and what the owners of streams ask for
+//! through a [`Link`]. Output: the same bytes on the other side. A pass serves all that is ready,
+//! takes a bounded amount, and yields: the tunnels of other pods share the thread.
+//!
+//! | bound | by |
+//! |---|---|
+//! | bytes from the peer that wait for an application | the stream's window |
+//! | bytes from applications that wait for the wire | `Limits::send_buffer`, and one pass |
+//! | frames of our own that wait for the wire | the budgets of HTTP/2 |
+//! | bytes a stream waits while others have their turn | one pass |
+//! | an idle tunnel | nothing but its state: buffers are the thread's |
+
+mod broken;
+mod clock;
+mod link;
+mod ready;
+mod receive;
+mod scratch;
+mod send;
+mod state;
+mod stream;
+mod wire;
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use tokio::net::TcpStream;
+use tokio::task::coop::unconstrained;
+use tokio::task::yield_now;
+use tokio_util::sync::CancellationToken;
+
+use super::h2::{Code, Connection, StreamId};
+use super::limits::Limits;
+use super::tls::Established;
+use clock::{Clock, Due};
+use ready::Key;
+use receive::Piece;
+use state::State;
+use wire::Wire;
+
+pub use broken::Broken;
+pub use link::Unanswered;
+pub(super) use link::{Link, StreamHandle};
+pub(super) use stream::Ended;
+
+/// Something outside that is looked at only when it has happened.
+type Signal = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A tunnel's task. Dropped, it resets the applications of all its streams.
+pub(super) struct Driver {
+    side: Side,
+    link: Link,
+    wire: Option<Box<Wire>>,
+    clock: Clock,
+    drain: Option<Signal>,
+    abort: Option<Signal>,
+    /// The connection's last words, on their way.
+    last: Option<Signal>,
+    /// Sealed bytes above which applications are not read.
+    send_buffer: usize,
+    pieces: Vec<Piece>,
+    again: Vec<StreamId>,
+    keys: Vec<Key>,
+}
+
+/// Whose end of the tunnel it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The one that dialled, and opens streams.
+    Client,
+    /// The one that was dialled.
+    Server,
+}
+
+/// When a tunnel shall end.
+pub(super) struct Stops {
+    /// With its last stream.
+    pub(super) drain: CancellationToken,
+    /// Now.
+    pub(super) abort: CancellationToken,
+}
+
+impl Driver {
+    /// The task of a connection whose handshake is done. Nothing moves until it is polled.
+    pub(super) fn new(
+        tcp: TcpStream,
+        established: Established,
+        side: Side,
+        limits: &Limits,
+        stops: Stops,
+    ) -> Self {
+        let (h2, idle) = match side {
+            Side::Client => {
+                (Connection::client(limits.h2(limits.max_response_headers)), limits.idle_timeout)
+            }
+            Side::Server => {
+                let config = limits.h2(limits.max_request_headers);
+                (Connection::server(config), limits.accepted_idle_timeout)
+            }
+        };
+        let max_unanswered = usize::try_from(limits.max_accepted_streams).unwrap_or(usize::MAX);
+        let link = Link::new(h2, max_unanswered);
+        let ready = &link.shared().ready;
+        for key in [Key::Wire, Key::Clock, Key::Drain, Key::Abort] {
+            ready.mark(key);
+        }
+        Self {
+            side,
+            wire: Some(Box::new(Wire::new(tcp, established, ready.waker(Key::Wire)))),
+            clock: Clock::new(limits, idle, ready.waker(Key::Clock)),
+            drain: Some(Box::pin(stops.drain.cancelled_owned())),
+            abort: Some(Box::pin(stops.abort.cancelled_owned())),
+            last: None,
+            send_buffer: limits.send_buffer,
+            pieces: Vec::new(),
+            again: Vec::new(),
+            keys: Vec::new(),
+            link,
+        }
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Runs the tunnel to its end.
+    pub(super) async fn run(mut self) -> Broken {
+        // A pass is bounded by itself, and yields.
+        unconstrained(poll_fn(|cx| self.poll(cx))).await
+    }
+
+    /// Moves what can be moved now. Ready when the tunnel has ended, and no stream is left of which
+    /// an application waits for the rest.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        let link = self.link.clone();
+        let mut state = link.shared().state.borrow_mut();
+        let noted = self.note(&mut state, cx.waker());
+        let mut plain = scratch::plain();
+        match self.wire.take() {
+            Some(mut wire) => {
+                let done = noted.and_then(|()| self.pass(&mut wire, &mut state, &mut plain));
+                match done {
+                    Ok(()) if is_over(&wire, &state) => {
+                        self.leave(wire, &mut state, &Broken::Ended);
+                    }
+                    Ok(()) => self.wire = Some(wire),
+                    Err(broken) => self.leave(wire, &mut state, &broken),
+                }
+            }
+            None => self.serve(&mut state, &mut plain, 0),
+        }
+        scratch::give_back_plain(plain);
+        if let Some(wire) = &self.wire {
+            self.clock.arm(state.idle_since.filter(|_| !state.retiring));
+            let sendable = !state.run.is_empty() && wire.waiting() < self.send_buffer;
+            if wire.readable || sendable {
+                // Wakes the task once the runtime has looked after everybody else.
+                let yielded = pin!(yield_now()).poll(cx);
+                debug_assert!(yielded.is_pending(), "a yield takes a turn");
+            }
+            return Poll::Pending;
+        }
+        if let Some(last) = &mut self.last
+            && last.as_mut().poll(cx).is_ready()
+        {
+            self.last = None;
+        }
+        match &state.broken {
+            Some(broken) if self.last.is_none() && !state.is_busy() => Poll::Ready(broken.clone()),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Takes in what woke the task.
+    fn note(&mut self, state: &mut State, task: &Waker) -> Result<(), Broken> {
+        let mut keys = std::mem::take(&mut self.keys);
+        self.link.shared().ready.take(&mut keys, task);
+        let mut noted = Ok(());
+        for key in keys.drain(..) {
+            match key {
+                Key::State => {}
+                Key::Stream(id) => state.queue(id),
+                Key::Wire => {
+                    if let Some(wire) = &mut self.wire {
+                        wire.readable = true;
+                    }
+                }
+                Key::Clock => noted = noted.and(self.tick(state)),
+                Key::Drain => {
+                    if is_given(&mut self.drain, self.link.shared().ready.waker(key)) {
+                        self.go_away(state);
+                    }
+                }
+                Key::Abort => {
+                    if is_given(&mut self.abort, self.link.shared().ready.waker(key)) {
+                        noted = Err(Broken::Ended);
+                    }
+                }
+            }
+        }
+        self.keys = keys;
+        noted
+    }
+
+    fn pass(
+        &mut self,
+        wire: &mut Wire,
+        state: &mut State,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), Broken> {
+        self.receive(wire, state)?;
+        let room = self.send_buffer.saturating_sub(wire.waiting());
+        self.serve(state, plain, room);
+        if room > 0 && state.h2.has_output() {
+            state.h2.take_output(plain);
+        }
+        wire.seal(plain)?;
+        wire.send()
+    }
+
+    fn tick(&mut self, state: &mut State) -> Result<(), Broken> {
+        match self.clock.due(state.idle_since.filter(|_| !state.retiring))? {
+            Due::Nothing => {}
+            Due::Ping => state.h2.ping([0; 8]),
+            Due::Idle => self.go_away(state),
+        }
+        Ok(())
+    }
+
+    /// No new streams; the tunnel ends with the last one.
+    fn go_away(&self, state: &mut State) {
+        if self.side == Side::Server {
+            state.h2.go_away(Code::NO_ERROR);
+        }
+        state.retire();
+    }
+
+    /// Parts with the connection.
+    fn leave(&mut self, wire: Box<Wire>, state: &mut State, why: &Broken) {
+        state.sever(why);
+        let mut last = Vec::new();
+        match why {
+            // Nobody is there.
+            Broken::Io(_) | Broken::Silent(_) => return,
+            // The session says what is to be said.
+            Broken::Tls(_) => {}
+            Broken::Protocol(_) | Broken::TooFast => state.h2.take_output(&mut last),
+            Broken::Closed | Broken::Ended => {
+                state.h2.go_away(Code::NO_ERROR);
+                state.h2.take_output(&mut last);
+            }
+        }
+        self.last = Some(Box::pin(wire.leave(last)));
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let mut state = self.link.shared().state.borrow_mut();
+        state.sever(&Broken::Ended);
+        for stream in state.streams.values_mut() {
+            stream.end(Ended::Tunnel(Broken::Ended));
+        }
+    }
+}
+
+fn is_over(wire: &Wire, state: &State) -> bool {
+    state.retiring
+        && state.incoming.is_empty()
+        && wire.waiting() == 0
+        && !state.h2.has_output()
+        && !state.is_busy()
+}
+
+/// Whether a signal was given; if not, `waker` is woken when it is.
+fn is_given(signal: &mut Option<Signal>, waker: Waker) -> bool {
+    let given = match signal {
+        Some(signal) => signal.as_mut().poll(&mut Context::from_waker(&waker)).is_ready(),
+        None => false,
+    };
+    if given {
+        *signal = None;
+    }
+    given
+}

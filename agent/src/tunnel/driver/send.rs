@@ -1,0 +1,140 @@
+//! From the applications to the wire.
+//!
+//! Each stream that is ready gets a turn: its backlog is written, and its application read straight
+//! behind the header of the frame it becomes. Frames of all streams and those of HTTP/2 itself share
+//! records and one send.
+
+use std::io;
+use std::task::Poll;
+
+use super::super::h2::{Connection, StreamId};
+use super::Driver;
+use super::state::State;
+use super::stream::{Ended, Stream};
+
+/// Bytes read from applications in one pass.
+const PASS: usize = 512 << 10;
+/// What a stream may send in one turn at least, in bytes, however many wait.
+const MIN_TURN: usize = 16 << 10;
+/// A frame's header (RFC 9113 4.1), in bytes.
+const HEADER: usize = 9;
+
+/// How far a stream's turn brought it.
+enum Turn {
+    /// It waits for the application.
+    Idle,
+    /// It waits for the peer's window.
+    Starved,
+    /// It has had its share, and has more.
+    More,
+    /// The wire is full.
+    Blocked,
+    /// The application's end is told.
+    Ended,
+}
+
+impl Driver {
+    /// Gives each stream that has something to do a turn. Without a wire, only what the peer has sent
+    /// moves.
+    pub(super) fn serve(&mut self, state: &mut State, plain: &mut Vec<u8>, room: usize) {
+        let waiting = state.run.len();
+        let turn = (PASS / waiting.max(1)).max(MIN_TURN);
+        let room = room.min(PASS);
+        for _ in 0..waiting {
+            let Some(id) = state.run.pop_front() else { break };
+            match take_turn(state, id, plain, room, turn) {
+                Ok(Turn::Idle | Turn::Ended) => {}
+                Ok(Turn::Starved) => state.starve(id),
+                Ok(Turn::More) => self.again.push(id),
+                Ok(Turn::Blocked) => state.queue(id),
+                Err(error) => state.fail(id, error),
+            }
+        }
+        // Those that had a turn come after those that had none.
+        for id in self.again.drain(..) {
+            state.queue(id);
+        }
+    }
+}
+
+fn take_turn(
+    state: &mut State,
+    id: StreamId,
+    plain: &mut Vec<u8>,
+    room: usize,
+    turn: usize,
+) -> io::Result<Turn> {
+    let Some(stream) = state.streams.get_mut(&id) else { return Ok(Turn::Idle) };
+    stream.queued = false;
+    if stream.ended.is_some() {
+        return Ok(Turn::Idle);
+    }
+    if !stream.backlog.is_empty() {
+        let drained = stream.drain()?;
+        if drained > 0 {
+            state.h2.consumed(id, drained, stream.backlog.is_empty());
+        }
+    }
+    if stream.settle()? {
+        stream.end(Ended::Complete);
+        return Ok(Turn::Idle);
+    }
+    let turn = upload(stream, &mut state.h2, id, plain, (room, turn))?;
+    if matches!(turn, Turn::Ended) && stream.settle()? {
+        stream.end(Ended::Complete);
+    }
+    Ok(turn)
+}
+
+/// Reads the application until it has no more, or the stream's turn is over.
+fn upload(
+    stream: &mut Stream,
+    h2: &mut Connection,
+    id: StreamId,
+    plain: &mut Vec<u8>,
+    (room, mut left): (usize, usize),
+) -> io::Result<Turn> {
+    if !stream.established || stream.app_ended {
+        return Ok(Turn::Idle);
+    }
+    let Some(app) = &mut stream.app else { return Ok(Turn::Idle) };
+    loop {
+        if plain.len() >= room {
+            return Ok(Turn::Blocked);
+        }
+        if left == 0 {
+            return Ok(Turn::More);
+        }
+        let capacity = h2.capacity(id).min(h2.max_send_frame());
+        if capacity == 0 {
+            return Ok(Turn::Starved);
+        }
+        if h2.has_output() {
+            // A window or a header must not be overtaken by what depends on it.
+            h2.take_output(plain);
+        }
+        let asked = capacity.min(app.size.bytes()).min(left);
+        let at = plain.len();
+        plain.extend_from_slice(&[0; HEADER]);
+        let read = match app.poll_read(plain, asked) {
+            Poll::Ready(read) => read,
+            Poll::Pending => {
+                plain.truncate(at);
+                return Ok(Turn::Idle);
+            }
+        };
+        let framed = read.and_then(|read| {
+            let header = h2.data(id, read, read == 0);
+            header.map(|header| (read, header)).map_err(|gone| io::Error::other(gone))
+        });
+        let (read, header) = framed.inspect_err(|_| plain.truncate(at))?;
+        plain[at..at + HEADER].copy_from_slice(&header);
+        if read == 0 {
+            stream.app_ended = true;
+            return Ok(Turn::Ended);
+        }
+        app.size.learn(asked, read);
+        app.progress.add_sent(read);
+        left -= read;
+    }
+}

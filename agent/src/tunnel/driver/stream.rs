@@ -1,0 +1,195 @@
+//! One stream of a tunnel, and the application's socket it carries.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::BufMut as _;
+use http::{HeaderMap, StatusCode};
+use socket2::SockRef;
+use tokio::io::AsyncReadExt as _;
+
+use super::super::h2::Code;
+use super::super::relay::{Leg, Progress, ReadSize};
+use super::broken::Broken;
+
+/// How a stream ended.
+#[derive(Debug)]
+pub(in super::super) enum Ended {
+    /// Both directions, in order.
+    Complete,
+    /// By the peer's reset, or one of ours for the peer's fault.
+    Reset(Code),
+    /// The application's connection broke.
+    App(io::Error),
+    /// The tunnel did.
+    Tunnel(Broken),
+}
+
+/// What a stream's owner, its application and its tunnel's task know of it.
+#[derive(Default)]
+pub(super) struct Stream {
+    pub(super) app: Option<App>,
+    /// Bytes that the application has not taken yet; no more than the stream's window.
+    pub(super) backlog: VecDeque<u8>,
+    /// Both sides agreed to the stream: the application's bytes may go.
+    pub(super) established: bool,
+    /// The peer sends no more.
+    pub(super) peer_ended: bool,
+    /// The application sends no more, and the peer knows.
+    pub(super) app_ended: bool,
+    /// The application knows that the peer sends no more.
+    pub(super) finished: bool,
+    /// It waits for its turn.
+    pub(super) queued: bool,
+    /// It waits for the peer's window.
+    pub(super) starved: bool,
+    /// The peer's answer, until the owner takes it.
+    pub(super) answer: Option<Box<(StatusCode, HeaderMap)>>,
+    pub(super) ended: Option<Ended>,
+    /// The owner.
+    pub(super) waiter: Option<Waker>,
+}
+
+/// An application's socket in the care of a tunnel's task.
+pub(super) struct App {
+    leg: Leg,
+    waker: Waker,
+    pub(super) size: ReadSize,
+    pub(super) progress: Rc<Progress>,
+}
+
+impl App {
+    pub(super) fn new(leg: Leg, waker: Waker, progress: Rc<Progress>) -> Self {
+        Self { leg, waker, size: ReadSize::default(), progress }
+    }
+
+    /// Reads up to `max` bytes behind those in `into`; 0 at the end. If pending, the stream's key
+    /// is noted once there is something.
+    pub(super) fn poll_read(&mut self, into: &mut Vec<u8>, max: usize) -> Poll<io::Result<usize>> {
+        into.reserve(max);
+        let mut limited = into.limit(max);
+        // Knows after a short read that there is no more, without asking the kernel again.
+        pin!(self.leg.tcp.read_buf(&mut limited)).poll(&mut Context::from_waker(&self.waker))
+    }
+
+    /// Writes what the socket takes now. If that is not all, the stream's key is noted once it
+    /// takes more.
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            match self.leg.tcp.try_write_vectored(slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return written,
+            }
+            let mut context = Context::from_waker(&self.waker);
+            match self.leg.tcp.poll_write_ready(&mut context) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => return Ok(0),
+            }
+        }
+    }
+
+    /// Sends FIN. That the application is gone already is no error at the end.
+    fn finish(&self) -> io::Result<()> {
+        match SockRef::from(&self.leg.tcp).shutdown(std::net::Shutdown::Write) {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Stream {
+    /// Gives the application what just arrived, in one write if it takes it; the rest waits.
+    /// Tells how much the application has taken.
+    pub(super) fn deliver(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut written = match &self.app {
+            Some(app) if self.backlog.is_empty() => app.try_write(slices)?,
+            _ => 0,
+        };
+        let all: usize = slices.iter().map(|slice| slice.len()).sum();
+        if written == all {
+            self.count(written);
+            return Ok(written);
+        }
+        let mut skip = written;
+        for slice in slices {
+            let skipped = skip.min(slice.len());
+            skip -= skipped;
+            self.backlog.extend(&slice[skipped..]);
+        }
+        self.count(written);
+        if written > 0 {
+            // The socket may take more, or tell when.
+            written += self.drain()?;
+        }
+        Ok(written)
+    }
+
+    /// Writes what waits for the application; tells how much it took.
+    pub(super) fn drain(&mut self) -> io::Result<usize> {
+        let mut drained = 0;
+        while let Some(app) = &self.app
+            && !self.backlog.is_empty()
+        {
+            let (front, back) = self.backlog.as_slices();
+            let written = app.try_write(&[IoSlice::new(front), IoSlice::new(back)])?;
+            if written == 0 {
+                break;
+            }
+            self.backlog.drain(..written);
+            self.count(written);
+            drained += written;
+        }
+        if self.backlog.is_empty() {
+            self.backlog = VecDeque::new();
+        }
+        Ok(drained)
+    }
+
+    /// Passes the peer's end on, once all before it is written. True if that was the last to do.
+    pub(super) fn settle(&mut self) -> io::Result<bool> {
+        let Some(app) = &self.app else { return Ok(false) };
+        if !self.peer_ended || !self.backlog.is_empty() {
+            return Ok(false);
+        }
+        if self.app_ended {
+            return Ok(true);
+        }
+        if !self.finished {
+            app.finish()?;
+            self.finished = true;
+        }
+        Ok(false)
+    }
+
+    /// Nothing more happens on it. Closed in order if it ended so, the application is reset
+    /// otherwise.
+    pub(super) fn end(&mut self, ended: Ended) {
+        if self.ended.is_some() {
+            return;
+        }
+        if let Some(app) = self.app.take()
+            && matches!(ended, Ended::Complete)
+        {
+            app.leg.end();
+        }
+        self.backlog = VecDeque::new();
+        self.ended = Some(ended);
+        self.wake();
+    }
+
+    pub(super) fn wake(&mut self) {
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    fn count(&self, written: usize) {
+        if let Some(app) = &self.app {
+            app.progress.add_received(written);
+        }
+    }
+}

@@ -47,13 +47,16 @@ pub(super) struct Budgets {
 
 /// A SETTINGS frame may touch every stream.
 pub(super) const SETTINGS_COST: u32 = 10;
-/// A DATA frame of ours may be answered by WINDOW_UPDATE for the stream and for the connection.
-pub(super) const SENT_EARNS: u32 = 2;
+/// What a DATA frame of ours earns: it is answered by WINDOW_UPDATE for the stream and for the
+/// connection, by some peers for every 4 KiB of it.
+pub(super) const fn sending_earns(bytes: u32) -> u32 {
+    2 + bytes / 1024
+}
 
 impl Budgets {
     pub(super) const fn new() -> Self {
         Self {
-            resets: Budget::new(400, 100, "too many streams reset"),
+            resets: Budget::new(1000, 500, "too many streams reset"),
             errors: Budget::new(100, 10, "too many stream errors"),
             idle: Budget::new(2000, 500, "too many frames without use"),
         }

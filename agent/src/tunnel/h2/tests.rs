@@ -2,6 +2,7 @@
 
 mod abuse;
 mod chunks;
+mod corpus;
 mod endpoint;
 mod exchange;
 mod frames;

@@ -4,7 +4,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::{Connection, Role};
 use crate::tunnel::h2::StreamId;
-use crate::tunnel::h2::budget::SENT_EARNS;
+use crate::tunnel::h2::budget::sending_earns;
 use crate::tunnel::h2::code::Code;
 use crate::tunnel::h2::fields::list_size;
 use crate::tunnel::h2::frame::{self, HEAD, Head, MAX_31, flag, kind};
@@ -200,7 +200,7 @@ impl Connection {
                 return Err(SendError::OverCapacity);
             }
             (stream.send_window, self.send_window) = (window, shared);
-            self.budgets.idle.earn(SENT_EARNS);
+            self.budgets.idle.earn(sending_earns(length));
         }
         let mut flags = 0;
         if end {

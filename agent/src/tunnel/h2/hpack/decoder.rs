@@ -53,7 +53,7 @@ impl Decoder {
     }
 
     #[cfg(test)]
-    pub(super) fn table_size(&self) -> usize {
+    pub(crate) fn table_size(&self) -> usize {
         self.table.size()
     }
 

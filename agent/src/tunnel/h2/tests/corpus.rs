@@ -1,0 +1,53 @@
+//! Replays what the fuzz targets of `tests/fuzz` found to be worth keeping.
+
+use std::fs;
+use std::path::Path;
+
+use crate::tunnel::h2::hpack::{Decoder, TABLE_SIZE};
+
+#[path = "../../../../../tests/fuzz/src/drive.rs"]
+#[expect(unreachable_pub, reason = "it is part of the fuzz targets too")]
+mod drive;
+#[path = "../../../../../tests/fuzz/src/oracle.rs"]
+#[expect(unreachable_pub, reason = "it is part of the fuzz targets too")]
+mod oracle;
+#[path = "../../../../../tests/fuzz/src/script.rs"]
+#[expect(unreachable_pub, reason = "it is part of the fuzz targets too")]
+mod script;
+
+fn replay(target: &str, run: impl Fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(target);
+    let mut count = 0;
+    for file in fs::read_dir(&folder).unwrap() {
+        let path = file.unwrap().path();
+        let input = fs::read(&path).unwrap();
+        // The name of the file that fails is all one needs to know.
+        eprintln!("{}", path.display());
+        run(&input);
+        count += 1;
+    }
+    assert!(count > 10, "{count} files in {}", folder.display());
+}
+
+#[test]
+fn no_bytes_break_a_connections_invariants() {
+    replay("bytes", drive::bytes);
+}
+
+#[test]
+fn frames_mean_the_same_to_the_crates_server() {
+    replay("frames", oracle::frames);
+}
+
+#[test]
+fn no_header_blocks_break_the_decoder() {
+    replay("hpack", |input| {
+        let mut decoder = Decoder::new(TABLE_SIZE);
+        for block in drive::blocks(input) {
+            if decoder.decode(block, |_, _| ()).is_err() {
+                return;
+            }
+            assert!(decoder.table_size() <= TABLE_SIZE);
+        }
+    });
+}

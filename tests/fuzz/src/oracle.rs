@@ -1,0 +1,304 @@
+//! The same frames to a server of ours and to one of the `h2` crate: they must agree on what is told
+//! and on what is refused.
+//!
+//! Frames are made from bytes so that most of them make sense. Where this crate is stricter on
+//! purpose (see `tunnel::h2`), no such frames are made. Also part of the agent's tests, which replay
+//! the corpus.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::drive::CONFIG;
+use super::script::script;
+use crate::tunnel::h2::{Connection, Event};
+
+const START: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
+
+/// What a server made of one frame.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Verdict {
+    /// It ended the connection, with this code.
+    broken: Option<u32>,
+    /// Streams it reset, with the code.
+    resets: BTreeMap<u32, u32>,
+    /// Streams it told of, and their bytes.
+    data: BTreeMap<u32, Vec<u8>>,
+    /// Streams whose end it told.
+    ended: BTreeSet<u32>,
+}
+
+/// The first byte says whether the application takes what comes; the others are the script.
+pub fn frames(data: &[u8]) {
+    let Some((takes, rest)) = data.split_first() else { return };
+    let frames = script(rest);
+    let (mut ours, mut theirs) = (Ours::new(takes % 2 == 0), Theirs::new(takes % 2 == 0));
+    let mut closed = BTreeSet::new();
+    for (at, frame) in frames.iter().enumerate() {
+        let id = u32::from_be_bytes([frame[5], frame[6], frame[7], frame[8]]);
+        let (ours, theirs) = (ours.take(frame), theirs.take(frame));
+        let same = if ours.is_refused() && theirs.is_refused() {
+            // RFC 9113 section 5.4.1: an error of a stream may be treated as one of the connection.
+            if ours.broken.is_some() || theirs.broken.is_some() {
+                return;
+            }
+            ours.resets.keys().eq(theirs.resets.keys())
+        } else {
+            ours == theirs
+        };
+        if !same && is_known(frame, id, &closed, takes % 2 == 0, &ours, &theirs) {
+            return;
+        }
+        assert!(same, "{}", report(&frames[..=at], &ours, &theirs));
+        // RST_STREAM, or END_STREAM.
+        if frame[3] == 3 || (frame[3] <= 1 && frame[4] & 1 != 0) {
+            closed.insert(id);
+        }
+        closed.extend(ours.resets.keys());
+    }
+}
+
+/// Differences that are meant.
+fn is_known(
+    frame: &[u8],
+    id: u32,
+    closed: &BTreeSet<u32>,
+    takes: bool,
+    ours: &Verdict,
+    theirs: &Verdict,
+) -> bool {
+    let (kind, only_ours) = (frame[3], !theirs.is_refused());
+    match (ours.broken, ours.resets.get(&id)) {
+        // The crate forgives what comes after the end of a stream that it reset itself, and more
+        // than the window for one that is reset.
+        (Some(STREAM_CLOSED | FLOW_CONTROL_ERROR), _) => only_ours && closed.contains(&id),
+        // It takes pseudo-headers in trailers.
+        (None, Some(&PROTOCOL_ERROR)) => only_ours && kind == 1,
+        // It gives credit back at other times.
+        (None, Some(&FLOW_CONTROL_ERROR)) => only_ours && kind == 0 && takes,
+        (None, None) if kind == 0 && takes => {
+            closed.contains(&id) || theirs.resets.get(&id) == Some(&FLOW_CONTROL_ERROR)
+        }
+        // It judges what is late, and a WINDOW_UPDATE by 0 for a stream that never was.
+        (None, None) => {
+            closed.contains(&id) || (kind == 8 && theirs.broken == Some(PROTOCOL_ERROR))
+        }
+        _ => false,
+    }
+}
+
+const PROTOCOL_ERROR: u32 = 1;
+const FLOW_CONTROL_ERROR: u32 = 3;
+const STREAM_CLOSED: u32 = 5;
+
+fn report(frames: &[Vec<u8>], ours: &Verdict, theirs: &Verdict) -> String {
+    let mut report = format!("ours {ours:?}\ntheirs {theirs:?}");
+    for frame in frames {
+        let start = &frame[3..frame.len().min(80)];
+        report += &format!("\n{} {}", frame.len() - 9, start.escape_ascii());
+    }
+    report
+}
+
+impl Verdict {
+    fn is_refused(&self) -> bool {
+        self.broken.is_some() || !self.resets.is_empty()
+    }
+
+    /// Notes what the frames in `out` say.
+    fn sent(&mut self, out: &mut Vec<u8>) {
+        let mut rest = &out[..];
+        while let Some(([l0, l1, l2, kind, _, id @ ..], after)) = rest.split_first_chunk::<9>() {
+            let length = u32::from_be_bytes([0, *l0, *l1, *l2]) as usize;
+            let (payload, after) = after.split_at(length);
+            let number = |at: usize| {
+                let four = payload.get(at..).and_then(<[u8]>::first_chunk);
+                four.map_or(0, |four| u32::from_be_bytes(*four))
+            };
+            match kind {
+                3 => {
+                    self.resets.insert(u32::from_be_bytes(*id), number(0));
+                }
+                7 if number(4) != 0 => self.broken = Some(number(4)),
+                _ => {}
+            }
+            rest = after;
+        }
+        out.clear();
+    }
+}
+
+struct Ours {
+    server: Connection,
+    takes: bool,
+}
+
+impl Ours {
+    fn new(takes: bool) -> Self {
+        let mut this = Self { server: Connection::server(CONFIG), takes };
+        this.take(START);
+        this
+    }
+
+    fn take(&mut self, frame: &[u8]) -> Verdict {
+        let (mut verdict, mut rest, mut out) = (Verdict::default(), frame, Vec::new());
+        while let Ok((taken, Some(event))) = self.server.receive(rest) {
+            rest = &rest[taken..];
+            self.act(event, &mut verdict);
+        }
+        self.server.take_output(&mut out);
+        verdict.sent(&mut out);
+        verdict
+    }
+
+    fn act(&mut self, event: Event<'_>, verdict: &mut Verdict) {
+        match event {
+            Event::Request { id, request } => {
+                verdict.data.insert(id.value(), Vec::new());
+                if request.end {
+                    verdict.ended.insert(id.value());
+                }
+                let (ok, headers) = (http::StatusCode::OK, http::HeaderMap::new());
+                self.server.respond(id, ok, &headers, false).expect("it was just opened");
+            }
+            Event::Data { id, bytes } => {
+                verdict.data.entry(id.value()).or_default().extend_from_slice(bytes);
+                if self.takes {
+                    self.server.consumed(id, bytes.len(), false);
+                }
+            }
+            Event::End { id } => {
+                verdict.ended.insert(id.value());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A transport in memory.
+#[derive(Debug, Clone, Default)]
+struct Wire(Rc<RefCell<(VecDeque<u8>, Vec<u8>)>>);
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let input = &mut self.0.borrow_mut().0;
+        if input.is_empty() {
+            return Poll::Pending;
+        }
+        let count = input.len().min(buf.remaining());
+        let bytes: Vec<u8> = input.drain(..count).collect();
+        buf.put_slice(&bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().1.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A stream at the crate's server. The sending half is held, else it would be reset.
+struct Stream {
+    id: u32,
+    body: ::h2::RecvStream,
+    ended: bool,
+    _send: ::h2::SendStream<Bytes>,
+}
+
+struct Theirs {
+    wire: Wire,
+    server: ::h2::server::Connection<Wire, Bytes>,
+    streams: Vec<Stream>,
+    takes: bool,
+}
+
+impl Theirs {
+    fn new(takes: bool) -> Self {
+        let wire = Wire::default();
+        let cx = &mut Context::from_waker(Waker::noop());
+        wire.0.borrow_mut().0.extend(START);
+        let mut builder = ::h2::server::Builder::new();
+        builder
+            .initial_window_size(CONFIG.initial_window)
+            .initial_connection_window_size(16 << 20)
+            .max_concurrent_streams(CONFIG.max_streams)
+            .max_header_list_size(CONFIG.max_header_list)
+            .data_frame_budget(usize::MAX / 2)
+            .max_concurrent_reset_streams(1000)
+            .max_pending_accept_reset_streams(1000)
+            .reset_stream_duration(std::time::Duration::from_secs(3600));
+        let handshake = pin!(builder.handshake::<_, Bytes>(wire.clone())).poll(cx);
+        let Poll::Ready(Ok(server)) = handshake else { panic!("no handshake") };
+        let mut this = Self { wire, server, streams: Vec::new(), takes };
+        this.take(&[]);
+        this
+    }
+
+    fn take(&mut self, frame: &[u8]) -> Verdict {
+        let mut verdict = Verdict::default();
+        let cx = &mut Context::from_waker(Waker::noop());
+        self.wire.0.borrow_mut().0.extend(frame);
+        self.accept(&mut verdict, cx);
+        for stream in &mut self.streams {
+            stream.read(self.takes, &mut verdict, cx);
+        }
+        // What was given back while reading goes out.
+        self.accept(&mut verdict, cx);
+        verdict.sent(&mut self.wire.0.borrow_mut().1);
+        verdict
+    }
+
+    /// Answers what comes.
+    fn accept(&mut self, verdict: &mut Verdict, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(Ok((request, mut respond)))) = self.server.poll_accept(cx) {
+            let id = respond.stream_id().as_u32();
+            let Ok(send) = respond.send_response(http::Response::new(()), false) else { continue };
+            verdict.data.insert(id, Vec::new());
+            self.streams.push(Stream { id, body: request.into_body(), ended: false, _send: send });
+        }
+    }
+}
+
+impl Stream {
+    fn read(&mut self, takes: bool, verdict: &mut Verdict, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(Ok(bytes))) = self.body.poll_data(cx) {
+            if !bytes.is_empty() {
+                verdict.data.entry(self.id).or_default().extend_from_slice(&bytes);
+            }
+            if takes {
+                self.body.flow_control().release_capacity(bytes.len()).expect("it was told");
+            }
+        }
+        // The end behind trailers is told when they were taken.
+        let trailers = self.body.poll_trailers(cx);
+        let ended = matches!(trailers, Poll::Ready(Ok(_)));
+        if !self.ended && ended && self.body.is_end_stream() {
+            self.ended = true;
+            verdict.ended.insert(self.id);
+        }
+    }
+}

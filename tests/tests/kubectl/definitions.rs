@@ -9,6 +9,11 @@ use serde_json::{Map, Value, json};
 
 use crate::cluster::Cluster;
 
+#[path = "definitions/examples.rs"]
+mod examples;
+
+use examples::{of_pattern, rules};
+
 /// Something that a schema asks of the value at `path`.
 #[derive(Debug)]
 struct Asked {
@@ -46,86 +51,6 @@ const BOUNDS: [&str; 8] = [
     "minProperties",
     "maxProperties",
 ];
-
-/// Of each pattern, by how it begins: what fits, and what does not.
-const PATTERNS: [(&str, &[&str], &[&str]); 2] = [
-    (
-        "^[0-9A-Fa-f:.]+",
-        &["10.0.0.1", "10.0.0.0/8", "::1", "fd00:10::/64", "fe80::1%eth0"],
-        &["", "*", "localhost", "10.0.0.1-10.0.0.9", "10.0.0.0/", "10.0.0.0 /8"],
-    ),
-    (
-        "^0*([0-9]{1,4}",
-        &["1", "80", "080", "9999", "59999", "64999", "65499", "65529", "65535"],
-        &["", "http", "-1", "65536", "65540", "65600", "66000", "70000", "100000", "80-90"],
-    ),
-];
-
-/// Of each rule, by its message: what it takes, and what it refuses.
-fn rules() -> Vec<(&'static str, Vec<Value>, Vec<Value>)> {
-    let label = |name: &str| json!({ name: "a" });
-    let source = |fields: &[&str]| {
-        fields.iter().map(|field| ((*field).to_owned(), json!(["a"]))).collect::<Value>()
-    };
-    let target = json!({ "kind": "Gateway", "name": "waypoint" });
-    let ports = |port: &str| json!({ port: { "mode": "STRICT" } });
-    let (one, select) = (ports("80"), json!({ "matchLabels": { "app": "a" } }));
-    vec![
-        (
-            "a label is matched as it stands",
-            vec![json!("a"), json!("")],
-            vec![json!("*"), json!("a*")],
-        ),
-        ("a label has a name", vec![label("app"), json!({})], vec![label("")]),
-        (
-            "a label's name is matched as it stands",
-            vec![label("app")],
-            vec![label("*"), label("app*")],
-        ),
-        (
-            "a port is a number from 1 to 65535",
-            vec![ports("1"), ports("65535")],
-            vec![ports("0"), ports("65536"), ports("-1"), ports("http"), ports("")],
-        ),
-        (
-            "portLevelMtls needs a selector with labels",
-            vec![json!({}), json!({ "selector": select, "portLevelMtls": one })],
-            vec![
-                json!({ "portLevelMtls": one }),
-                json!({ "portLevelMtls": one, "selector": {} }),
-                json!({ "portLevelMtls": one, "selector": { "matchLabels": {} } }),
-            ],
-        ),
-        (
-            "service accounts do not go with principals or namespaces",
-            vec![
-                source(&["serviceAccounts", "notServiceAccounts"]),
-                source(&["principals", "notPrincipals", "namespaces", "notNamespaces"]),
-                json!({ "serviceAccounts": ["a"], "ipBlocks": ["10.0.0.1"] }),
-            ],
-            vec![
-                source(&["serviceAccounts", "principals"]),
-                source(&["serviceAccounts", "notPrincipals"]),
-                source(&["serviceAccounts", "namespaces"]),
-                source(&["notServiceAccounts", "notNamespaces"]),
-            ],
-        ),
-        (
-            "a policy is for a selector or for targets, not for both",
-            vec![
-                json!({}),
-                json!({ "selector": select }),
-                json!({ "targetRef": target }),
-                json!({ "targetRefs": [target] }),
-            ],
-            vec![
-                json!({ "selector": select, "targetRef": target }),
-                json!({ "selector": select, "targetRefs": [target] }),
-                json!({ "targetRef": target, "targetRefs": [target] }),
-            ],
-        ),
-    ]
-}
 
 /// All that a schema asks.
 fn asked(schema: &Value, path: &[Step], all: &mut Vec<Asked>) {
@@ -181,13 +106,6 @@ fn example(schema: &Value) -> Value {
             _ => json!("a"),
         },
     }
-}
-
-fn of_pattern(
-    pattern: &str,
-) -> &'static (&'static str, &'static [&'static str], &'static [&'static str]) {
-    let found = PATTERNS.iter().find(|(start, ..)| pattern.starts_with(start));
-    found.unwrap_or_else(|| panic!("no example of the pattern {pattern}"))
 }
 
 /// The schema of what a step leads to.

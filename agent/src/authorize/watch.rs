@@ -33,22 +33,26 @@ pub async fn permit(
         if let Some(changes) = &mut waiting {
             watch::Receiver::mark_unchanged(changes);
         }
-        let mesh = reader.load();
-        let workload = mesh.workload_of(network, pod);
-        match judge(&mesh, workload, request) {
-            Verdict::Final(result) => {
-                report_dry_runs(&mesh, workload, request);
-                return result;
-            }
-            Verdict::Wanting(denial) => match &mut waiting {
-                // Most never wait. Judged again: something may have come before we listened.
-                None => waiting = Some(reader.changes_for(&pod.namespace, &pod.name)),
-                Some(changes) => {
-                    if !changed_before(changes, deadline).await {
-                        return Err(denial);
-                    }
+        // The snapshot is not held while waiting: its memory would outlive it by as long.
+        let denial = {
+            let mesh = reader.load();
+            let workload = mesh.workload_of(network, pod);
+            match judge(&mesh, workload, request) {
+                Verdict::Final(result) => {
+                    report_dry_runs(&mesh, workload, request);
+                    return result;
                 }
-            },
+                Verdict::Wanting(denial) => denial,
+            }
+        };
+        match &mut waiting {
+            // Most never wait. Judged again: something may have come before we listened.
+            None => waiting = Some(reader.changes_for(&pod.namespace, &pod.name)),
+            Some(changes) => {
+                if !changed_before(changes, deadline).await {
+                    return Err(denial);
+                }
+            }
         }
     }
 }
@@ -68,39 +72,60 @@ pub async fn revoked(
     wait: Duration,
 ) -> Denial {
     let mut changes = reader.changes_for(&pod.namespace, &pod.name);
-    let mut judged: Option<(Arc<Workload>, u64)> = None;
+    let mut last = Judged::default();
     let mut wanting_since: Option<Instant> = None;
     loop {
         changes.mark_unchanged();
-        let mesh = reader.load();
-        let current = mesh.workload_of(network, pod);
-        let workload = current.or_else(|| judged.as_ref().map(|(workload, _)| workload)).cloned();
-        let unchanged = match (&workload, &judged) {
-            (Some(new), Some((old, version))) => {
-                Arc::ptr_eq(new, old) && mesh.policy_version() == *version
+        // No snapshot is held while waiting, as above.
+        let wanting = match last.again(&reader.load(), network, pod, request) {
+            Some(Verdict::Final(Err(denial))) => return denial,
+            Some(Verdict::Final(Ok(_))) => {
+                wanting_since = None;
+                None
             }
-            _ => false,
+            Some(Verdict::Wanting(denial)) => Some(denial),
+            None => None,
         };
-        if !unchanged {
-            match judge(&mesh, workload.as_ref(), request) {
-                Verdict::Final(Err(denial)) => return denial,
-                Verdict::Final(Ok(_)) => wanting_since = None,
-                Verdict::Wanting(denial) => {
-                    let since = *wanting_since.get_or_insert_with(Instant::now);
-                    if !changed_before(&mut changes, since + wait).await {
-                        return denial;
-                    }
-                    // Not judged: whatever comes next is looked at again.
-                    continue;
-                }
+        if let Some(denial) = wanting {
+            let since = *wanting_since.get_or_insert_with(Instant::now);
+            if !changed_before(&mut changes, since + wait).await {
+                return denial;
             }
-            judged = workload.map(|workload| (workload, mesh.policy_version()));
-        }
-        drop(mesh);
-        if changes.changed().await.is_err() {
+        } else if changes.changed().await.is_err() {
             // Nothing will change any more.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// What an open connection was last judged by, short of what was still wanting.
+#[derive(Default)]
+struct Judged {
+    by: Option<(Arc<Workload>, u64)>,
+}
+
+impl Judged {
+    /// The verdict now; none where nothing changed that it came from.
+    fn again(
+        &mut self,
+        mesh: &Mesh,
+        network: &Network,
+        pod: &LocalPod,
+        request: &Request,
+    ) -> Option<Verdict> {
+        let known = || self.by.as_ref().map(|(workload, _)| workload);
+        let workload = mesh.workload_of(network, pod).or_else(known).cloned();
+        if let (Some(new), Some((old, version))) = (&workload, &self.by)
+            && Arc::ptr_eq(new, old)
+            && mesh.policy_version() == *version
+        {
+            return None;
+        }
+        let verdict = judge(mesh, workload.as_ref(), request);
+        if let Verdict::Final(_) = verdict {
+            self.by = workload.map(|workload| (workload, mesh.policy_version()));
+        }
+        Some(verdict)
     }
 }
 

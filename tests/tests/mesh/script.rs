@@ -4,6 +4,7 @@
 //! real control plane.
 
 use std::net::{SocketAddr, TcpListener};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -162,13 +163,15 @@ fn resource(type_url: &str, name: String, message: &impl Message) -> Resource {
     Resource { name, version, resource: Some(body), aliases: vec![] }
 }
 
-/// Runs until the test's process ends, behind everything else: it would be another machine's work.
-fn elsewhere(work: impl Future<Output = ()> + Send + 'static) {
+/// Runs on a thread of its own behind everything else: it would be another machine's work.
+pub(crate) fn elsewhere<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
     std::thread::spawn(move || {
         priority::step_back().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.unwrap().block_on(work);
-    });
+        runtime.unwrap().block_on(work)
+    })
 }
 
 /// Waits until the agent has its node's pods again.

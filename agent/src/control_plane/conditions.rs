@@ -84,7 +84,8 @@ pub fn authorization_policy(converted: &Converted) -> Vec<Condition> {
             Condition::new(ENFORCED, false, "NotAccepted", "nodes do not enforce the policy"),
         ];
     };
-    let unseen = converted.notes.iter().any(|note| *note != Note::NothingToDeny);
+    let unseen =
+        converted.notes.iter().any(|note| !matches!(note, Note::NothingToDeny | Note::Schemes(_)));
     let accepted = if unseen {
         Condition::new(ZTUNNEL_ACCEPTED, true, "UnsupportedValue", &told)
     } else {

@@ -4,6 +4,7 @@
 //! (it allows nothing), in a DENY rule it is taken as met (it denies more), except that a DENY
 //! rule of nothing else denies nothing. Policies for waypoints, AUDIT and CUSTOM are not sent.
 
+use sotto_proto::security::string_match::MatchType;
 use sotto_proto::security::{Action, Authorization, Group, Match, Rules as Clause, Scope};
 
 use super::spec::{ActionName, AuthorizationPolicySpec, Condition, Operation, Rule, Source};
@@ -61,6 +62,10 @@ pub fn convert(
     }
     for (at, rule) in spec.rules.iter().flatten().enumerate() {
         let parts = Parts::parse(rule, namespace).map_err(|error| error.within("rules", at))?;
+        let schemes = Dropped { rule: at, names: parts.schemes() };
+        if !schemes.names.is_empty() {
+            notes.push(Note::Schemes(schemes));
+        }
         let dropped = Dropped { rule: at, names: parts.unseen() };
         let made = match action {
             Action::Allow if !dropped.names.is_empty() => Vec::new(),
@@ -167,6 +172,19 @@ impl Parts {
             }
         }
         names
+    }
+
+    /// Principals with the scheme of SPIFFE ids, which Istio leaves out:
+    /// <https://istio.io/latest/docs/reference/config/security/authorization-policy/#Source>.
+    fn schemes(&self) -> Vec<String> {
+        let parts = self.from.iter().chain(&self.when);
+        let principals = parts
+            .flat_map(|part| part.visible.principals.iter().chain(&part.visible.not_principals));
+        let texts = principals.filter_map(|pattern| match &pattern.match_type {
+            Some(MatchType::Exact(text) | MatchType::Prefix(text)) => Some(text),
+            _ => None,
+        });
+        texts.filter(|text| text.starts_with("spiffe://")).cloned().collect()
     }
 
     /// The whole rule, of which layer 4 sees everything.

@@ -19,6 +19,8 @@ pub enum Note {
     DeniesNothing(Dropped),
     /// A DENY policy without any rule.
     NothingToDeny,
+    /// Principals that are written as URIs, which none is compared as.
+    Schemes(Dropped),
 }
 
 /// What is dropped from a rule.
@@ -58,6 +60,12 @@ impl fmt::Display for Note {
             Self::DeniesNothing(dropped) => {
                 write!(f, "{dropped} and for nothing else: it denies nothing")
             }
+            Self::Schemes(Dropped { rule, names }) => write!(
+                f,
+                "rules[{rule}] has principals that match nobody ({}): they are written without \
+                 spiffe://",
+                names.join(", ")
+            ),
             Self::NothingToDeny => f.write_str("action DENY without rules denies nothing"),
         }
     }

@@ -49,7 +49,10 @@ pub(super) fn strings(values: &Values) -> Vec<StringMatch> {
 }
 
 /// Policies say `cluster.local` for the mesh's own trust domain, so that they can be written before
-/// it is known and survive its change: the principals as they are really called.
+/// it is known and survive its change: the principals as they are really called. Istio's proxies
+/// take whole principals so
+/// (<https://istio.io/latest/docs/tasks/security/authorization/authz-td-migration/>); here prefixes
+/// are too, lest a DENY of `cluster.local/ns/x/*` denies nothing.
 pub(super) fn with_own_trust_domain(mut groups: Vec<Group>, trust_domain: &str) -> Vec<Group> {
     if trust_domain == DEFAULT_TRUST_DOMAIN {
         return groups;

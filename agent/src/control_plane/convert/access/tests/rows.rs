@@ -1,6 +1,7 @@
 //! Every field and condition by itself: what layer 4 sees, and what becomes of the rest.
 
 use super::*;
+use crate::control_plane::conditions::authorization_policy;
 
 fn prefix(text: &str) -> StringMatch {
     matching(MatchType::Prefix(text.to_owned()))
@@ -229,4 +230,30 @@ fn cluster_local_is_the_mesh_s_own_trust_domain() {
     };
     assert_eq!(matched("td1"), expected(&own));
     assert_eq!(matched("cluster.local"), expected(&written));
+}
+
+#[test]
+fn a_principal_with_the_scheme_is_told_as_one_that_matches_nobody() {
+    let uri = "spiffe://td/ns/a/sa/b";
+    for rule in [
+        of_source("principals", uri),
+        of_source("notPrincipals", uri),
+        when("source.principal", "values", uri),
+        when("source.principal", "notValues", uri),
+    ] {
+        for action in ["ALLOW", "DENY"] {
+            let rules = json!([of_source("principals", "td/ns/a/sa/b"), rule]);
+            let converted = convert_json(json!({ "action": action, "rules": rules }));
+            let note = Note::Schemes(Dropped { rule: 1, names: vec![uri.to_owned()] });
+            let told = format!(
+                "rules[1] has principals that match nobody ({uri}): they are written without \
+                 spiffe://"
+            );
+            assert_eq!(note.to_string(), told);
+            assert_eq!(converted.notes, [note], "{action} {rule}");
+            let conditions = authorization_policy(&converted);
+            let said: Vec<_> = conditions.iter().map(|said| (said.holds, said.reason)).collect();
+            assert_eq!(said, [(true, "Accepted"), (false, "NotAsWritten")]);
+        }
+    }
 }

@@ -77,7 +77,10 @@ impl Table {
     fn redirects(&mut self, pod: &Arc<LocalPod>, now: SystemTime) {
         let adopted = self.adopted.remove(&pod.uid);
         let before = self.since.get(&pod.uid).filter(|since| since.pod == *pod);
-        let time = before.map_or((!adopted).then_some(now), |since| since.time);
+        let time = match before {
+            Some(since) => since.time,
+            None => (!adopted).then_some(now),
+        };
         self.since.insert(pod.uid.clone(), Since { pod: pod.clone(), time });
     }
 

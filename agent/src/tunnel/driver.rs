@@ -189,7 +189,10 @@ impl Driver {
                         wire.readable = true;
                     }
                 }
-                Key::Clock => noted = noted.and(self.tick(state)),
+                Key::Clock => {
+                    let ticked = self.tick(state);
+                    noted = noted.and(ticked);
+                }
                 Key::Drain => {
                     if is_given(&mut self.drain, self.link.shared().ready.waker(key)) {
                         self.go_away(state);

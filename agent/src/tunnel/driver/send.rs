@@ -125,7 +125,7 @@ fn upload(
         };
         let framed = read.and_then(|read| {
             let header = h2.data(id, read, read == 0);
-            header.map(|header| (read, header)).map_err(|gone| io::Error::other(gone))
+            header.map(|header| (read, header)).map_err(io::Error::other)
         });
         let (read, header) = framed.inspect_err(|_| plain.truncate(at))?;
         plain[at..at + HEADER].copy_from_slice(&header);

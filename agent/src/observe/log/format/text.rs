@@ -25,7 +25,7 @@ where
     let mut fields = Fields::default();
     event.record(&mut fields);
     let metadata = event.metadata();
-    let target = fields.log_target.as_deref().unwrap_or(metadata.target());
+    let target = fields.log_target.as_deref().unwrap_or_else(|| metadata.target());
     time.format_time(writer)?;
     write!(writer, "\t{}\t{}", level_name(*metadata.level()), scope(target))?;
     let spans = spans(context)?;

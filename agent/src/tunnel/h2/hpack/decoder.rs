@@ -52,11 +52,6 @@ impl Decoder {
         Ok(())
     }
 
-    #[cfg(test)]
-    pub(crate) fn table_size(&self) -> usize {
-        self.table.size()
-    }
-
     fn indexed_literal(
         &mut self,
         rest: &mut &[u8],
@@ -91,6 +86,13 @@ impl Decoder {
                 *scratch = Vec::new();
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Decoder {
+    pub(crate) fn table_size(&self) -> usize {
+        self.table.size()
     }
 }
 

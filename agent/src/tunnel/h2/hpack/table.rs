@@ -75,8 +75,10 @@ impl DynamicTable {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()
     }
+}
 
-    #[cfg(test)]
+#[cfg(test)]
+impl DynamicTable {
     pub(super) fn size(&self) -> usize {
         self.size
     }

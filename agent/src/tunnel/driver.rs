@@ -140,18 +140,17 @@ impl Driver {
         let mut state = link.shared().state.borrow_mut();
         let noted = self.note(&mut state, cx.waker());
         let mut plain = scratch::plain();
-        match self.wire.take() {
-            Some(mut wire) => {
-                let done = noted.and_then(|()| self.pass(&mut wire, &mut state, &mut plain));
-                match done {
-                    Ok(()) if is_over(&wire, &state) => {
-                        self.leave(wire, &mut state, &Broken::Ended);
-                    }
-                    Ok(()) => self.wire = Some(wire),
-                    Err(broken) => self.leave(wire, &mut state, &broken),
-                }
+        if let Some(mut wire) = self.wire.take() {
+            let done = noted.and_then(|()| self.pass(&mut wire, &mut state, &mut plain));
+            match done {
+                Ok(()) if is_over(&wire, &state) => self.leave(wire, &mut state, &Broken::Ended),
+                Ok(()) => self.wire = Some(wire),
+                Err(broken) => self.leave(wire, &mut state, &broken),
             }
-            None => self.serve(&mut state, &mut plain, 0),
+        }
+        if self.wire.is_none() {
+            // Also at once: what came with the connection's end is to be passed on.
+            self.serve(&mut state, &mut plain, 0);
         }
         scratch::give_back_plain(plain);
         if let Some(wire) = &self.wire {

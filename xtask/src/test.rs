@@ -20,7 +20,7 @@ pub(crate) struct Args {
 enum Level {
     /// Pure code and parsers.
     Unit,
-    /// The binaries against each other on loopback.
+    /// Tunnels on loopback, TCP and TLS as in the mesh.
     Direct,
     /// Programs loaded and attached in throw-away cgroups and namespaces.
     Bpf,

@@ -1,0 +1,17 @@
+//! The tunnel on loopback, TCP and mutual TLS as in the mesh, against another HTTP/2.
+//!
+//! Everything of a test runs on one thread, in a process of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod bytes;
+mod ends;
+mod interop;
+mod pki;
+
+/// Runs a test on a `LocalSet`, no longer than `seconds`.
+async fn local<F: Future>(seconds: u64, test: F) -> F::Output {
+    let patience = std::time::Duration::from_secs(seconds);
+    let set = tokio::task::LocalSet::new();
+    set.run_until(tokio::time::timeout(patience, test)).await.expect("the test hangs")
+}

@@ -67,7 +67,7 @@ async fn killed_while_it_pushes_the_control_plane_leaves_nothing_open() {
     bench.cluster.wait_for_agents().await.unwrap();
     bench.cluster.wait_ready(&["back"], READY).await.unwrap();
     let echo = bench.ip("back", "echo").await;
-    let bytes = bench.pulse(("front", "client"), echo, "--connections=4 --seconds=1").await;
+    let bytes = bench.pulse(("front", "client"), echo, "--connections=4 --seconds=4").await;
     assert!(bytes.unwrap() > 100, "mutual TLS is served");
     for pod in &shut {
         assert_eq!(pod.recorder.arrivals().len(), 0, "plaintext reached {}", pod.name);

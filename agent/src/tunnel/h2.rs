@@ -6,7 +6,8 @@
 //! What a peer can send is held to the letter, and is bounded in memory and in work: an error of a
 //! stream resets it, any other ends the connection with the code that RFC 9113 demands. Stricter than
 //! the RFC, on purpose: a CONNECT with `content-length`, a `host` that differs from `:authority`, a
-//! PUSH_PROMISE even before our SETTINGS were acknowledged, header blocks of more than 32
+//! PUSH_PROMISE even before our SETTINGS were acknowledged, frames on a stream that the peer itself
+//! ended (all STREAM_CLOSED for the connection, once the stream is gone), header blocks of more than 32
 //! CONTINUATION frames, SETTINGS of more than 100 entries.
 
 mod budget;

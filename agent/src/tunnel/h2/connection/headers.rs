@@ -145,12 +145,13 @@ impl Connection {
     fn turn_away(&mut self, id: u32, end: bool) -> Result<(), Violation> {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         let pseudo = [(":status", status.as_str().as_bytes())];
-        if let Some(block) = self.block(&pseudo, &HeaderMap::new()) {
-            let max = self.max_send_frame();
-            self.owe(|out| frame::put_headers(out, id, &block, max, true));
-        }
+        let Some(block) = self.block(&pseudo, &HeaderMap::new()) else {
+            return self.refuse(id, end, fault_code(Fault::TooLarge));
+        };
+        let max = self.max_send_frame();
+        self.owe(|out| frame::put_headers(out, id, &block, max, true));
         if end {
-            return self.budgets.resets.spend(1);
+            return self.budgets.errors.spend(1);
         }
         // Section 8.1: the rest of the request is not wanted.
         self.refuse(id, end, Code::NO_ERROR)

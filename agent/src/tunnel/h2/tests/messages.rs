@@ -2,7 +2,9 @@
 
 use http::{HeaderMap, Method, StatusCode};
 
-use super::support::{block, client, connect, feed, frame, output, resets, server, serving};
+use super::support::{
+    block, client, connect, feed, frame, frames, output, resets, server, serving,
+};
 use crate::tunnel::h2::frame::{flag, kind};
 use crate::tunnel::h2::{Code, Config, Event, Request, StreamId};
 
@@ -98,15 +100,20 @@ fn a_host_is_the_authority() {
 }
 
 #[test]
-fn a_header_list_larger_than_allowed_is_refused_and_the_connection_goes_on() {
+fn a_header_list_larger_than_allowed_is_answered_so_and_the_connection_goes_on() {
     let config = Config { max_header_list: 200, ..Config::default() };
     let mut server = server(config);
     let value = "x".repeat(80);
     let large = block(&[CONNECT[0], CONNECT[1], ("a", &value)]);
-    let input = frame(kind::HEADERS, WHOLE, 1, &large);
-    // The answer is 431; the reset tells that the rest of the request is not wanted.
-    assert_eq!(resets(&mut server, &input), [(1, Code::NO_ERROR)]);
-    assert_eq!(resets(&mut server, &frame(kind::HEADERS, WHOLE, 3, &connect())), []);
+    assert_eq!(feed(&mut server, &frame(kind::HEADERS, WHOLE, 1, &large)), Ok(vec![]));
+    let sent = frames(&output(&mut server));
+    assert_eq!(sent[0], (kind::HEADERS, WHOLE | END, 1, [&[8, 3][..], b"431"].concat()));
+    assert_eq!(sent[1], (kind::RST_STREAM, 0, 1, vec![0; 4]), "the rest is not wanted");
+    // Who takes no answer gets none.
+    let nothing = frame(kind::SETTINGS, 0, 0, &[0, 6, 0, 0, 0, 0]);
+    let input = [nothing, frame(kind::HEADERS, WHOLE | END, 5, &large)].concat();
+    assert_eq!(resets(&mut server, &input), [(5, Code::ENHANCE_YOUR_CALM)]);
+    assert_eq!(resets(&mut server, &frame(kind::HEADERS, WHOLE, 7, &connect())), []);
     assert_eq!(server.open_streams(), 1);
 }
 

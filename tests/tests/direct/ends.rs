@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use socket2::SockRef;
 use sotto::authorize::{Decision, Permit, Request, decide};
 use sotto::mesh::{Mesh, PodUid, SpiffeId, Workload};
 use sotto::tunnel::accept::{Incoming, accept};
@@ -34,21 +35,45 @@ pub(crate) fn permit() -> Permit {
 }
 
 /// Connections made from one listener: thousands of them share its port.
-pub(crate) struct Pairs(tokio::sync::Mutex<TcpListener>);
+pub(crate) struct Pairs {
+    listener: tokio::sync::Mutex<TcpListener>,
+    /// What the kernel is asked to hold for each direction of each end, in bytes.
+    buffers: Option<usize>,
+}
 
 impl Pairs {
     pub(crate) async fn new() -> Rc<Self> {
+        Self::buffered(None).await
+    }
+
+    /// Their readers may stop, and the kernel is to hold as little as it can.
+    pub(crate) async fn narrow() -> Rc<Self> {
+        Self::buffered(Some(1)).await
+    }
+
+    /// The same with buffers of this size; the kernel has a least one.
+    pub(crate) async fn buffered(buffers: Option<usize>) -> Rc<Self> {
         let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
-        Rc::new(Self(tokio::sync::Mutex::new(listener)))
+        if let Some(size) = buffers {
+            SockRef::from(&listener).set_recv_buffer_size(size).unwrap();
+        }
+        Rc::new(Self { listener: tokio::sync::Mutex::new(listener), buffers })
     }
 
     /// Two ends of a connection.
     pub(crate) async fn make(&self) -> (TcpStream, TcpStream) {
         // One at a time: whom it accepts is whom it connected.
-        let listener = self.0.lock().await;
+        let listener = self.listener.lock().await;
         let address = listener.local_addr().unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (near.unwrap(), far.unwrap().0)
+        let (near, far) = (near.unwrap(), far.unwrap().0);
+        if let Some(size) = self.buffers {
+            for end in [&near, &far] {
+                SockRef::from(end).set_recv_buffer_size(size).unwrap();
+                SockRef::from(end).set_send_buffer_size(size).unwrap();
+            }
+        }
+        (near, far)
     }
 }
 
@@ -69,7 +94,16 @@ impl Gateway {
         limits: Limits,
         app: impl Fn(String, TcpStream) -> F + Clone + 'static,
     ) -> Self {
-        let pairs = Pairs::new().await;
+        Self::start_over(Pairs::new().await, pki, limits, app).await
+    }
+
+    /// The same with applications' connections of this kind.
+    pub(crate) async fn start_over<F: Future<Output = ()> + 'static>(
+        pairs: Rc<Pairs>,
+        pki: &Pki,
+        limits: Limits,
+        app: impl Fn(String, TcpStream) -> F + Clone + 'static,
+    ) -> Self {
         Self::start_with(pki, limits, move |incoming: Incoming| {
             let (app, pairs) = (app.clone(), Rc::clone(&pairs));
             spawn_local(async move {
@@ -137,7 +171,16 @@ pub(crate) struct Dialler {
 
 impl Dialler {
     pub(crate) async fn new(pki: &Pki, limits: Limits, gateway: SocketAddr) -> Self {
-        let pairs = Pairs::new().await;
+        Self::new_over(Pairs::new().await, pki, limits, gateway)
+    }
+
+    /// The same with applications' connections of this kind.
+    pub(crate) fn new_over(
+        pairs: Rc<Pairs>,
+        pki: &Pki,
+        limits: Limits,
+        gateway: SocketAddr,
+    ) -> Self {
         Self { pool: Pool::new(limits), pki: pki.clone(), gateway, pairs }
     }
 

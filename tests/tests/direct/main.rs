@@ -1,13 +1,19 @@
-//! The tunnel on loopback, TCP and mutual TLS as in the mesh, against another HTTP/2.
+//! The tunnel on loopback, TCP and mutual TLS as in the mesh: against another HTTP/2, against peers
+//! that mean harm, and with applications that stop reading.
 //!
-//! Everything of a test runs on one thread, in a process of its own.
+//! Everything of a test runs on one thread, in a process of its own: what the heap holds is counted.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod bytes;
 mod ends;
+mod hostile;
 mod interop;
 mod pki;
+mod slow;
+
+#[global_allocator]
+static HEAP: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 
 /// Runs a test on a `LocalSet`, no longer than `seconds`.
 async fn local<F: Future>(seconds: u64, test: F) -> F::Output {

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use rustls::server::WebPkiClientVerifier;
+use rustls::client::Resumption;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -32,12 +33,16 @@ impl Pki {
             .with_single_cert(chain, key)
             .unwrap();
         server.alpn_protocols = vec![b"h2".to_vec()];
+        // As in the mesh: no session outlives its connection.
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(NoServerSessionStorage {});
         let (chain, key) = leaf(&issuer);
         let mut client = ClientConfig::builder()
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .unwrap();
         client.alpn_protocols = vec![b"h2".to_vec()];
+        client.resumption = Resumption::disabled();
         Self { server: Arc::new(server), client: Arc::new(client) }
     }
 }

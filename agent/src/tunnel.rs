@@ -16,7 +16,7 @@ pub mod limits;
 pub mod pool;
 pub mod relay;
 pub mod stream;
-mod tls;
+pub mod tls;
 
 #[cfg(test)]
 mod testing;

@@ -2,6 +2,7 @@
 //!
 //! TLS 1.3 only, AES-GCM only, the post-quantum hybrid offered first, `h2` the only protocol, no
 //! server name, and no resumption: a resumed session would outlive a change of roots or identity.
+//! Secrets may be extracted: `tunnel` can do the records itself.
 
 use std::sync::{Arc, LazyLock};
 
@@ -56,6 +57,7 @@ pub(super) fn server_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 
@@ -76,6 +78,7 @@ pub(super) fn client_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 

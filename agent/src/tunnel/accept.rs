@@ -92,12 +92,12 @@ async fn handshake(
     limits: &Limits,
     stop: CancellationToken,
 ) -> Result<Server, (AcceptError, Option<TcpStream>)> {
-    let established = match tls::accept(&mut tcp, tls).await {
+    let mut established = match tls::accept(&mut tcp, tls, limits.record_layer).await {
         Ok(established) => established,
         Err(HandshakeError::Tls(error)) => return Err((AcceptError::Tls(error), Some(tcp))),
         Err(HandshakeError::Protocol) => return Err((AcceptError::Protocol, Some(tcp))),
     };
-    let peer = established.session.peer_certificates().to_vec();
+    let peer = std::mem::take(&mut established.peer);
     let stops = Stops { drain: stop, abort: CancellationToken::new() };
     let mut driver = Driver::new(tcp, established, Side::Server, limits, stops);
     let link = driver.link().clone();

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::driver::{Broken, Link, StreamHandle, Unanswered};
 use super::h2::{Code, OpenError as Unopened};
 use super::limits::Limits;
-use super::tls::{self, Established, HandshakeError};
+use super::tls::{self, Established, HandshakeError, RecordLayer};
 
 /// What is asked of the far end.
 #[derive(Debug, Clone)]
@@ -102,7 +102,7 @@ pub(super) async fn dial(
         .await
         .map_err(|_| late("TCP connect", limits.dial_timeout))?
         .map_err(|source| ConnectError::Tcp { gateway, source: Arc::new(source) })?;
-    timeout(limits.handshake_timeout, handshake(gateway, tcp, tls))
+    timeout(limits.handshake_timeout, handshake(gateway, tcp, tls, limits.record_layer))
         .await
         .map_err(|_| late("TLS handshake", limits.handshake_timeout))?
 }
@@ -111,9 +111,10 @@ async fn handshake(
     gateway: SocketAddr,
     mut tcp: TcpStream,
     tls: Arc<ClientConfig>,
+    layer: RecordLayer,
 ) -> Result<Dialled, ConnectError> {
     let name = ServerName::IpAddress(gateway.ip().into());
-    let shaken = tls::connect(&mut tcp, tls, name).await;
+    let shaken = tls::connect(&mut tcp, tls, name, layer).await;
     let established = shaken.map_err(|error| {
         let source = match error {
             HandshakeError::Tls(source) => source,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::h2::Config;
+use super::tls::RecordLayer;
 
 /// Limits of one tunnel and of the pool that dials them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Limits {
     pub max_response_headers: u32,
     /// Bytes of a tunnel that wait for the peer; with more, its applications are not read.
     pub send_buffer: usize,
+    /// Who seals and opens the tunnel's TLS records.
+    pub record_layer: RecordLayer,
     /// TCP connect of a tunnel.
     pub dial_timeout: Duration,
     /// TLS and the HTTP/2 preface, on either side.
@@ -69,6 +72,7 @@ impl Default for Limits {
             max_request_headers: 64 << 10,
             max_response_headers: 16 << 10,
             send_buffer: 512 << 10,
+            record_layer: RecordLayer::default(),
             dial_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(20),

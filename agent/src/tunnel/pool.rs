@@ -240,7 +240,7 @@ impl Pool {
         let limits = &self.inner.limits;
         // The rare path is boxed: a connection's future need not have room for a handshake.
         let dialled = Box::pin(connect::dial(key.gateway, tcp, Arc::clone(&tls), limits)).await;
-        let dialled = match dialled {
+        let mut dialled = match dialled {
             Ok(dialled) => dialled,
             Err(error) => {
                 *guard.dial.error.borrow_mut() = Some(error.clone());
@@ -249,7 +249,7 @@ impl Pool {
                 return Err(error);
             }
         };
-        let peer = dialled.established.session.peer_certificates().to_vec();
+        let peer = std::mem::take(&mut dialled.established.peer);
         let stops = Stops { drain: self.inner.drain.clone(), abort: self.inner.abort.clone() };
         let driver = Driver::new(dialled.tcp, dialled.established, Side::Client, limits, stops);
         let tunnel = Rc::new(Tunnel::new(driver.link().clone(), tls, peer));

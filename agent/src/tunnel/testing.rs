@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
@@ -36,12 +37,18 @@ pub(super) async fn local<F: Future>(test: F) -> F::Output {
 pub(super) struct Pki {
     pub(super) server: Arc<ServerConfig>,
     pub(super) client: Arc<ClientConfig>,
+    provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Pki {
     pub(super) fn new() -> Self {
+        Self::with(aes_gcm())
+    }
+
+    /// With this cryptography.
+    pub(super) fn with(provider: Arc<CryptoProvider>) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -50,33 +57,51 @@ impl Pki {
         let (roots, issuer) = (Arc::new(roots), Issuer::new(params, key));
         let verifier = WebPkiClientVerifier::builder(Arc::clone(&roots)).build().unwrap();
         let (chain, key) = leaf(&issuer);
-        let mut server = ServerConfig::builder()
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&version::TLS13])
+            .unwrap()
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
             .unwrap();
         server.alpn_protocols = vec![ALPN.to_vec()];
-        let client = client(&roots, &issuer, &[ALPN]);
-        Self { server: Arc::new(server), client, roots, issuer }
+        server.enable_secret_extraction = true;
+        let client = client(&provider, &roots, &issuer, &[ALPN]);
+        Self { server: Arc::new(server), client, provider, roots, issuer }
     }
 
     /// A client with a new certificate.
     pub(super) fn client(&self, protocols: &[&[u8]]) -> Arc<ClientConfig> {
-        client(&self.roots, &self.issuer, protocols)
+        client(&self.provider, &self.roots, &self.issuer, protocols)
     }
 }
 
 fn client(
+    provider: &Arc<CryptoProvider>,
     roots: &Arc<RootCertStore>,
     issuer: &Issuer<'static, KeyPair>,
     protocols: &[&[u8]],
 ) -> Arc<ClientConfig> {
     let (chain, key) = leaf(issuer);
-    let mut client = ClientConfig::builder()
+    let mut client = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&version::TLS13])
+        .unwrap()
         .with_root_certificates(Arc::clone(roots))
         .with_client_auth_cert(chain, key)
         .unwrap();
     client.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    client.enable_secret_extraction = true;
     Arc::new(client)
+}
+
+/// AES-GCM, as tunnels have it.
+fn aes_gcm() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        ],
+        ..aws_lc_rs::default_provider()
+    })
 }
 
 fn leaf(

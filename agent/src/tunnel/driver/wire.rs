@@ -49,7 +49,7 @@ pub(super) enum Received {
 
 impl Wire {
     pub(super) fn new(tcp: TcpStream, established: Established, waker: Waker) -> Self {
-        let Established { session, rest } = established;
+        let Established { session, rest, .. } = established;
         Self {
             tcp,
             tls: session,

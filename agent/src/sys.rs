@@ -1,11 +1,12 @@
-//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, descriptors, priorities,
-//! shutdown.
+//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, descriptors, memory,
+//! priorities, shutdown.
 //!
 //! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
 
 pub mod bpf;
 pub mod cgroup;
 pub mod descriptors;
+pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod priority;

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use sotto_abi::{Counter, Counts};
 
@@ -27,6 +27,7 @@ use crate::observe::dump::ConfigDump;
 use crate::observe::metrics::Metrics;
 use crate::observe::node::{CertificateStats, NodeStats, XdsStats};
 use crate::observe::ready::Readiness;
+use crate::sys::memory;
 use crate::xds;
 use crate::xds::status::{KindStatus, StatusReader};
 
@@ -34,6 +35,8 @@ use crate::xds::status::{KindStatus, StatusReader};
 const UPKEEP: Duration = Duration::from_secs(10);
 /// How often readiness is looked at.
 const READINESS: Duration = Duration::from_millis(200);
+/// Ticks of it without an enrolment, after which none is expected.
+const CALM: u32 = 5;
 /// How long the dump waits for a data thread to list its connections.
 const LIST: Duration = Duration::from_secs(2);
 
@@ -179,6 +182,7 @@ impl State {
     pub(super) async fn upkeep(self: Arc<Self>, readiness: Readiness, stop: CancellationToken) {
         let mut mesh_known = Some(readiness.pending("mesh state from the control plane"));
         let mut pods_known = Some(readiness.pending("pods of this node"));
+        let mut calm = Calm { enrolled: self.enrolled.clone(), ticks: 0 };
         let (mut kernel_due, mut ready_due) = (interval(UPKEEP), interval(READINESS));
         loop {
             tokio::select! {
@@ -191,6 +195,7 @@ impl State {
                     if pods_known.is_some() && settled {
                         pods_known = None;
                     }
+                    calm.tick(readiness.is_ready());
                 }
                 _ = kernel_due.tick() => {
                     let kernel = self.kernel.clone();
@@ -202,6 +207,28 @@ impl State {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Gives back the code that the start and each burst of enrolments needed, once that is over.
+struct Calm {
+    enrolled: watch::Receiver<enroll::Status>,
+    ticks: u32,
+}
+
+impl Calm {
+    fn tick(&mut self, ready: bool) {
+        if !ready || self.enrolled.has_changed().unwrap_or(false) {
+            self.enrolled.mark_unchanged();
+            self.ticks = 0;
+            return;
+        }
+        self.ticks = self.ticks.saturating_add(1);
+        if self.ticks == CALM
+            && let Err(error) = memory::give_back_code()
+        {
+            debug!(%error, "code that does not run stays in memory");
         }
     }
 }

@@ -63,8 +63,9 @@ pub async fn handle(
     };
     match captured.role {
         Role::Outbound => outbound(context, captured).await,
-        Role::Plaintext => inbound_plaintext(context, of_pod, captured).await,
-        Role::Hbone => inbound_tunnel(context, captured, of_pod, stop).await,
+        // Boxed, so that a connection of the other kind does not hold the room for it.
+        Role::Plaintext => Box::pin(inbound_plaintext(context, of_pod, captured)).await,
+        Role::Hbone => Box::pin(inbound_tunnel(context, captured, of_pod, stop)).await,
     }
 }
 
@@ -90,15 +91,20 @@ async fn outbound(context: &Context, captured: Captured) {
     match route {
         Route::Tunnel(to) => {
             let source = source.as_deref();
-            match upstream::tunnel(context, &captured.pod, captured.client, source, &to).await {
+            let client = captured.client;
+            // Boxed, and gone once there is a stream: dialling takes more room than carrying.
+            let tunnel = Box::pin(upstream::tunnel(context, &captured.pod, client, source, &to));
+            match tunnel.await {
                 Ok(tunnel) => carry::outbound_tunnel(record, captured.stream, tunnel).await,
                 Err(error) => record.fail(error.flags(), &error),
             }
         }
-        Route::Direct(to) => match upstream::direct(context, &captured.pod, to.target).await {
-            Ok(server) => carry::outbound_direct(record, captured.stream, server).await,
-            Err(error) => record.fail(ResponseFlags::Connect, &error),
-        },
+        Route::Direct(to) => {
+            match Box::pin(upstream::direct(context, &captured.pod, to.target)).await {
+                Ok(server) => carry::outbound_direct(record, captured.stream, server).await,
+                Err(error) => record.fail(ResponseFlags::Connect, &error),
+            }
+        }
         Route::Refuse(error) => record.fail(ResponseFlags::Connect, &error),
     }
 }
@@ -111,9 +117,9 @@ async fn inbound_plaintext(context: &Context, of_pod: &OfPod, captured: Captured
     };
     let record = arrival.record(context);
     let (pod, request) = (&captured.pod.pod, arrival.request());
-    let judged =
-        watch::permit(&context.mesh, &context.network, pod, request, context.timings.hold).await;
-    let permit = match judged {
+    let hold = context.timings.hold;
+    let judged = Box::pin(watch::permit(&context.mesh, &context.network, pod, request, hold));
+    let permit = match judged.await {
         Ok(permit) => permit,
         Err(denial) => {
             context.plaintext.keep_out(&arrival.encounter());
@@ -122,7 +128,7 @@ async fn inbound_plaintext(context: &Context, of_pod: &OfPod, captured: Captured
         }
     };
     let _counted = context.plaintext.let_in(&arrival.encounter());
-    match upstream::app(context, &of_pod.dialler, &arrival).await {
+    match Box::pin(upstream::app(context, &of_pod.dialler, &arrival)).await {
         Ok(app) => {
             let client = captured.stream;
             carry::inbound_plaintext(context, record, &arrival, client, app, &permit).await;
@@ -184,9 +190,9 @@ async fn inbound_stream(
     };
     let record = arrival.record(&context);
     let (pod, request) = (&caller.pod.pod, arrival.request());
-    let judged =
-        watch::permit(&context.mesh, &context.network, pod, request, context.timings.hold).await;
-    let permit = match judged {
+    let hold = context.timings.hold;
+    let judged = Box::pin(watch::permit(&context.mesh, &context.network, pod, request, hold));
+    let permit = match judged.await {
         Ok(permit) => permit,
         Err(denial) => {
             incoming.refuse(inbound::status(&denial));

@@ -90,12 +90,12 @@ async fn outbound(context: &Context, captured: Captured) {
     let record = record::outbound(context, &captured, source.clone(), &route);
     match route {
         Route::Tunnel(to) => {
-            let source = source.as_deref();
-            let client = captured.client;
+            let (source, live) = (source.as_deref(), record.live());
+            let from = (captured.client, captured.stream, live.progress());
             // Boxed, and gone once there is a stream: dialling takes more room than carrying.
-            let tunnel = Box::pin(upstream::tunnel(context, &captured.pod, client, source, &to));
+            let tunnel = Box::pin(upstream::tunnel(context, &captured.pod, from, source, &to));
             match tunnel.await {
-                Ok(tunnel) => carry::outbound_tunnel(record, captured.stream, tunnel).await,
+                Ok(tunnel) => carry::outbound_tunnel(record, tunnel).await,
                 Err(error) => record.fail(error.flags(), &error),
             }
         }

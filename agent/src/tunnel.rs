@@ -26,5 +26,5 @@ pub use connect::{ConnectError, ConnectRequest};
 pub use driver::{Broken, Unanswered};
 pub use limits::Limits;
 pub use pool::{Pool, PoolKey};
-pub use relay::{Passage, Progress, RelayError, relay, relay_tcp};
+pub use relay::{Passage, Progress, RelayError, relay, relay_aboard, relay_tcp};
 pub use stream::TunnelStream;

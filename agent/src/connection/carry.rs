@@ -10,12 +10,11 @@ use super::inbound::Arrival;
 use super::record::Record;
 use crate::authorize::{Denial, Permit, watch};
 use crate::observe::labels::ResponseFlags;
-use crate::tunnel::{Passage, RelayError, TunnelStream, relay, relay_tcp};
+use crate::tunnel::{Passage, RelayError, TunnelStream, relay, relay_aboard, relay_tcp};
 
-/// From an app of this node into a tunnel.
-pub(super) async fn outbound_tunnel(record: Record, app: TcpStream, tunnel: TunnelStream) {
-    let live = record.live();
-    run(record, relay(app, tunnel, live.progress()), std::future::pending()).await;
+/// From an app of this node into the tunnel it is aboard of.
+pub(super) async fn outbound_tunnel(record: Record, tunnel: TunnelStream) {
+    run(record, relay_aboard(tunnel), std::future::pending()).await;
 }
 
 /// From an app of this node to where no tunnel leads.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use http::HeaderMap;
 use rand::Rng;
@@ -17,7 +18,7 @@ use crate::observe::labels::ResponseFlags;
 use crate::route::TunnelRoute;
 use crate::sys::socket::{self, AppDialler};
 use crate::tunnel::hbone::{self, Baggage, Forwarded, TraceParent};
-use crate::tunnel::{ConnectError, ConnectRequest, PoolKey, TunnelStream};
+use crate::tunnel::{ConnectError, ConnectRequest, PoolKey, Progress, TunnelStream};
 
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,7 @@ impl TunnelError {
             Self::Connect(error) => match error {
                 ConnectError::Tls { .. } => ResponseFlags::TlsFailure,
                 ConnectError::H2 { .. } => ResponseFlags::H2HandshakeFailure,
+                ConnectError::App { .. } => ResponseFlags::None,
                 ConnectError::Refused { status, .. } if *status == hbone::DENIED => {
                     ResponseFlags::Deny
                 }
@@ -51,11 +53,11 @@ impl TunnelError {
     }
 }
 
-/// A stream to where the route leads, as the pod's own identity.
+/// A stream to where the route leads, as the pod's own identity, with the app aboard.
 pub(super) async fn tunnel(
     context: &Context,
     pod: &PodCapture,
-    client: SocketAddr,
+    (client, app, progress): (SocketAddr, TcpStream, &Rc<Progress>),
     source: Option<&Workload>,
     route: &TunnelRoute,
 ) -> Result<TunnelStream, TunnelError> {
@@ -73,7 +75,8 @@ pub(super) async fn tunnel(
     };
     let dial = socket::dial_from(&pod.netns, route.gateway, context.limits.dial_timeout);
     let tls = svid.client_config(&route.expected);
-    context.pool.connect(&key, dial, tls, &request).await.map_err(|error| match &error {
+    let connect = context.pool.connect_aboard(&key, dial, tls, &request, (app, progress));
+    connect.await.map_err(|error| match &error {
         ConnectError::Tcp { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
             TunnelError::Blocked(error)
         }

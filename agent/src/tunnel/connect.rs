@@ -12,7 +12,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::driver::{Broken, Link, StreamHandle, Unanswered};
+use super::driver::{Broken, Link, Passenger, StreamHandle, Unanswered};
 use super::h2::{Code, OpenError as Unopened};
 use super::limits::Limits;
 use super::tls::{self, Established, HandshakeError, RecordLayer};
@@ -60,6 +60,12 @@ pub enum ConnectError {
         gateway: SocketAddr,
         /// 400, 401 (policy), 503...
         status: StatusCode,
+    },
+    /// The application did not wait for the answer.
+    #[error("the application's connection broke")]
+    App {
+        /// Why.
+        source: Arc<io::Error>,
     },
     /// The peer is slow.
     #[error("{step} with {gateway} timed out after {} s", .after.as_secs())]
@@ -133,29 +139,45 @@ pub(super) enum OpenError {
     Failed(ConnectError),
 }
 
-/// Opens one stream, and waits for the answer.
+/// Opens one stream, and waits for the answer. The passenger is the stream's then; it comes back if
+/// another tunnel may carry it.
 pub(super) async fn open(
     gateway: SocketAddr,
     link: &Link,
     request: &ConnectRequest,
     limits: &Limits,
+    passenger: &mut Option<Passenger>,
 ) -> Result<(StreamHandle, HeaderMap), OpenError> {
     if let Err(invalid) = Authority::try_from(request.authority.as_str()) {
         let authority = request.authority.clone();
         let source = Arc::new(http::Error::from(invalid));
         return Err(OpenError::Failed(ConnectError::Authority { authority, source }));
     }
-    let broken = |error: Unanswered| {
-        let stale = is_stale(&error);
-        let error = ConnectError::H2 { gateway, source: Arc::new(error) };
+    let broken = |error: Unanswered, spoken: bool| {
+        let stale = is_stale(&error, spoken);
+        let error = match error {
+            Unanswered::App(source) => ConnectError::App { source },
+            error => ConnectError::H2 { gateway, source: Arc::new(error) },
+        };
         if stale { OpenError::Stale(error) } else { OpenError::Failed(error) }
     };
-    let handle = link.open(&request.authority, &request.headers).map_err(broken)?;
+    let opened = link.open(&request.authority, &request.headers);
+    let handle = opened.map_err(|error| broken(error, false))?;
+    if let Some(passenger) = passenger.take() {
+        handle.board(passenger, limits.early_data);
+    }
     let after = limits.response_timeout;
     let late = ConnectError::Timeout { gateway, step: "CONNECT", after };
     let answered = timeout(after, handle.answer()).await;
     let answered = answered.map_err(|_| OpenError::Failed(late))?;
-    let (status, headers) = answered.map_err(broken)?;
+    let (status, headers) = match answered {
+        Ok(answer) => answer,
+        Err(error) => {
+            *passenger = handle.disembark();
+            let spoken = passenger.as_ref().is_some_and(Passenger::has_spoken);
+            return Err(broken(error, spoken));
+        }
+    };
     if status.is_success() {
         Ok((handle, headers))
     } else {
@@ -163,12 +185,13 @@ pub(super) async fn open(
     }
 }
 
-/// Whether another tunnel may do better.
-fn is_stale(error: &Unanswered) -> bool {
+/// Whether another tunnel may do better. A peer that broke off without a word may have acted on
+/// what the application had sent, and nobody may do so twice.
+fn is_stale(error: &Unanswered, spoken: bool) -> bool {
     match error {
-        Unanswered::Broken(Broken::Io(_) | Broken::Closed | Broken::Ended) => true,
+        Unanswered::Broken(Broken::Io(_) | Broken::Closed | Broken::Ended) => !spoken,
         Unanswered::Reset(code) => *code == Code::REFUSED_STREAM,
         Unanswered::Open(unopened) => !matches!(unopened, Unopened::HeadersTooLarge),
-        Unanswered::Broken(_) => false,
+        Unanswered::Broken(_) | Unanswered::App(_) => false,
     }
 }

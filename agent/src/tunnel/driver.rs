@@ -45,7 +45,7 @@ use wire::Wire;
 pub use broken::Broken;
 pub use link::Unanswered;
 pub(super) use link::{Link, StreamHandle};
-pub(super) use stream::Ended;
+pub(super) use stream::{Ended, Passenger};
 
 /// Something outside that is looked at only when it has happened.
 type Signal = Pin<Box<dyn Future<Output = ()>>>;
@@ -289,3 +289,6 @@ fn is_given(signal: &mut Option<Signal>, waker: Waker) -> bool {
     }
     given
 }
+
+#[cfg(test)]
+mod tests;

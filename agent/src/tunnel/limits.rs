@@ -27,6 +27,9 @@ pub struct Limits {
     pub send_buffer: usize,
     /// Who seals and opens the tunnel's TLS records.
     pub record_layer: RecordLayer,
+    /// Bytes of an application that go behind its CONNECT before the peer has answered; 0 to wait.
+    /// A peer that refuses the stream drops them.
+    pub early_data: usize,
     /// TCP connect of a tunnel.
     pub dial_timeout: Duration,
     /// TLS and the HTTP/2 preface, on either side.
@@ -73,6 +76,7 @@ impl Default for Limits {
             max_response_headers: 16 << 10,
             send_buffer: 512 << 10,
             record_layer: RecordLayer::default(),
+            early_data: 16 << 10,
             dial_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(20),

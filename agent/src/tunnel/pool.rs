@@ -25,8 +25,9 @@ use tokio_util::task::TaskTracker;
 pub(super) use self::tunnel::StreamSlot;
 use self::tunnel::Tunnel;
 use super::connect::{self, ConnectError, ConnectRequest, OpenError};
-use super::driver::{Driver, Side, Stops};
+use super::driver::{Driver, Passenger, Side, Stops};
 use super::limits::Limits;
+use super::relay::{Leg, Progress};
 use super::stream::TunnelStream;
 use crate::mesh::{PodUid, SpiffeId};
 
@@ -131,16 +132,52 @@ impl Pool {
         tls: Arc<ClientConfig>,
         request: &ConnectRequest,
     ) -> Result<TunnelStream, ConnectError> {
+        self.connect_with(key, tcp, tls, request, None).await
+    }
+
+    /// The same, and the first bytes of `app` go before the answer has come, if `Limits::early_data`
+    /// lets them. To be followed by [`relay_aboard`](super::relay_aboard).
+    ///
+    /// # Errors
+    /// As of [`Pool::connect`]; `app` has been reset.
+    ///
+    /// # Cancel safety
+    /// Resets `app`, and a stream half opened.
+    pub async fn connect_aboard(
+        &self,
+        key: &PoolKey,
+        tcp: impl Future<Output = io::Result<TcpStream>>,
+        tls: Arc<ClientConfig>,
+        request: &ConnectRequest,
+        (app, progress): (TcpStream, &Rc<Progress>),
+    ) -> Result<TunnelStream, ConnectError> {
+        let leg = Leg::new(app);
+        if self.inner.limits.early_data == 0 {
+            let stream = self.connect_with(key, tcp, tls, request, None).await?;
+            stream.attach(leg, progress);
+            return Ok(stream);
+        }
+        let passenger = Some(Passenger::new(leg, progress));
+        self.connect_with(key, tcp, tls, request, passenger).await
+    }
+
+    async fn connect_with(
+        &self,
+        key: &PoolKey,
+        tcp: impl Future<Output = io::Result<TcpStream>>,
+        tls: Arc<ClientConfig>,
+        request: &ConnectRequest,
+        passenger: Option<Passenger>,
+    ) -> Result<TunnelStream, ConnectError> {
         let limits = &self.inner.limits;
         // Many connections to a peer that takes few streams a tunnel wait for one dial each.
         let patience = limits.dial_timeout + limits.handshake_timeout + limits.response_timeout;
-        timeout(patience, self.connect_patiently(key, tcp, tls, request)).await.unwrap_or(Err(
-            ConnectError::Timeout {
-                gateway: key.gateway,
-                step: "opening a stream",
-                after: patience,
-            },
-        ))
+        let connect = self.connect_patiently(key, tcp, tls, request, passenger);
+        timeout(patience, connect).await.unwrap_or(Err(ConnectError::Timeout {
+            gateway: key.gateway,
+            step: "opening a stream",
+            after: patience,
+        }))
     }
 
     /// Takes no new streams and waits until the last of the old ones has ended. Bound it by a
@@ -176,10 +213,11 @@ impl Pool {
         tcp: impl Future<Output = io::Result<TcpStream>>,
         tls: Arc<ClientConfig>,
         request: &ConnectRequest,
+        mut passenger: Option<Passenger>,
     ) -> Result<TunnelStream, ConnectError> {
         let guard = loop {
             match self.turn(key, &tls)? {
-                Turn::Open(slot) => match self.open(key, slot, request).await {
+                Turn::Open(slot) => match self.open(key, slot, request, &mut passenger).await {
                     Ok(stream) => return Ok(stream),
                     // The tunnel is retired, so that this ends at the latest with a dial.
                     Err(OpenError::Stale(_)) => {}
@@ -191,7 +229,7 @@ impl Pool {
             }
         };
         let slot = self.dial(key, tcp, tls, guard).await?;
-        match self.open(key, slot, request).await {
+        match self.open(key, slot, request, &mut passenger).await {
             Ok(stream) => Ok(stream),
             Err(OpenError::Stale(error) | OpenError::Failed(error)) => Err(error),
         }
@@ -272,11 +310,13 @@ impl Pool {
         key: &PoolKey,
         slot: StreamSlot,
         request: &ConnectRequest,
+        passenger: &mut Option<Passenger>,
     ) -> Result<TunnelStream, OpenError> {
         if slot.is_retired() {
             return Err(OpenError::Stale(ConnectError::Stopped));
         }
-        match connect::open(key.gateway, slot.link(), request, &self.inner.limits).await {
+        let limits = &self.inner.limits;
+        match connect::open(key.gateway, slot.link(), request, limits, passenger).await {
             Ok((handle, answer)) => Ok(TunnelStream::new(handle).dialled(answer, slot)),
             Err(error) => {
                 if matches!(error, OpenError::Stale(_)) {

@@ -90,7 +90,7 @@ pub(super) struct Leg {
 
 impl Leg {
     /// From here on whatever ends it is a reset, also the sudden end of this process.
-    fn new(tcp: TcpStream) -> Self {
+    pub(super) fn new(tcp: TcpStream) -> Self {
         if let Err(error) = socket::reset_on_close(&tcp) {
             tracing::debug!(%error, "a connection will be closed instead of reset");
         }
@@ -127,6 +127,18 @@ pub fn relay(
 ) -> impl Future<Output = Result<(), RelayError>> + use<> {
     // Here, not at the first poll, so that a drop before it resets too.
     tunnel.attach(Leg::new(app), progress);
+    relay_aboard(tunnel)
+}
+
+/// Relays between a stream and the application that it was opened with
+/// ([`Pool::connect_aboard`](super::Pool::connect_aboard)), until both directions have ended.
+///
+/// # Errors
+/// A side broke; both have been reset.
+///
+/// # Cancel safety
+/// Dropping the future resets both sides.
+pub fn relay_aboard(tunnel: TunnelStream) -> impl Future<Output = Result<(), RelayError>> + use<> {
     async move {
         match poll_fn(|cx| tunnel.poll_ended(cx)).await {
             Ended::Complete => Ok(()),

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +15,7 @@ use super::super::relay::{Leg, Progress};
 use super::broken::Broken;
 use super::ready::{Key, Ready};
 use super::state::State;
-use super::stream::{App, Ended, Stream};
+use super::stream::{App, Ended, Passenger, Stream};
 
 /// A tunnel, as its users see it. Clones are the same tunnel.
 #[derive(Clone)]
@@ -34,6 +35,9 @@ pub enum Unanswered {
     /// The peer reset the stream.
     #[error("the peer reset the stream: {0}")]
     Reset(Code),
+    /// The application did not wait for it.
+    #[error("the application's connection broke")]
+    App(#[source] Arc<io::Error>),
     /// The tunnel takes no such stream.
     #[error("the tunnel takes no more streams")]
     Open(#[source] OpenError),
@@ -127,9 +131,11 @@ impl StreamHandle {
         match &stream.ended {
             Some(Ended::Reset(code)) => Poll::Ready(Err(Unanswered::Reset(*code))),
             Some(Ended::Tunnel(broken)) => Poll::Ready(Err(Unanswered::Broken(broken.clone()))),
-            Some(Ended::Complete | Ended::App(_)) => {
-                Poll::Ready(Err(Unanswered::Broken(Broken::Ended)))
+            Some(Ended::App(error)) => {
+                let error = io::Error::new(error.kind(), error.to_string());
+                Poll::Ready(Err(Unanswered::App(Arc::new(error))))
             }
+            Some(Ended::Complete) => Poll::Ready(Err(Unanswered::Broken(Broken::Ended))),
             None => {
                 stream.waiter = Some(cx.waker().clone());
                 Poll::Pending
@@ -142,7 +148,7 @@ impl StreamHandle {
         let mut state = self.link.0.state.borrow_mut();
         state.h2.respond(self.id, StatusCode::OK, headers, false)?;
         if let Some(stream) = state.streams.get_mut(&self.id) {
-            stream.established = true;
+            stream.establish();
         }
         drop(state);
         self.link.0.ready.mark(Key::State);
@@ -159,6 +165,20 @@ impl StreamHandle {
         drop(state);
         self.link.0.ready.mark(Key::State);
         Ok(())
+    }
+
+    /// Gives the tunnel's task an application before the peer has answered, which may send up to
+    /// `room` bytes meanwhile.
+    pub(in super::super) fn board(&self, passenger: Passenger, room: usize) {
+        let mut state = self.link.0.state.borrow_mut();
+        let Some(stream) = state.streams.get_mut(&self.id) else { return };
+        stream.board(passenger, room, self.link.0.ready.waker(Key::Stream(self.id)));
+        state.queue(self.id);
+    }
+
+    /// Takes the application back from a stream that ended unanswered.
+    pub(in super::super) fn disembark(&self) -> Option<Passenger> {
+        self.link.0.state.borrow_mut().streams.get_mut(&self.id)?.disembark()
     }
 
     /// Gives the application's socket to the tunnel's task.

@@ -138,11 +138,17 @@ fn handle(state: &mut State, event: Event<'_>) -> Result<(), Broken> {
         }
         Event::Response { id, status, headers, end } => {
             if let Some(stream) = state.streams.get_mut(&id) {
-                stream.established = status.is_success();
                 stream.peer_ended = end;
                 stream.answer = Some(Box::new((status, headers)));
-                stream.wake();
-                state.queue(id);
+                if status.is_success() {
+                    stream.establish();
+                    stream.wake();
+                    state.queue(id);
+                } else {
+                    // Whatever else the peer says is for no application.
+                    state.h2.reset(id, Code::CANCEL);
+                    state.end(id, Ended::Reset(Code::CANCEL));
+                }
             }
         }
         Event::End { id } => {

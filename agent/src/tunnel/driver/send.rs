@@ -10,7 +10,7 @@ use std::task::Poll;
 use super::super::h2::{Connection, StreamId};
 use super::Driver;
 use super::state::State;
-use super::stream::{Ended, Stream};
+use super::stream::{Early, Ended, Stream};
 
 /// Bytes read from applications in one pass.
 const PASS: usize = 512 << 10;
@@ -94,11 +94,14 @@ fn upload(
     plain: &mut Vec<u8>,
     (room, mut left): (usize, usize),
 ) -> io::Result<Turn> {
-    if !stream.established || stream.app_ended {
-        return Ok(Turn::Idle);
-    }
-    let Some(app) = &mut stream.app else { return Ok(Turn::Idle) };
     loop {
+        let allowed = stream.allowance();
+        let Stream { app: Some(app), app_ended: false, early, established, .. } = stream else {
+            return Ok(Turn::Idle);
+        };
+        if allowed == 0 && early.again == 0 {
+            return Ok(Turn::Idle);
+        }
         if plain.len() >= room {
             return Ok(Turn::Blocked);
         }
@@ -113,7 +116,14 @@ fn upload(
             // A window or a header must not be overtaken by what depends on it.
             h2.take_output(plain);
         }
-        let asked = capacity.min(app.size.bytes()).min(left);
+        if early.again > 0 {
+            left -= send_again(early, h2, id, plain, capacity.min(left))?;
+            if *established && early.again == 0 {
+                early.sent = Vec::new();
+            }
+            continue;
+        }
+        let asked = capacity.min(app.size.bytes()).min(left).min(allowed);
         let at = plain.len();
         plain.extend_from_slice(&[0; HEADER]);
         let read = match app.poll_read(plain, asked) {
@@ -133,8 +143,29 @@ fn upload(
             stream.app_ended = true;
             return Ok(Turn::Ended);
         }
+        if !*established {
+            early.room -= read;
+            early.sent.extend_from_slice(&plain[at + HEADER..]);
+        }
         app.size.learn(asked, read);
         app.progress.add_sent(read);
         left -= read;
     }
+}
+
+/// Sends up to `max` bytes that another tunnel was given in vain; tells how many.
+fn send_again(
+    early: &mut Early,
+    h2: &mut Connection,
+    id: StreamId,
+    plain: &mut Vec<u8>,
+    max: usize,
+) -> io::Result<usize> {
+    let length = early.again.min(max);
+    let start = early.sent.len() - early.again;
+    let header = h2.data(id, length, false).map_err(io::Error::other)?;
+    plain.extend_from_slice(&header);
+    plain.extend_from_slice(&early.sent[start..start + length]);
+    early.again -= length;
+    Ok(length)
 }

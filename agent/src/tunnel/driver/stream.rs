@@ -32,6 +32,7 @@ pub(in super::super) enum Ended {
 #[derive(Default)]
 pub(super) struct Stream {
     pub(super) app: Option<App>,
+    pub(super) early: Early,
     /// Bytes that the application has not taken yet; no more than the stream's window.
     pub(super) backlog: VecDeque<u8>,
     /// Both sides agreed to the stream: the application's bytes may go.
@@ -53,6 +54,36 @@ pub(super) struct Stream {
     pub(super) waiter: Option<Waker>,
 }
 
+/// What an application may send before the peer has answered.
+#[derive(Default)]
+pub(super) struct Early {
+    /// Bytes that still may go.
+    pub(super) room: usize,
+    /// Those that went, until the answer comes: another tunnel may have to carry them.
+    pub(super) sent: Vec<u8>,
+    /// How many of them go again, the last ones.
+    pub(super) again: usize,
+}
+
+/// An application on its way into a tunnel.
+pub(in super::super) struct Passenger {
+    leg: Leg,
+    progress: Rc<Progress>,
+    /// What a tunnel that did not take it has read of it.
+    sent: Vec<u8>,
+}
+
+impl Passenger {
+    pub(in super::super) fn new(leg: Leg, progress: &Rc<Progress>) -> Self {
+        Self { leg, progress: Rc::clone(progress), sent: Vec::new() }
+    }
+
+    /// Whether a peer may have passed on bytes of it.
+    pub(in super::super) fn has_spoken(&self) -> bool {
+        !self.sent.is_empty()
+    }
+}
+
 /// An application's socket in the care of a tunnel's task.
 pub(super) struct App {
     leg: Leg,
@@ -64,6 +95,10 @@ pub(super) struct App {
 impl App {
     pub(super) fn new(leg: Leg, waker: Waker, progress: Rc<Progress>) -> Self {
         Self { leg, waker, size: ReadSize::default(), progress }
+    }
+
+    fn into_passenger(self, sent: Vec<u8>) -> Passenger {
+        Passenger { leg: self.leg, progress: self.progress, sent }
     }
 
     /// Reads up to `max` bytes behind those in `into`; 0 at the end. If pending, the stream's key
@@ -102,6 +137,32 @@ impl App {
 }
 
 impl Stream {
+    /// Takes an application before the answer, with up to `room` bytes of it.
+    pub(super) fn board(&mut self, passenger: Passenger, room: usize, waker: Waker) {
+        let Passenger { leg, progress, sent } = passenger;
+        self.early = Early { room: room.saturating_sub(sent.len()), again: sent.len(), sent };
+        self.app = Some(App::new(leg, waker, progress));
+    }
+
+    /// Gives the application back, if the stream ended before the answer.
+    pub(super) fn disembark(&mut self) -> Option<Passenger> {
+        let sent = std::mem::take(&mut self.early.sent);
+        self.app.take_if(|_| self.ended.is_some()).map(|app| app.into_passenger(sent))
+    }
+
+    /// The peer agreed.
+    pub(super) fn establish(&mut self) {
+        self.established = true;
+        if self.early.again == 0 {
+            self.early.sent = Vec::new();
+        }
+    }
+
+    /// Bytes of the application that may go now, windows apart.
+    pub(super) fn allowance(&self) -> usize {
+        if self.established { usize::MAX } else { self.early.room }
+    }
+
     /// Gives the application what just arrived, in one write if it takes it; the rest waits.
     /// Tells how much the application has taken.
     pub(super) fn deliver(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -171,10 +232,16 @@ impl Stream {
         if self.ended.is_some() {
             return;
         }
-        if let Some(app) = self.app.take()
-            && matches!(ended, Ended::Complete)
-        {
-            app.leg.end();
+        let unanswered = !self.established && self.answer.is_none();
+        match ended {
+            Ended::Complete => {
+                if let Some(app) = self.app.take() {
+                    app.leg.end();
+                }
+            }
+            // Its owner may find it another tunnel.
+            Ended::Reset(_) | Ended::Tunnel(_) if unanswered => {}
+            Ended::Reset(_) | Ended::Tunnel(_) | Ended::App(_) => self.app = None,
         }
         self.backlog = VecDeque::new();
         self.ended = Some(ended);

@@ -159,8 +159,8 @@ impl Session {
     /// follows the peer's last word is dropped.
     ///
     /// # Errors
-    /// A record is none, or the peer sent an alert: the session has ended. What [`Session::flush`]
-    /// then gives tells the peer.
+    /// A record is none, or the peer sent an alert: the session has ended, and what came before in
+    /// `wire` is lost. What [`Session::flush`] then gives tells the peer.
     pub fn open(&mut self, wire: &mut [u8]) -> Result<Opened, rustls::Error> {
         match &mut self.0 {
             Records::Buffered(records) => records.open(wire),

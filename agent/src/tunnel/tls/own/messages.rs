@@ -41,7 +41,8 @@ impl Messages {
         let Some(&kind) = bytes.first() else { return Ok(None) };
         let kind = HandshakeType::from(kind);
         let is_update = kind == HandshakeType::KeyUpdate;
-        if !is_update && !(tickets && kind == HandshakeType::NewSessionTicket) {
+        let is_ticket = tickets && kind == HandshakeType::NewSessionTicket;
+        if !is_update && !is_ticket {
             return Err(Fault::unexpected(Error::InappropriateHandshakeMessage {
                 expect_types: vec![HandshakeType::KeyUpdate],
                 got_type: kind,

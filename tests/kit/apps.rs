@@ -2,6 +2,7 @@
 
 pub mod bookinfo;
 pub mod client;
+pub mod exact;
 pub mod httpbin;
 pub mod probe;
 pub mod pulse;
@@ -48,6 +49,9 @@ enum App {
     Probe(probe::Options),
     /// Sends bytes to an echo at a steady pace and wants each back
     Pulse(pulse::Options),
+    /// Connections of which every byte is compared
+    #[command(subcommand)]
+    Exact(exact::Side),
     /// A side of the bench's load
     #[command(subcommand)]
     Load(load::Side),
@@ -73,6 +77,7 @@ async fn serve(app: App) -> Result<()> {
         App::Pause => std::future::pending().await,
         App::Probe(options) => probe::run(&options).await,
         App::Pulse(options) => pulse::run(&options).await,
+        App::Exact(side) => exact::run(&side).await,
         App::Load(side) => load::run(side).await,
     }
 }

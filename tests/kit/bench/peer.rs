@@ -14,28 +14,34 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use super::site::MESH;
 use crate::cluster::{Agent, Cluster, SYSTEM};
 use crate::node::Node;
 use crate::topology::CONTROL_PLANE_IP;
 
-/// Starts `program` on each node of a cluster whose pods run, and enrols the mesh's pods.
+/// Starts `program` on these nodes of a cluster whose pods run, and enrols the pods that run there
+/// in `namespace`.
 ///
 /// # Errors
 /// A part does not start, or is not ready in time: the end of the peer's log is in the error.
-pub(super) async fn start(cluster: &mut Cluster, program: &Path) -> Result<()> {
-    let pods = cluster.pods(MESH, "").await?;
-    for node in cluster.nodes.clone() {
-        let here = enrol_all(&node, &pods)?;
-        zds::serve(&socket(&node), here, &node.tasks)?;
+pub async fn start(
+    cluster: &mut Cluster,
+    program: &Path,
+    nodes: &[Arc<Node>],
+    namespace: &str,
+) -> Result<()> {
+    let mut pods = cluster.pods(namespace, "").await?;
+    pods.retain(|pod| nodes.iter().any(|node| node.pod(namespace, &pod.name_any()).is_some()));
+    for node in nodes {
+        let here = enrol_all(node, &pods)?;
+        zds::serve(&socket(node), here, &node.tasks)?;
         let root = cluster.root_cert();
         let how = |name: &str, token: &Path| {
-            (vec![program.display().to_string()], environment(&node, (name, token), &root))
+            (vec![program.display().to_string()], environment(node, (name, token), &root))
         };
-        cluster.agents.push(Agent::start_as(&node, how).await?);
+        cluster.agents.push(Agent::start_as(node, how).await?);
     }
     cluster.wait_for_agents().await.context("the peer")?;
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), MESH);
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
     let enrolled =
         json!({ "metadata": { "annotations": { "ambient.istio.io/redirection": "enabled" } } });
     for pod in &pods {

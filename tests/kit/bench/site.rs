@@ -166,7 +166,8 @@ impl Mesh {
         cluster.wait_ready(&[PLAIN, MESH], READY).await?;
         if let Some(Rival::Peer(program)) = rival {
             say("starting the peers");
-            let started = peer::start(&mut cluster, program).await;
+            let nodes = cluster.nodes.clone();
+            let started = peer::start(&mut cluster, program, &nodes, MESH).await;
             started.with_context(|| cluster.post_mortem())?;
         }
         let outside = start_outside(&cluster)?;

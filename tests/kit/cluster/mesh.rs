@@ -1,6 +1,7 @@
 //! The mesh of a cluster: control plane first, then an agent on each node.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,6 +9,7 @@ use anyhow::{Context, Result};
 use super::agent::{self, ACCOUNT, Agent, AgentConfig};
 use super::control_plane::{CONTROL_PLANE_ACCOUNT, ControlPlane};
 use super::{Cluster, ClusterOptions};
+use crate::node::Node;
 use crate::topology::FABRIC_IP;
 
 /// Long enough for a debug build on a busy machine.
@@ -26,23 +28,37 @@ impl Cluster {
         self.control_plane = Some(ControlPlane::start(sotto, &kubeconfig, place, log)?);
         let root_cert = self.root_cert();
         let node = self.nodes.first().context("a cluster without nodes")?;
-        let published = agent::keep_root(node, root_cert.clone(), READY).await;
+        let published = agent::keep_root(node, root_cert, READY).await;
         published.with_context(|| self.post_mortem())?;
         if !options.agents {
             return Ok(());
         }
         (options.tell)("starting the agents");
+        for node in self.nodes.clone() {
+            self.start_agent(&node, sotto, options.agent_flags.clone()).await?;
+        }
+        self.wait_for_agents().await
+    }
+
+    /// Starts our agent on a node that has none; does not wait until it is ready.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_agent(
+        &mut self,
+        node: &Arc<Node>,
+        sotto: &Path,
+        flags: Vec<String>,
+    ) -> Result<()> {
         let config = AgentConfig {
             program: sotto.to_path_buf(),
             kubeconfig: self.kubeconfig_of(ACCOUNT).await?,
-            root_cert,
+            root_cert: self.root_cert(),
             pins: self.run.pins(),
-            flags: options.agent_flags.clone(),
+            flags,
         };
-        for node in &self.nodes {
-            self.agents.push(Agent::start(node, &config).await?);
-        }
-        self.wait_for_agents().await
+        self.agents.push(Agent::start(node, &config).await?);
+        Ok(())
     }
 
     /// The file of the control plane's root certificate.

@@ -1,56 +1,9 @@
-//! Bytes of which each tells its stream and its place, compared one by one on arrival: stronger than
-//! a checksum, and as quick as memory even without optimisation.
+//! Flows of bytes of which each tells its flow and its place, compared one by one on arrival: stronger
+//! than a checksum, and as quick as memory even without optimisation.
 
-use std::sync::LazyLock;
-
+pub(crate) use kit::apps::exact::noise::{Arriving, PART, part};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-/// A prime: no block of another size repeats with it.
-const PERIOD: usize = 1_000_003;
-/// The longest part handed out.
-pub(crate) const PART: usize = 256 << 10;
-
-static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut noise: Vec<u8> = (0..PERIOD)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()[3]
-        })
-        .collect();
-    noise.extend_from_within(..PART);
-    noise
-});
-
-/// Bytes `at..at + length` of what flow `seed` carries; `length` is at most [`PART`].
-pub(crate) fn part(seed: u64, at: u64, length: usize) -> &'static [u8] {
-    let start = usize::try_from((seed * 7919 + at) % 1_000_003).unwrap();
-    &NOISE[start..start + length]
-}
-
-/// What arrives of a flow.
-pub(crate) struct Arriving {
-    seed: u64,
-    pub(crate) at: u64,
-}
-
-impl Arriving {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { seed, at: 0 }
-    }
-
-    /// Panics at the first wrong byte.
-    pub(crate) fn take(&mut self, bytes: &[u8]) {
-        for bytes in bytes.chunks(PART) {
-            let same = part(self.seed, self.at, bytes.len()) == bytes;
-            assert!(same, "flow {} differs after byte {}", self.seed, self.at);
-            self.at += bytes.len() as u64;
-        }
-    }
-}
 
 /// Sends `total` bytes of flow `seed`; the end is left open.
 pub(crate) async fn send(into: &mut (impl AsyncWrite + Unpin), seed: u64, total: u64) {
@@ -70,7 +23,7 @@ pub(crate) async fn receive(from: &mut (impl AsyncRead + Unpin), seed: u64, tota
         if read == 0 {
             break;
         }
-        arriving.take(&buffer[..read]);
+        arriving.take(&buffer[..read]).unwrap();
     }
     assert_eq!(arriving.at, total, "flow {seed} ends early or late");
 }

@@ -4,6 +4,8 @@
 //! Everything of a test runs on one thread, in a process of its own: what the heap holds is counted.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::large_futures, reason = "a test is one future")]
+#![expect(clippy::print_stdout, reason = "the figures behind what is asserted")]
 
 mod bytes;
 mod ends;

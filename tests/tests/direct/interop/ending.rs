@@ -29,10 +29,10 @@ type Keep = Box<dyn std::any::Any>;
 /// The crate dials.
 async fn to_us() -> (Path, Keep) {
     let pki = Pki::new();
-    let (apps, mut app) = mpsc::unbounded_channel();
+    let (apps, mut app) = mpsc::channel(1);
     let hand = move |_, app| {
         let apps = apps.clone();
-        async move { apps.send(app).unwrap() }
+        async move { apps.send(app).await.unwrap() }
     };
     let gateway = Gateway::start(&pki, Limits::default(), hand).await;
     let client = Client::dial(&pki, gateway.address, Set::default()).await;
@@ -44,10 +44,10 @@ async fn to_us() -> (Path, Keep) {
 /// We dial.
 async fn to_them() -> (Path, Keep) {
     let pki = Pki::new();
-    let (streams, mut stream) = mpsc::unbounded_channel();
+    let (streams, mut stream) = mpsc::channel(1);
     let serve = move |request: http::Request<h2::RecvStream>, mut respond| {
         let streams = streams.clone();
-        async move { streams.send((answer(&mut respond), request.into_body())).unwrap() }
+        async move { streams.send((answer(&mut respond), request.into_body())).await.unwrap() }
     };
     let server = Server::start(&pki, Set::default(), serve).await;
     let dialler = Dialler::new(&pki, Limits::default(), server.address).await;

@@ -47,7 +47,7 @@ pub(super) enum Command {
 /// The crate's client.
 pub(super) struct Client {
     pub(super) sender: SendRequest<Bytes>,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::Sender<Command>,
     /// Windows it changed.
     pub(super) changes: Rc<Cell<usize>>,
     pub(super) ended: JoinHandle<Result<(), h2::Error>>,
@@ -65,7 +65,7 @@ impl Client {
         // It takes few small frames by itself.
         builder.data_frame_budget(usize::MAX / 2);
         let (sender, mut connection) = builder.handshake(tls).await.unwrap();
-        let (commands, mut told) = mpsc::unbounded_channel();
+        let (commands, mut told) = mpsc::channel(64);
         let changes = Rc::new(Cell::new(0));
         let changed = Rc::clone(&changes);
         let ended = spawn_local(async move {
@@ -84,7 +84,7 @@ impl Client {
 
     /// Has it do something.
     pub(super) fn tell(&self, command: Command) {
-        self.commands.send(command).unwrap();
+        self.commands.try_send(command).unwrap();
     }
 
     /// Opens a tunnel that is answered with 200.
@@ -210,7 +210,7 @@ pub(super) async fn receive(body: &mut RecvStream, seed: u64, total: u64) {
     while let Some(part) = body.data().await {
         let part = part.unwrap();
         body.flow_control().release_capacity(part.len()).unwrap();
-        arriving.take(&part);
+        arriving.take(&part).unwrap();
     }
     assert_eq!(arriving.at, total, "flow {seed} ends early or late");
 }

@@ -6,6 +6,7 @@
 //! (`SOTTO_PEER=... cargo nextest run --run-ignored only -E 'binary(peer)'`), and fails then.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::print_stdout, reason = "the figures of each case")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -42,7 +42,6 @@ use crate::observe::metrics::Metrics;
 use crate::observe::ready::Readiness;
 use crate::observe::{metrics_server, ready};
 use crate::sys::{Shutdown, cgroup, descriptors, privileges, shutdown, sysctl};
-use crate::tunnel::Limits;
 use crate::xds::{self, StatusReader, StatusWriter};
 
 /// Tasks of the control side have this long to end.
@@ -126,7 +125,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         cluster: config.cluster_id.as_str().into(),
         certificates: certificates.clone(),
         metrics: metrics.clone(),
-        limits: Limits::default(),
+        limits: settings::limits(&config),
         timings: Timings::default(),
         max_open: max_open(config.threads.get())?,
     });

@@ -103,6 +103,7 @@ pub(super) fn config(config: &AgentConfig) -> serde_json::Value {
         "rootNamespace": config.root_namespace,
         "threads": config.threads.get(),
         "failOpen": config.fail_open,
+        "waitForAnswer": config.wait_for_answer,
         "unknownDestinations": format!("{:?}", config.unknown_destinations).to_lowercase(),
         "pinDir": config.pin_dir,
         "cniSocket": config.cni_socket,

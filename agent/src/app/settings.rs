@@ -12,6 +12,7 @@ use crate::config::{AgentConfig, UnknownDestinations};
 use crate::enroll;
 use crate::identify::ca::CaConfig;
 use crate::sys::cgroup::{self, Cgroup};
+use crate::tunnel::Limits;
 use crate::xds::XdsConfig;
 
 /// Of the kernel's programs.
@@ -33,6 +34,13 @@ pub(super) fn kernel(config: &AgentConfig, own: &Cgroup) -> anyhow::Result<Kerne
         fail_open: config.fail_open,
         proxy_unknown: config.unknown_destinations == UnknownDestinations::Proxy,
     })
+}
+
+/// Of tunnels.
+pub(super) fn limits(config: &AgentConfig) -> Limits {
+    let limits = Limits::default();
+    let early_data = if config.wait_for_answer { 0 } else { limits.early_data };
+    Limits { early_data, ..limits }
 }
 
 /// Of discovery.

@@ -72,6 +72,10 @@ pub struct AgentArgs {
     /// Let pods' connections go direct, in the clear, while the agent is down.
     #[arg(long, env = "FAIL_OPEN")]
     pub fail_open: bool,
+    /// Hold a connection's first bytes back until the other node has agreed to it. By default they go
+    /// along with the question, which saves a round trip; a node that refuses drops them.
+    #[arg(long, env = "WAIT_FOR_ANSWER")]
+    pub wait_for_answer: bool,
     /// Data threads; one for each core the cgroup allows by default.
     #[arg(long, env = "THREADS", default_value = "")]
     pub threads: String,
@@ -119,6 +123,7 @@ pub struct AgentConfig {
     pub proc: PathBuf,
     pub unknown_destinations: UnknownDestinations,
     pub fail_open: bool,
+    pub wait_for_answer: bool,
     pub threads: NonZeroUsize,
     pub admin_address: SocketAddr,
     pub metrics_address: SocketAddr,
@@ -195,6 +200,7 @@ impl AgentConfig {
             proc: args.proc,
             unknown_destinations: args.unknown_destinations,
             fail_open: args.fail_open,
+            wait_for_answer: args.wait_for_answer,
         })
     }
 }

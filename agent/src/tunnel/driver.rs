@@ -143,9 +143,9 @@ impl Driver {
         if let Some(mut wire) = self.wire.take() {
             let done = noted.and_then(|()| self.pass(&mut wire, &mut state, &mut plain));
             match done {
-                Ok(()) if is_over(&wire, &state) => self.leave(wire, &mut state, &Broken::Ended),
+                Ok(()) if is_over(&wire, &state) => self.leave(*wire, &mut state, &Broken::Ended),
                 Ok(()) => self.wire = Some(wire),
-                Err(broken) => self.leave(wire, &mut state, &broken),
+                Err(broken) => self.leave(*wire, &mut state, &broken),
             }
         }
         if self.wire.is_none() {
@@ -242,7 +242,7 @@ impl Driver {
     }
 
     /// Parts with the connection.
-    fn leave(&mut self, wire: Box<Wire>, state: &mut State, why: &Broken) {
+    fn leave(&mut self, wire: Wire, state: &mut State, why: &Broken) {
         state.sever(why);
         let mut last = Vec::new();
         match why {

@@ -138,14 +138,12 @@ pub fn relay(
 ///
 /// # Cancel safety
 /// Dropping the future resets both sides.
-pub fn relay_aboard(tunnel: TunnelStream) -> impl Future<Output = Result<(), RelayError>> + use<> {
-    async move {
-        match poll_fn(|cx| tunnel.poll_ended(cx)).await {
-            Ended::Complete => Ok(()),
-            Ended::Reset(code) => Err(RelayError::Reset(code)),
-            Ended::App(error) => Err(RelayError::App(error)),
-            Ended::Tunnel(broken) => Err(RelayError::Tunnel(broken)),
-        }
+pub async fn relay_aboard(tunnel: TunnelStream) -> Result<(), RelayError> {
+    match poll_fn(|cx| tunnel.poll_ended(cx)).await {
+        Ended::Complete => Ok(()),
+        Ended::Reset(code) => Err(RelayError::Reset(code)),
+        Ended::App(error) => Err(RelayError::App(error)),
+        Ended::Tunnel(broken) => Err(RelayError::Tunnel(broken)),
     }
 }
 

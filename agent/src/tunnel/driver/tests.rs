@@ -71,10 +71,12 @@ async fn fill(writer: &mut TcpStream) -> usize {
 async fn echo(client: &mut TcpStream, server: &mut TcpStream, bytes: &[u8]) {
     let mut got = vec![0; bytes.len()];
     let (written, read) = tokio::join!(client.write_all(bytes), server.read_exact(&mut got));
-    (written.unwrap(), read.unwrap());
+    written.unwrap();
+    read.unwrap();
     assert!(got == bytes);
     let (written, read) = tokio::join!(server.write_all(bytes), client.read_exact(&mut got));
-    (written.unwrap(), read.unwrap());
+    written.unwrap();
+    read.unwrap();
     assert!(got == bytes);
 }
 

@@ -3,7 +3,7 @@
 //! Streams of one source to one destination share a tunnel, up to the peer's limit; only when all
 //! are full is another dialled, by one connection at a time while the rest wait for its outcome. A
 //! tunnel whose TLS configuration is no longer the current one (the certificate was renewed) takes
-//! no new streams. Each tunnel has one task ([`Driver`]), owned by the pool.
+//! no new streams. Each tunnel has one task, owned by the pool.
 
 mod tunnel;
 

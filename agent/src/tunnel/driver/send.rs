@@ -10,7 +10,7 @@ use std::task::Poll;
 use super::super::h2::{Connection, StreamId};
 use super::Driver;
 use super::state::State;
-use super::stream::{Early, Ended, Stream};
+use super::stream::{App, Early, Ended, Stream};
 
 /// Bytes read from applications in one pass.
 const PASS: usize = 512 << 10;
@@ -125,20 +125,7 @@ fn upload(
         }
         let asked = capacity.min(app.size.bytes()).min(left).min(allowed);
         let at = plain.len();
-        plain.extend_from_slice(&[0; HEADER]);
-        let read = match app.poll_read(plain, asked) {
-            Poll::Ready(read) => read,
-            Poll::Pending => {
-                plain.truncate(at);
-                return Ok(Turn::Idle);
-            }
-        };
-        let framed = read.and_then(|read| {
-            let header = h2.data(id, read, read == 0);
-            header.map(|header| (read, header)).map_err(io::Error::other)
-        });
-        let (read, header) = framed.inspect_err(|_| plain.truncate(at))?;
-        plain[at..at + HEADER].copy_from_slice(&header);
+        let Some(read) = read_frame(app, h2, id, plain, asked)? else { return Ok(Turn::Idle) };
         if read == 0 {
             stream.app_ended = true;
             return Ok(Turn::Ended);
@@ -151,6 +138,30 @@ fn upload(
         app.progress.add_sent(read);
         left -= read;
     }
+}
+
+/// Reads up to `max` bytes behind the head of the frame they are; 0 is the end, and the last frame.
+/// None while there is nothing to read.
+fn read_frame(
+    app: &mut App,
+    h2: &mut Connection,
+    id: StreamId,
+    plain: &mut Vec<u8>,
+    max: usize,
+) -> io::Result<Option<usize>> {
+    let at = plain.len();
+    plain.extend_from_slice(&[0; HEADER]);
+    let Poll::Ready(read) = app.poll_read(plain, max) else {
+        plain.truncate(at);
+        return Ok(None);
+    };
+    let framed = read.and_then(|read| {
+        let header = h2.data(id, read, read == 0);
+        header.map(|header| (read, header)).map_err(io::Error::other)
+    });
+    let (read, header) = framed.inspect_err(|_| plain.truncate(at))?;
+    plain[at..at + HEADER].copy_from_slice(&header);
+    Ok(Some(read))
 }
 
 /// Sends up to `max` bytes that another tunnel was given in vain; tells how many.

@@ -64,7 +64,8 @@ async fn run(
 ) {
     let (mut relay, mut revoked) = (Box::pin(relay), pin!(revoked));
     let ended = tokio::select! {
-        // A denial goes first: not one more byte for who may not have it.
+        // A denial goes before an end. The bytes go on in the tunnel's task, by at most one pass of
+        // it until this is dropped.
         biased;
         denial = &mut revoked => Err(denial),
         ended = &mut relay => Ok(ended),

@@ -38,6 +38,7 @@ impl Driver {
         Ok(())
     }
 
+    /// Receives once; tells how many bytes of records that was.
     fn take(
         &mut self,
         wire: &mut Wire,
@@ -47,14 +48,14 @@ impl Driver {
         match wire.receive(buffer)? {
             Received::Nothing => Ok(0),
             Received::End => Err(Broken::Closed),
-            Received::Plain { length, closed } => {
+            Received::Plain { length, sealed, closed } => {
                 for _ in 0..self.clock.heard() {
                     state.h2.refill();
                 }
                 let read = self.read_frames(state, &buffer[..length]);
                 self.deliver(state, buffer);
                 read?;
-                if closed { Err(Broken::Closed) } else { Ok(length) }
+                if closed { Err(Broken::Closed) } else { Ok(sealed) }
             }
         }
     }

@@ -41,8 +41,9 @@ pub(super) struct Wire {
 pub(super) enum Received {
     /// Nothing for now: the wire's key is noted once there is something.
     Nothing,
-    /// So many bytes of plaintext; `closed` if they are the last.
-    Plain { length: usize, closed: bool },
+    /// So many bytes of plaintext; `closed` if they are the last. They were `sealed` bytes, which
+    /// may be many more: that is what a peer has us work for.
+    Plain { length: usize, sealed: usize, closed: bool },
     /// The peer closed.
     End,
 }
@@ -81,11 +82,12 @@ impl Wire {
                 }
             }
         }
+        let sealed = buffer.len();
         let opened = self.tls.open(buffer);
         self.tls.flush(&mut self.sealed)?;
         let opened = opened?;
         self.keep(&buffer[opened.consumed..]);
-        Ok(Received::Plain { length: opened.plain, closed: opened.closed })
+        Ok(Received::Plain { length: opened.plain, sealed, closed: opened.closed })
     }
 
     fn keep(&mut self, rest: &[u8]) {

@@ -6,8 +6,8 @@ use rustls::{Connection, Error, IoState};
 
 use super::{HEADER, Opened, header};
 
-/// The longest protected record's payload (RFC 8446 5.2), in bytes.
-const MAX_PAYLOAD: usize = (1 << 14) + 256;
+/// The longest payload, in bytes, that rustls takes for a record: both must agree where one ends.
+const MAX_PAYLOAD: usize = (1 << 14) + 2047;
 
 /// A connection of rustls, its handshake included.
 pub(super) struct Buffered {
@@ -103,7 +103,7 @@ impl Buffered {
 /// a record is taken as one, for rustls to judge.
 pub(super) fn first_record(wire: &[u8]) -> Option<usize> {
     let (kind, [major, _], payload) = header(wire)?;
-    let record = (20..=23).contains(&kind) && major == 3 && payload <= MAX_PAYLOAD;
+    let record = (20..=24).contains(&kind) && major == 3 && payload <= MAX_PAYLOAD;
     if !record {
         return Some(wire.len());
     }

@@ -13,6 +13,10 @@ use super::Own;
 use super::fault::Fault;
 use super::key::{Opener, Sealer, Secret};
 
+/// Bytes of records that one handshake message may take: rustls bounds the message only, and a peer
+/// who has shown nothing yet may pad each of its bytes to a whole record.
+const MAX_SEEN: usize = 128 << 10;
+
 /// A handshake whose session will be ours.
 pub(in super::super) struct Shaking {
     connection: Unbuffered,
@@ -74,6 +78,11 @@ impl Shaking {
                     // One record at a time: what follows the last one is not for rustls.
                     let Some(length) = first_record(&wire[self.seen..]) else { return Ok(false) };
                     self.seen += length;
+                    if self.seen > MAX_SEEN {
+                        return Err(Error::General(
+                            "a handshake message in too many records".into(),
+                        ));
+                    }
                 }
                 Err(error) => {
                     self.alert(out);

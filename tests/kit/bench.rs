@@ -161,7 +161,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 
 async fn take(site: &mut Site, plan: &Plan, other: Option<String>) -> Result<Results> {
     let mut memory = match plan.takes(measure::MEMORY) {
-        Some(measure) => Some((measure, Memory::fresh(site)?)),
+        Some(measure) => Some((measure, Memory::fresh(site).await?)),
         None => None,
     };
     site.try_paths().await?;

@@ -12,6 +12,9 @@ use super::site::{Mesh, Side, Site};
 /// Long enough for what only the opening of connections needs to be given back.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// Long enough for what only the start needs to be given back.
+const START: Duration = Duration::from_secs(2);
+
 /// The figures of a mesh, in the table's order.
 pub(super) type Figures = Vec<(String, f64)>;
 
@@ -26,9 +29,10 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Before any connection.
-    pub(super) fn fresh(site: &Site) -> Result<Self> {
+    /// Before any connection, once the start is over.
+    pub(super) async fn fresh(site: &Site) -> Result<Self> {
         let nodes = site.mesh.cluster.agents.iter().map(|agent| agent.node().to_owned()).collect();
+        tokio::time::sleep(START).await;
         let mut memory = Self { moments: Vec::new(), idle: Vec::new(), nodes };
         memory.note("fresh", site)?;
         Ok(memory)

@@ -154,15 +154,7 @@ async fn inbound_tunnel(
             incoming = tunnel.next() => match incoming {
                 Some(incoming) => {
                     let (context, caller) = (context.clone(), caller.clone());
-                    let of_pod = of_pod.clone();
-                    let Ok(place) = of_pod.quota.take().inspect_err(|full| record::unservable(&caller, full)) else {
-                        incoming.refuse(hbone::UNAVAILABLE);
-                        continue;
-                    };
-                    streams.spawn_local(async move {
-                        inbound_stream(context, of_pod, caller, incoming).await;
-                        drop(place);
-                    });
+                    streams.spawn_local(inbound_stream(context, of_pod.clone(), caller, incoming));
                 }
                 None => break,
             },
@@ -181,6 +173,13 @@ async fn inbound_stream(
     caller: Caller,
     incoming: Incoming,
 ) {
+    let _place = match of_pod.quota.take() {
+        Ok(place) => place,
+        Err(full) => {
+            record::unservable(&caller, &full);
+            return incoming.refuse(hbone::UNAVAILABLE);
+        }
+    };
     let arrival = match Arrival::tunnelled(&context, &caller, &incoming) {
         Ok(arrival) => arrival,
         Err(error) => {
@@ -199,7 +198,7 @@ async fn inbound_stream(
             return record.deny(&denial);
         }
     };
-    let app = match upstream::app(&context, &of_pod.dialler, &arrival).await {
+    let app = match Box::pin(upstream::app(&context, &of_pod.dialler, &arrival)).await {
         Ok(app) => app,
         Err(error) => {
             incoming.refuse(hbone::UNAVAILABLE);

@@ -25,6 +25,8 @@ mod serving;
 mod stalling;
 mod tls;
 
+/// Frames or records written before a peer gives up making trouble.
+const FAR_TOO_MANY: u32 = 200_000;
 /// Bytes by which the heap may differ when all is over.
 const SLACK: usize = 16 << 10;
 /// What an abuse may make the heap grow by meanwhile, in bytes; the peer's own buffers are in it, as

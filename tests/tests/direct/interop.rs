@@ -25,6 +25,15 @@ fn flows(authority: &str) -> (u64, u64) {
     (2 * number, 2 * number + 1)
 }
 
+/// Our end, whose applications exchange `total` bytes both ways on each stream.
+async fn exchanging(pki: &Pki, total: u64) -> Gateway {
+    let app = move |authority: String, app| async move {
+        let (up, down) = flows(&authority);
+        bytes::exchange(app, (down, up), total).await;
+    };
+    Gateway::start(pki, Limits::default(), app).await
+}
+
 fn authority(number: usize) -> String {
     format!("10.0.0.1:{number}")
 }

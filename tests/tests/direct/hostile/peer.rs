@@ -24,6 +24,14 @@ pub(super) struct End {
     pub(super) steps: u32,
 }
 
+impl End {
+    /// The last GOAWAY had one of `codes`, long before the peer gave up.
+    pub(super) fn is_told(&self, codes: &[u32], what: &str) {
+        assert!(self.go_away.is_some_and(|code| codes.contains(&code)), "{what}: {self:?}");
+        assert!(self.steps < super::FAR_TOO_MANY, "{what}: {self:?}");
+    }
+}
+
 /// Cuts what arrives into frames.
 #[derive(Debug, Default)]
 pub(super) struct Reader(Vec<u8>);

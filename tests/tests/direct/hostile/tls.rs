@@ -9,9 +9,6 @@ use super::peer::dial;
 use super::*;
 use crate::local;
 
-/// Records written before a peer gives up making trouble.
-const FAR_TOO_MANY: u32 = 200_000;
-
 /// Seals whatever it likes.
 struct Forger {
     encrypter: Box<dyn MessageEncrypter>,

@@ -170,11 +170,7 @@ async fn trailers_are_refused_and_the_tunnel_goes_on() {
 async fn when_our_server_leaves_the_crates_streams_finish() {
     local(60, async {
         let pki = Pki::new();
-        let app = |authority: String, app| async move {
-            let (up, down) = flows(&authority);
-            bytes::exchange(app, (down, up), TOTAL).await;
-        };
-        let gateway = Gateway::start(&pki, Limits::default(), app).await;
+        let gateway = exchanging(&pki, TOTAL).await;
         let client = Client::dial(&pki, gateway.address, Set::default()).await;
         let streams = futures::future::join_all((1..=20).map(|n| {
             let client = &client;
@@ -229,11 +225,7 @@ async fn when_the_crates_server_leaves_our_streams_finish_and_the_next_dials() {
 async fn a_client_of_the_crates_that_leaves_ends_the_tunnel_with_its_last_stream() {
     local(60, async {
         let pki = Pki::new();
-        let app = |authority: String, app| async move {
-            let (up, down) = flows(&authority);
-            bytes::exchange(app, (down, up), TOTAL).await;
-        };
-        let gateway = Gateway::start(&pki, Limits::default(), app).await;
+        let gateway = exchanging(&pki, TOTAL).await;
         let client = Client::dial(&pki, gateway.address, Set::default()).await;
         let (into, body) = client.open(&authority(1)).await;
         drop(client.sender);

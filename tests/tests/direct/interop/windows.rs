@@ -76,11 +76,7 @@ async fn our_server_follows_windows_that_change_and_close_in_the_middle() {
     const TOTAL: u64 = 32 << 20;
     local(60, async {
         let pki = Pki::new();
-        let app = |authority: String, app| async move {
-            let (up, down) = flows(&authority);
-            bytes::exchange(app, (down, up), TOTAL).await;
-        };
-        let gateway = Gateway::start(&pki, Limits::default(), app).await;
+        let gateway = exchanging(&pki, TOTAL).await;
         let client = Client::dial(&pki, gateway.address, Set::default()).await;
         let streams = futures::future::join_all((1..=4).map(|number| {
             let (client, authority) = (&client, authority(number));

@@ -137,7 +137,6 @@ fn bind_all(
         // pod in the clear. What comes from outside must not take the loop.
         mark: Some(if role == Role::Outbound { MARK_LOOP } else { MARK_AGENT }),
         transparent: true,
-        loopback_leg: role == Role::Outbound,
         ..ListenOptions::default()
     };
     for listeners in all {

@@ -41,6 +41,10 @@ pub enum RoutingError {
 const SETTINGS: [&str; 3] =
     ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"];
 
+/// Congestion control for the legs between an application and the agent, the better first. One kernel holds both
+/// ends: with bbr as the node's default, pacing on loopback costs a third of the throughput.
+const UNPACED: [&str; 2] = ["cubic", "reno"];
+
 /// Which of [`SETTINGS`] were on before we came, a bit each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct SavedSettings(pub(super) u32);
@@ -58,7 +62,7 @@ pub(super) fn open(netns: &Netns, pod: &LocalPod) -> Result<SavedSettings, Routi
         }
         for ip in addresses(pod) {
             done("add a rule", netlink.add_rule(rule(ip)))?;
-            done("add a route", netlink.set_route(route(ip)))?;
+            done("add a route", set_route(&netlink, ip))?;
         }
         Ok(saved)
     };
@@ -76,7 +80,7 @@ pub(super) fn close(
         let netlink = done("open netlink", Netlink::open())?;
         for &ip in addresses {
             results.push(done("delete a rule", netlink.delete_rule(rule(ip))));
-            results.push(done("delete a route", netlink.delete_route(route(ip))));
+            results.push(done("delete a route", netlink.delete_route(route(ip, None))));
         }
         let has_v6 = addresses.iter().any(IpAddr::is_ipv6);
         for (bit, name) in settings(has_v6) {
@@ -118,8 +122,19 @@ fn rule(ip: IpAddr) -> MarkRule {
     MarkRule { family, mark: MARK_LOOP, table: LOOP_TABLE, priority: LOOP_RULE_PRIORITY }
 }
 
-fn route(ip: IpAddr) -> LoopRoute {
-    LoopRoute { source: ip, table: LOOP_TABLE }
+/// Sets the route with the first congestion control that this kernel has.
+fn set_route(netlink: &Netlink, ip: IpAddr) -> io::Result<()> {
+    for name in UNPACED {
+        match netlink.set_route(route(ip, Some(name))) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            set => return set,
+        }
+    }
+    netlink.set_route(route(ip, None))
+}
+
+fn route(ip: IpAddr, congestion_control: Option<&'static str>) -> LoopRoute {
+    LoopRoute { source: ip, table: LOOP_TABLE, congestion_control }
 }
 
 fn done<T>(action: &'static str, result: io::Result<T>) -> Result<T, RoutingError> {

@@ -35,13 +35,15 @@ pub struct MarkRule {
     pub priority: u32,
 }
 
-/// `ip route add local default dev lo src <source> table <table>`.
+/// `ip route add local default dev lo src <source> table <table> [congctl <congestion_control>]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoopRoute {
     /// The source of flows that take it, and with it the family.
     pub source: IpAddr,
     /// The routing table.
     pub table: u32,
+    /// What connections over it start with, both ends; none for the namespace's default.
+    pub congestion_control: Option<&'static str>,
 }
 
 /// A netlink socket in one network namespace.
@@ -195,16 +197,22 @@ impl LoopRoute {
         attribute(&mut body, RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
         attribute(&mut body, RTA_PREFSRC, &source);
         attribute(&mut body, RTA_TABLE, &self.table.to_ne_bytes());
+        if let Some(name) = self.congestion_control {
+            let mut metrics = Vec::new();
+            attribute(&mut metrics, RTAX_CC_ALGO, &[name.as_bytes(), b"\0"].concat());
+            attribute(&mut body, RTA_METRICS, &metrics);
+        }
         body
     }
 }
 
-/// Appends one attribute. Every payload here is a multiple of four bytes, so no padding is needed.
+/// Appends one attribute, padded to a multiple of four bytes.
 fn attribute(body: &mut Vec<u8>, kind: u16, payload: &[u8]) {
     let length = u16::try_from(4 + payload.len()).unwrap_or(u16::MAX);
     body.extend(length.to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(payload);
+    body.resize(body.len().next_multiple_of(4), 0);
 }
 
 // linux/fib_rules.h
@@ -219,4 +227,6 @@ const RT_SCOPE_HOST: u8 = 254;
 const RTN_LOCAL: u8 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_PREFSRC: u16 = 7;
+const RTA_METRICS: u16 = 8;
 const RTA_TABLE: u16 = 15;
+const RTAX_CC_ALGO: u16 = 16;

@@ -28,13 +28,11 @@ pub struct ListenOptions {
     pub transparent: bool,
     /// Connections waiting to be accepted.
     pub backlog: i32,
-    /// Both ends are in one network namespace, so pacing and slow start have nothing to spare.
-    pub loopback_leg: bool,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { mark: None, transparent: false, backlog: BACKLOG, loopback_leg: false }
+        Self { mark: None, transparent: false, backlog: BACKLOG }
     }
 }
 
@@ -45,9 +43,6 @@ impl Default for ListenOptions {
 pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
     let socket = tcp(address)?;
     keep_alive(&socket)?;
-    if options.loopback_leg {
-        prefer_unpaced(&socket);
-    }
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }
@@ -122,14 +117,5 @@ fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
         socket.set_ip_transparent_v4(true)
     } else {
         socket.set_ip_transparent_v6(true)
-    }
-}
-
-/// Asks for congestion control that does not pace: with bbr as the node's default, pacing on loopback costs a
-/// third of the throughput. A kernel with neither keeps its default, which is only slower.
-fn prefer_unpaced(socket: &Socket) {
-    let unpaced = [b"cubic".as_slice(), b"reno"];
-    if !unpaced.iter().any(|name| socket.set_tcp_congestion(name).is_ok()) {
-        tracing::debug!("neither cubic nor reno can be chosen on loopback legs");
     }
 }

@@ -172,3 +172,37 @@ fn datagrams_are_not_touched() -> Result<()> {
     assert_eq!(relay.count(), 0);
     Ok(())
 }
+
+/// What a socket uses; the kernel pads it with zeros.
+fn congestion_control(socket: &std::net::TcpStream) -> Result<String> {
+    let name = socket2::SockRef::from(socket).tcp_congestion()?;
+    Ok(String::from_utf8(name)?.trim_end_matches('\0').to_owned())
+}
+
+#[test]
+fn legs_inside_a_pod_are_not_paced_and_those_outside_as_the_pod_says() -> Result<()> {
+    const DEFAULT: &str = "net.ipv4.tcp_congestion_control";
+    let mut bench = Bench::new("pace")?;
+    let [to, to_v6] = bench.targets();
+    for pod in [&bench.client, &bench.server] {
+        // Any but the one preferred inside shows it; this one every kernel has.
+        pod.run(|| sotto::sys::sysctl::write(DEFAULT, "reno"))?;
+    }
+    let outside = bench.client.run(move || congestion_control(&connect(to)?))?;
+    assert_eq!(outside, "reno");
+
+    let _relays = (bench.enrol_client()?, bench.enrol_server()?);
+    for mut to in [to, to_v6] {
+        to.set_port(PORT + 1);
+        let listener = bench.server.run(move || std::net::TcpListener::bind(to))?;
+        let (dialled, client) = bench.client.run(move || -> Result<_> {
+            let client = connect(to)?;
+            Ok((congestion_control(&client)?, client))
+        })?;
+        assert_eq!(dialled, "cubic", "the client's end, {to}");
+        let accepted = congestion_control(&listener.accept()?.0)?;
+        assert_eq!(accepted, "cubic", "the server's end, {to}");
+        drop(client);
+    }
+    Ok(())
+}

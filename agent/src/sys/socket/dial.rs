@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::super::Netns;
 use super::ports;
-use super::{keep_alive, prefer_unpaced, set_transparent, tcp};
+use super::{keep_alive, set_transparent, tcp};
 
 /// Ports tried before giving up: the application or an old connection may hold some.
 const PORT_ATTEMPTS: u32 = 32;
@@ -56,7 +56,6 @@ impl AppDialler {
                 Some(source) => self.dial_as(source, destination).await,
                 None => {
                     let socket = self.netns.enter(|| tcp(destination))??;
-                    prefer_unpaced(&socket);
                     connect(socket, destination).await
                 }
             }
@@ -117,7 +116,6 @@ pub async fn dial_from(
 /// A socket in the calling thread's network namespace that can be bound to any address.
 fn disguisable(destination: SocketAddr) -> io::Result<Socket> {
     let socket = tcp(destination)?;
-    prefer_unpaced(&socket);
     set_transparent(&socket, destination)?;
     socket.set_mark(MARK_LOOP)?;
     // A pod's own address lives on its device: bound to `lo`, the lookup skips that local route and takes the

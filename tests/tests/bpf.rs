@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use kit::lab::Lab;
 use sotto::capture::PodListeners;
@@ -65,6 +65,26 @@ fn the_programs_can_be_loaded_and_unloaded_by_hand() -> Result<()> {
     sotto::capture::bpf::unload(&pins).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
     assert!(!lab.pin_dir().exists(), "the folder above is gone too");
     Ok(())
+}
+
+#[test]
+fn loading_takes_less_memory_than_the_kernels_types_would() -> Result<()> {
+    let lab = Lab::new("peak")?;
+    let pod = lab.pod(2)?;
+    let listeners = PodListeners::bind(&pod.capture, 2)?;
+    let types = std::fs::metadata("/sys/kernel/btf/vmlinux")?.len() / 1024;
+    let before = peak_kilobytes()?;
+    lab.install(|_| {})?.capture(&pod.capture, &listeners)?;
+    let taken = peak_kilobytes()? - before;
+    assert!(taken < types, "{taken} kB more than before; the kernel's types are {types} kB");
+    Ok(())
+}
+
+/// The most memory that this process had, `VmHWM`.
+fn peak_kilobytes() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    Ok(line.context("no VmHWM")?.trim().trim_end_matches(" kB").parse()?)
 }
 
 #[test]

@@ -16,21 +16,22 @@ mod pods;
 mod remove;
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use sotto_abi::{GLOBAL_CAPTURE_UNKNOWN, GLOBAL_SYNCED, Global};
+use sotto_abi::{GLOBAL_CAPTURE_UNKNOWN, GLOBAL_SYNCED, Global, names};
 
 use super::routing::{self, SavedSettings};
 use super::{PodCapture, PodListeners};
 use crate::mesh::PodUid;
 use crate::mesh::destinations::DestinationsDelta;
+use crate::sys::bpf::program_info;
 
 pub use counters::Counters;
 pub use error::BpfError;
 pub use hand::{HandLoaded, load, unload};
 use log::Log;
 use maps::Maps;
-use object::Object;
 use pins::Pins;
 pub use pods::AdoptedPod;
 pub use remove::remove_all;
@@ -57,7 +58,6 @@ pub struct KernelConfig {
 pub struct Kernel {
     config: KernelConfig,
     pins: Pins,
-    object: Object,
     maps: Maps,
     /// Settings of pods that are released but not finished.
     released: HashMap<PodUid, SavedSettings>,
@@ -77,24 +77,24 @@ impl Kernel {
     /// The kernel lacks something, or the directories are not what they should be.
     pub fn install(config: KernelConfig) -> Result<Self, BpfError> {
         let pins = Pins::create(&config.pin_dir)?;
-        let object = Object::new(&pins);
-        let mut programs = object.load_node()?;
+        let mut programs = object::load_node(&pins, node::PROGRAMS)?;
         let maps = Maps::take(&mut programs)?;
+        let program = program_info(programs.program(names::CONNECT4)?.as_fd());
+        let log = Log::Unopened(program.map_err(BpfError::program("inspect", names::CONNECT4))?.id);
         let mut kernel = Self {
             config,
             pins,
-            object,
             maps,
             released: HashMap::new(),
             overflowed: false,
             synced: false,
-            log: Log::of(&mut programs),
+            log,
         };
         // First the programs must stop to trust the destinations: what is missing from them goes in the clear.
         kernel.write_global()?;
         kernel.maps.clear_destinations()?;
         kernel.collect_garbage()?;
-        kernel.attach_node(&mut programs)?;
+        kernel.attach_node(&programs)?;
         Ok(kernel)
     }
 

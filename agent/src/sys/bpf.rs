@@ -1,5 +1,7 @@
-//! The few BPF system calls that aya does not offer, and what surrounds them.
+//! The BPF system calls that aya does not offer, or not without what the agent has no use for.
 #![expect(unsafe_code, reason = "bpf(2) and ioctl(2) have no safe wrapper")]
+
+mod programs;
 
 use std::ffi::CString;
 use std::io;
@@ -10,9 +12,17 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+pub use programs::{
+    Code, Instruction, ProgramInfo, ProgramKind, Refused, Source, create_link, load_program,
+    load_types, program_info,
+};
+
 /// Commands of bpf(2), from `enum bpf_cmd` in linux/bpf.h.
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_FREEZE: libc::c_long = 22;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
@@ -39,18 +49,49 @@ pub enum LinkKind {
 /// # Errors
 /// Nothing is pinned there, or the caller may not open it.
 pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct ObjGet {
-        path: u64,
-        fd: u32,
-        flags: u32,
-    }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = ObjGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
-    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
-    // SAFETY: BPF_OBJ_GET returned a new descriptor that nothing else owns.
-    // JUSTIFICATION: nix knows no bpf(2); aya keeps the descriptor private.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let mut attr = Pin { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    bpf(BPF_OBJ_GET, &mut attr).map(new_descriptor)
+}
+
+/// Pins a map, program or link, which stays as long as the pin.
+///
+/// # Errors
+/// Something is pinned there, or the directory is not on a BPF file system.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Pin { path: path.as_ptr() as u64, fd: object.as_raw_fd(), flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+#[repr(C)]
+struct Pin {
+    path: u64,
+    fd: i32,
+    flags: u32,
+}
+
+/// Writes the one entry of an object's section of constants, which nobody changes from then on.
+///
+/// # Errors
+/// The map is not an array of one entry of this size, or is written already.
+pub fn set_constants(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    #[repr(C)]
+    struct Update {
+        map: i32,
+        _pad: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    #[repr(C)]
+    struct Freeze {
+        map: i32,
+    }
+    let (map, key) = (map.as_raw_fd(), 0_u32);
+    let (key, value) = ((&raw const key) as u64, value.as_ptr() as u64);
+    bpf(BPF_MAP_UPDATE_ELEM, &mut Update { map, _pad: 0, key, value, flags: 0 })?;
+    bpf(BPF_MAP_FREEZE, &mut Freeze { map }).map(drop)
 }
 
 /// Replaces the program of a live link; no connection sees a moment without a program.
@@ -146,6 +187,13 @@ pub(super) fn namespace_type(fd: BorrowedFd<'_>) -> io::Result<i32> {
     // JUSTIFICATION: nix has no wrapper for the nsfs ioctls.
     let kind = unsafe { libc::ioctl(fd.as_raw_fd(), libc::NS_GET_NSTYPE) };
     if kind < 0 { Err(io::Error::last_os_error()) } else { Ok(kind) }
+}
+
+/// The descriptor that a call of bpf(2) made.
+fn new_descriptor(fd: i32) -> OwnedFd {
+    // SAFETY: called with what the kernel just returned as a new descriptor, which nothing else owns.
+    // JUSTIFICATION: nix knows no bpf(2); aya keeps the descriptor private.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {

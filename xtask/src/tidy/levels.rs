@@ -91,9 +91,10 @@ pub(crate) const IMPURE: [&str; 12] = [
 ];
 
 /// Crates that only some files may see, by the starts of their paths.
-pub(crate) const CRATES: [Row; 5] = [
+pub(crate) const CRATES: [Row; 6] = [
     ("aya", &["agent/src/capture/bpf"]),
     ("aya_log", &["agent/src/capture/bpf"]),
+    ("aya_obj", &["agent/src/capture/bpf"]),
     ("kube", KUBERNETES),
     ("k8s_openapi", KUBERNETES),
     ("sotto_proto", &["agent/src/xds", "agent/src/identify/ca", "agent/src/control_plane"]),

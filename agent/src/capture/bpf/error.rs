@@ -3,7 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::EbpfError;
 use aya::maps::MapError;
 
 use super::super::routing::RoutingError;
@@ -24,7 +23,7 @@ pub enum BpfError {
     },
     /// The object cannot be loaded.
     #[error("failed to load the eBPF object")]
-    Object(#[source] Box<EbpfError>),
+    Object(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The object lacks a part: it is not of this version.
     #[error("the eBPF object has no {0}")]
     Missing(&'static str),
@@ -65,6 +64,10 @@ pub enum BpfError {
 }
 
 impl BpfError {
+    pub(super) fn object(source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Object(Box::new(source))
+    }
+
     pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File { action, path: path.to_owned(), source }
     }
@@ -78,12 +81,6 @@ impl BpfError {
         E: std::error::Error + Send + Sync + 'static,
     {
         move |source| Self::Program { action, program, source: Box::new(source) }
-    }
-}
-
-impl From<EbpfError> for BpfError {
-    fn from(source: EbpfError) -> Self {
-        Self::Object(Box::new(source))
     }
 }
 

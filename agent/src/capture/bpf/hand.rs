@@ -1,31 +1,24 @@
 //! Loading and unloading by hand, to look at the programs on a node.
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::Ebpf;
-use aya::programs::{CgroupSockAddr, SkLookup, SockOps};
 use sotto_abi::names;
 
-use super::node::program;
-use super::object::Object;
+use super::object;
 use super::pins::Pins;
 use super::{BpfError, Kernel, KernelConfig, remove_all};
+use crate::sys::bpf::{ProgramInfo, program_info};
 use crate::sys::cgroup;
+
+/// All that there are.
+const PROGRAMS: [&str; 4] = [names::CONNECT4, names::CONNECT6, names::STEER, names::PROBE];
 
 /// What was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandLoaded {
-    programs: Vec<ProgramSize>,
-}
-
-/// How large a program is to the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct ProgramSize {
-    name: &'static str,
-    translated_bytes: u32,
-    jited_bytes: u32,
-    verified_instructions: u32,
+    programs: Vec<(&'static str, ProgramInfo)>,
 }
 
 /// Loads and attaches the node's programs below `pin_dir`; no pod is enrolled.
@@ -47,8 +40,14 @@ pub fn load(pin_dir: &Path, cgroup_root: Option<&Path>) -> Result<HandLoaded, Bp
         fail_open: false,
         proxy_unknown: false,
     })?;
-    let mut object = Object::new(&Pins::below(pin_dir)).load_node()?;
-    Ok(HandLoaded { programs: sizes(&mut object)? })
+    // Once more, as what is loaded for a pod is not among the node's.
+    let object = object::load_node(&Pins::below(pin_dir), &PROGRAMS)?;
+    let mut programs = Vec::new();
+    for name in PROGRAMS {
+        let info = program_info(object.program(name)?.as_fd());
+        programs.push((name, info.map_err(BpfError::program("inspect", name))?));
+    }
+    Ok(HandLoaded { programs })
 }
 
 /// Removes every trace of the programs; see [`remove_all`].
@@ -59,29 +58,6 @@ pub fn unload(pin_dir: &Path) -> Result<(), Vec<BpfError>> {
     remove_all(pin_dir)
 }
 
-/// Verifies each program and asks the kernel for its size.
-fn sizes(object: &mut Ebpf) -> Result<Vec<ProgramSize>, BpfError> {
-    let mut sizes = Vec::new();
-    macro_rules! measure {
-        ($kind:ty, $name:expr) => {
-            let program: &mut $kind = program(object, $name)?;
-            program.load().map_err(BpfError::program("verify", $name))?;
-            let info = program.info().map_err(BpfError::program("inspect", $name))?;
-            sizes.push(ProgramSize {
-                name: $name,
-                translated_bytes: info.size_translated().unwrap_or_default(),
-                jited_bytes: info.size_jitted(),
-                verified_instructions: info.verified_instruction_count().unwrap_or_default(),
-            });
-        };
-    }
-    measure!(CgroupSockAddr, names::CONNECT4);
-    measure!(CgroupSockAddr, names::CONNECT6);
-    measure!(SkLookup, names::STEER);
-    measure!(SockOps, names::PROBE);
-    Ok(sizes)
-}
-
 impl fmt::Display for HandLoaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -89,8 +65,8 @@ impl fmt::Display for HandLoaded {
             "{:10} {:>10} {:>8} {:>12}",
             "program", "xlated B", "jited B", "verified insn"
         )?;
-        for size in &self.programs {
-            let ProgramSize { name, translated_bytes, jited_bytes, verified_instructions } = size;
+        for (name, info) in &self.programs {
+            let ProgramInfo { translated_bytes, jited_bytes, verified_instructions, .. } = info;
             writeln!(
                 f,
                 "{name:10} {translated_bytes:>10} {jited_bytes:>8} {verified_instructions:>12}"

@@ -1,6 +1,5 @@
 //! Typed handles of the maps that all pods share.
 
-use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SockHash,
@@ -8,6 +7,7 @@ use aya::maps::{
 use sotto_abi::{Address, Counts, ExcludedCidrKey, ExcludedPort, Global, Pod, names};
 
 use super::error::{BpfError, absent_is_fine};
+use super::object::Instance;
 use crate::mesh::local::Exclusions;
 
 /// The maps that all pods share. Each has this one writer, but for what the programs count and remember.
@@ -28,7 +28,7 @@ const MAPPED_BITS: u32 = 96;
 
 impl Maps {
     /// Takes them out of an instance of the object.
-    pub(super) fn take(object: &mut Ebpf) -> Result<Self, BpfError> {
+    pub(super) fn take(object: &mut Instance) -> Result<Self, BpfError> {
         Ok(Self {
             enrolled: take(object, names::ENROLLED)?,
             out_listeners: take(object, names::OUT_LISTENERS)?,
@@ -104,12 +104,11 @@ pub(super) fn prefix(range: ipnet::IpNet) -> (Address, u32) {
     (Address::from(range.network()), bits)
 }
 
-fn take<M>(object: &mut Ebpf, name: &'static str) -> Result<M, BpfError>
+fn take<M>(object: &mut Instance, name: &'static str) -> Result<M, BpfError>
 where
     M: TryFrom<Map, Error = MapError>,
 {
-    let map = object.take_map(name).ok_or(BpfError::Missing(name))?;
-    M::try_from(map).map_err(BpfError::map("open", name))
+    M::try_from(object.take_map(name)?).map_err(BpfError::map("open", name))
 }
 
 fn warn_if_full(result: Result<(), MapError>, map: &'static str) {

@@ -4,36 +4,27 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::Ebpf;
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, ProgramFd, SockOps};
 use sotto_abi::names;
 
+use super::object::{self, Instance};
 use super::pins::remove_file;
 use super::{BpfError, Kernel};
-use crate::sys::bpf::{LinkKind, link_target, open_pinned, update_link};
+use crate::sys::bpf::{LinkKind, create_link, link_target, open_pinned, pin, update_link};
 use crate::sys::cgroup::{Cgroup, contains_any};
 
-/// Links to cgroups can always be several; aya's other modes are for the older way without links.
-const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+/// What is attached to the node.
+pub(super) const PROGRAMS: &[&str] = &[names::CONNECT4, names::CONNECT6, names::PROBE];
 
 impl Kernel {
     /// Attaches all, or replaces the programs of links that an earlier agent pinned.
-    pub(super) fn attach_node(&self, object: &mut Ebpf) -> Result<(), BpfError> {
+    pub(super) fn attach_node(&self, object: &Instance) -> Result<(), BpfError> {
         for name in [names::CONNECT4, names::CONNECT6] {
-            let program: &mut CgroupSockAddr = program(object, name)?;
-            program.load().map_err(BpfError::program("verify", name))?;
-            let fd = clone_fd(program.fd(), name)?;
-            self.attach_or_update(name, &self.config.cgroup_root, &fd, |cgroup| {
-                let link = program.attach(cgroup, MODE).and_then(|link| program.take_link(link));
-                let link = link.map_err(BpfError::program("attach", name))?;
-                FdLink::try_from(link).map_err(BpfError::program("attach", name))
-            })?;
+            self.attach_or_update(name, &self.config.cgroup_root, object)?;
         }
         self.attach_probe(object)
     }
 
-    fn attach_probe(&self, object: &mut Ebpf) -> Result<(), BpfError> {
+    fn attach_probe(&self, object: &Instance) -> Result<(), BpfError> {
         let name = names::PROBE;
         let Some(kubelet) = &self.config.kubelet_cgroup else {
             return remove_file(&self.pins.link(name));
@@ -48,14 +39,7 @@ impl Kernel {
             tracing::warn!(%path, "the kubelet's cgroup holds pods too: its probes are captured");
             return remove_file(&self.pins.link(name));
         }
-        let program: &mut SockOps = program(object, name)?;
-        program.load().map_err(BpfError::program("verify", name))?;
-        let fd = clone_fd(program.fd(), name)?;
-        self.attach_or_update(name, kubelet, &fd, |cgroup| {
-            let link = program.attach(cgroup, MODE).and_then(|link| program.take_link(link));
-            let link = link.map_err(BpfError::program("attach", name))?;
-            FdLink::try_from(link).map_err(BpfError::program("attach", name))
-        })
+        self.attach_or_update(name, kubelet, object)
     }
 
     /// Attaches to the kubelet's cgroup again if a restart of the kubelet made it anew.
@@ -66,9 +50,9 @@ impl Kernel {
         if pinned_cgroup(&pin) == Some(cgroup.id) || self.holds_pods(kubelet)? {
             return Ok(());
         }
-        let mut object = self.object.load_node()?;
+        let object = object::load_node(&self.pins, &[names::PROBE])?;
         tracing::info!(path = %kubelet.display(), "attaching to the kubelet's cgroup");
-        self.attach_probe(&mut object)
+        self.attach_probe(&object)
     }
 
     /// Whether a cgroup holds more than the kubelet: a program on it sees all below it, and would exempt the
@@ -84,19 +68,20 @@ impl Kernel {
         &self,
         name: &'static str,
         cgroup: &Path,
-        program: &ProgramFd,
-        attach: impl FnOnce(File) -> Result<FdLink, BpfError>,
+        object: &Instance,
     ) -> Result<(), BpfError> {
-        let pin = self.pins.link(name);
+        let place = self.pins.link(name);
+        let program = object.program(name)?.as_fd();
         let wanted = Cgroup::open(cgroup).map_err(BpfError::file("open", cgroup))?;
-        if pinned_cgroup(&pin) == Some(wanted.id) {
-            let link = open_pinned(&pin).map_err(BpfError::file("open", &pin))?;
-            return update_link(link.as_fd(), program.as_fd())
-                .map_err(BpfError::program("replace", name));
+        if pinned_cgroup(&place) == Some(wanted.id) {
+            let link = open_pinned(&place).map_err(BpfError::file("open", &place))?;
+            return update_link(link.as_fd(), program).map_err(BpfError::program("replace", name));
         }
-        remove_file(&pin)?;
+        remove_file(&place)?;
         let directory = File::open(cgroup).map_err(BpfError::file("open", cgroup))?;
-        attach(directory)?.pin(&pin).map_err(BpfError::program("pin", name)).map(drop)
+        let link = create_link(program, directory.as_fd(), object::kind(name)?)
+            .map_err(BpfError::program("attach", name))?;
+        pin(link.as_fd(), &place).map_err(BpfError::program("pin", name))
     }
 }
 
@@ -105,27 +90,4 @@ fn pinned_cgroup(pin: &Path) -> Option<u64> {
     let link = open_pinned(pin).ok()?;
     let target = link_target(link.as_fd(), LinkKind::Cgroup).ok()?;
     (target.target != 0).then_some(target.target)
-}
-
-/// A program of the object, by name and type.
-pub(super) fn program<'a, P>(
-    object: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut P, BpfError>
-where
-    &'a mut P: TryFrom<&'a mut Program>,
-{
-    object
-        .program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or(BpfError::Missing(name))
-}
-
-pub(super) fn clone_fd(
-    fd: Result<&ProgramFd, ProgramError>,
-    name: &'static str,
-) -> Result<ProgramFd, BpfError> {
-    fd.map_err(BpfError::program("open", name))?
-        .try_clone()
-        .map_err(BpfError::program("open", name))
 }

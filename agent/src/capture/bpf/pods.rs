@@ -4,21 +4,19 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, PerCpuValues, SockMap};
-use aya::programs::SkLookup;
-use aya::programs::links::FdLink;
 use sotto_abi::{
     Address, Counts, POD_EXCLUDES_CIDRS, POD_EXCLUDES_PORTS, POD_FAIL_OPEN, Pod, PodConfig, names,
     sock_slot,
 };
 
 use super::error::absent_is_fine;
-use super::node::{clone_fd, program};
+use super::object;
 use super::pins::{PodPins, remove_file};
 use super::{BpfError, Kernel};
 use crate::capture::routing::{self, SavedSettings};
 use crate::capture::{PodCapture, PodListeners, Role};
 use crate::mesh::{LocalPod, PodUid};
-use crate::sys::bpf::{LinkKind, link_target, open_pinned, update_link};
+use crate::sys::bpf::{LinkKind, create_link, link_target, open_pinned, pin, update_link};
 
 /// A pod whose capture is in the kernel, whoever put it there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,17 +127,17 @@ impl Kernel {
 
     /// Hands what arrives in the pod to the listeners.
     fn steer(
-        &mut self,
+        &self,
         capture: &PodCapture,
         pins: &PodPins,
         listeners: &PodListeners,
         config: PodConfig,
     ) -> Result<(), BpfError> {
-        let mut object = self.object.load_pod(pins)?;
-        let map = object.take_map(names::POD).ok_or(BpfError::Missing(names::POD))?;
+        let mut object = object::load_pod(&self.pins, pins)?;
+        let map = object.take_map(names::POD)?;
         let mut pod: Array<_, PodConfig> =
             map.try_into().map_err(BpfError::map("open", names::POD))?;
-        let map = object.take_map(names::SOCKS).ok_or(BpfError::Missing(names::SOCKS))?;
+        let map = object.take_map(names::SOCKS)?;
         let mut socks = SockMap::try_from(map).map_err(BpfError::map("open", names::SOCKS))?;
         for (thread, role, listener) in listeners.all() {
             let is_v6 = listener.local_addr().is_ok_and(|address| address.is_ipv6());
@@ -149,21 +147,17 @@ impl Kernel {
         }
         // After the slots, as it says how many of them are filled.
         pod.set(0, config, 0).map_err(BpfError::map("write", names::POD))?;
-        let steer: &mut SkLookup = program(&mut object, names::STEER)?;
-        steer.load().map_err(BpfError::program("verify", names::STEER))?;
-        let pin = pins.link();
-        if pinned_netns(&pin) == Some(capture.netns.inode()) {
-            let link = open_pinned(&pin).map_err(BpfError::file("open", &pin))?;
-            let program = clone_fd(steer.fd(), names::STEER)?;
-            return update_link(link.as_fd(), program.as_fd())
+        let steer = object.program(names::STEER)?.as_fd();
+        let place = pins.link();
+        if pinned_netns(&place) == Some(capture.netns.inode()) {
+            let link = open_pinned(&place).map_err(BpfError::file("open", &place))?;
+            return update_link(link.as_fd(), steer)
                 .map_err(BpfError::program("replace", names::STEER));
         }
-        remove_file(&pin)?;
-        let link = steer
-            .attach(&capture.netns)
-            .and_then(|link| steer.take_link(link))
+        remove_file(&place)?;
+        let link = create_link(steer, capture.netns.as_fd(), object::kind(names::STEER)?)
             .map_err(BpfError::program("attach", names::STEER))?;
-        FdLink::from(link).pin(&pin).map_err(BpfError::program("pin", names::STEER)).map(drop)
+        pin(link.as_fd(), &place).map_err(BpfError::program("pin", names::STEER))
     }
 
     fn start_counting(&mut self, cookie: u64) -> Result<(), BpfError> {

@@ -47,8 +47,13 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// Both ends ended it (RFC 9113 section 5.1); the application may still have bytes to take.
+    pub(super) fn is_closed(&self) -> bool {
+        self.receiving == Receiving::Ended && self.sending == Sending::Ended
+    }
+
     pub(super) fn is_done(&self) -> bool {
-        self.receiving == Receiving::Ended && self.sending == Sending::Ended && self.untaken == 0
+        self.is_closed() && self.untaken == 0
     }
 }
 

@@ -8,7 +8,7 @@ use crate::tunnel::h2::event::Event;
 use crate::tunnel::h2::frame::{
     self, DEFAULT_WINDOW, Head, MAX_31, MAX_MAX_FRAME, MIN_MAX_FRAME, flag, number, setting,
 };
-use crate::tunnel::h2::streams::Sending;
+use crate::tunnel::h2::streams::{Sending, Stream};
 
 impl Connection {
     /// RFC 9113 section 6.5.
@@ -140,6 +140,10 @@ impl Connection {
         if self.is_idle(head.stream) {
             return Err(Violation::protocol("RST_STREAM on an idle stream"));
         }
+        // All bytes of one that closed in order are here, and stay for the application.
+        if self.streams.get(&head.stream).is_some_and(Stream::is_closed) {
+            return self.budgets.idle.spend(1);
+        }
         let Some(stream) = self.remove(head.stream) else {
             return self.budgets.idle.spend(1);
         };
@@ -204,7 +208,8 @@ impl Connection {
     }
 
     fn refused_above(&mut self, last: u32) {
-        let mut refused: Vec<u32> = self.streams.keys().copied().filter(|id| *id > last).collect();
+        let open = self.streams.iter().filter(|(_, stream)| !stream.is_closed());
+        let mut refused: Vec<u32> = open.map(|(id, _)| *id).filter(|id| *id > last).collect();
         refused.sort_unstable();
         for id in refused {
             self.forget(id);

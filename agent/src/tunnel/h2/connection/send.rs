@@ -215,8 +215,11 @@ impl Connection {
 
     /// Ends a stream both ways and forgets it; what is still on its way is ignored.
     pub fn reset(&mut self, id: StreamId, code: Code) {
-        if self.streams.contains_key(&id.0) {
-            self.forget(id.0);
+        let Some(stream) = self.streams.get(&id.0) else { return };
+        // Nothing may be sent on a stream that both ended (section 5.1).
+        let closed = stream.is_closed();
+        self.forget(id.0);
+        if !closed {
             self.owe(|out| frame::put_reset(out, id.0, code));
         }
     }

@@ -2,8 +2,9 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use super::support::{feed, output, pair, settle};
-use crate::tunnel::h2::{Config, Event, Request};
+use super::support::{block, client, feed, frame, output, pair, settle};
+use crate::tunnel::h2::frame::{flag, kind};
+use crate::tunnel::h2::{Code, Config, Connection, Event, Request, StreamId};
 
 #[test]
 fn a_tunnel_carries_bytes_both_ways_and_ends_by_halves() {
@@ -42,4 +43,39 @@ fn a_tunnel_carries_bytes_both_ways_and_ends_by_halves() {
     assert_eq!(server.open_streams(), 0);
     assert!(output(&mut server).is_empty(), "no credit for a stream that ended");
     assert_eq!((client.closed(), server.closed()), (Ok(()), Ok(())));
+}
+
+/// A client whose tunnel both ends ended, and 5 bytes of it that were not taken.
+fn ended_and_untaken() -> (Connection, StreamId) {
+    let mut client = client(Config::default());
+    let id = StreamId(1);
+    let ok = frame(kind::HEADERS, flag::END_HEADERS, 1, &block(&[(":status", "200")]));
+    let last = frame(kind::DATA, flag::END_STREAM, 1, b"hello");
+    feed(&mut client, &[ok, last].concat()).unwrap();
+    client.data(id, 0, true).unwrap();
+    assert_eq!(client.open_streams(), 1);
+    (client, id)
+}
+
+#[test]
+fn what_closed_in_order_is_neither_reset_nor_refused_after_it() {
+    let reset = frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 2]);
+    let (mut client, id) = ended_and_untaken();
+    assert_eq!(feed(&mut client, &reset), Ok(vec![]));
+    client.consumed(id, 5, true);
+    assert_eq!(client.open_streams(), 0);
+
+    let (mut client, id) = ended_and_untaken();
+    let away = Event::GoAway { last: StreamId(0), code: Code::NO_ERROR };
+    let told = feed(&mut client, &frame(kind::GOAWAY, 0, 0, &[0; 8])).unwrap();
+    assert_eq!(told, [(away, vec![])]);
+    client.consumed(id, 5, true);
+    assert_eq!(client.open_streams(), 0);
+}
+
+#[test]
+fn nothing_is_sent_on_a_stream_that_closed_in_order() {
+    let (mut client, id) = ended_and_untaken();
+    client.reset(id, Code::CONNECT_ERROR);
+    assert_eq!((client.open_streams(), output(&mut client)), (0, vec![]));
 }

@@ -5,9 +5,13 @@ pub mod tunnel {
     pub mod h2;
 }
 
+pub mod answers;
 pub mod drive;
 pub mod oracle;
+pub mod replies;
 pub mod script;
+pub mod verdict;
+pub mod wire;
 
 /// The header decoder by itself.
 #[path = "../../../agent/src/tunnel/h2"]

@@ -5,34 +5,19 @@
 //! purpose (see `tunnel::h2`), no such frames are made. Also part of the agent's tests, which replay
 //! the corpus.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
-use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::collections::BTreeSet;
+use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::drive::CONFIG;
 use super::script::script;
+use super::verdict::{FLOW_CONTROL_ERROR, PROTOCOL_ERROR, STREAM_CLOSED, Verdict, report, told};
+use super::wire::Wire;
 use crate::tunnel::h2::{Connection, Event};
 
 const START: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
-
-/// What a server made of one frame.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Verdict {
-    /// It ended the connection, with this code.
-    broken: Option<u32>,
-    /// Streams it reset, with the code.
-    resets: BTreeMap<u32, u32>,
-    /// Streams it told of, and their bytes.
-    data: BTreeMap<u32, Vec<u8>>,
-    /// Streams whose end it told.
-    ended: BTreeSet<u32>,
-}
 
 /// The first byte says whether the application takes what comes; the others are the script.
 pub fn frames(data: &[u8]) {
@@ -40,22 +25,19 @@ pub fn frames(data: &[u8]) {
     let frames = script(rest);
     let (mut ours, mut theirs) = (Ours::new(takes % 2 == 0), Theirs::new(takes % 2 == 0));
     let mut closed = BTreeSet::new();
-    for (at, frame) in frames.iter().enumerate() {
+    let mut steps = Vec::new();
+    for frame in &frames {
         let id = u32::from_be_bytes([frame[5], frame[6], frame[7], frame[8]]);
         let (ours, theirs) = (ours.take(frame), theirs.take(frame));
-        let same = if ours.is_refused() && theirs.is_refused() {
-            // RFC 9113 section 5.4.1: an error of a stream may be treated as one of the connection.
-            if ours.broken.is_some() || theirs.broken.is_some() {
-                return;
-            }
-            ours.resets.keys().eq(theirs.resets.keys())
-        } else {
-            ours == theirs
-        };
+        steps.push(told(frame));
+        if ours.is_the_end_with(&theirs) {
+            return;
+        }
+        let same = ours.agrees_with(&theirs);
         if !same && is_known(frame, id, &closed, takes % 2 == 0, &ours, &theirs) {
             return;
         }
-        assert!(same, "{}", report(&frames[..=at], &ours, &theirs));
+        assert!(same, "{}", report(&steps, &ours, &theirs));
         // RST_STREAM, or END_STREAM.
         if frame[3] == 3 || (frame[3] <= 1 && frame[4] & 1 != 0) {
             closed.insert(id);
@@ -93,47 +75,6 @@ fn is_known(
     }
 }
 
-const PROTOCOL_ERROR: u32 = 1;
-const FLOW_CONTROL_ERROR: u32 = 3;
-const STREAM_CLOSED: u32 = 5;
-
-fn report(frames: &[Vec<u8>], ours: &Verdict, theirs: &Verdict) -> String {
-    let mut report = format!("ours {ours:?}\ntheirs {theirs:?}");
-    for frame in frames {
-        let start = &frame[3..frame.len().min(80)];
-        report += &format!("\n{} {}", frame.len() - 9, start.escape_ascii());
-    }
-    report
-}
-
-impl Verdict {
-    fn is_refused(&self) -> bool {
-        self.broken.is_some() || !self.resets.is_empty()
-    }
-
-    /// Notes what the frames in `out` say.
-    fn sent(&mut self, out: &mut Vec<u8>) {
-        let mut rest = &out[..];
-        while let Some(([l0, l1, l2, kind, _, id @ ..], after)) = rest.split_first_chunk::<9>() {
-            let length = u32::from_be_bytes([0, *l0, *l1, *l2]) as usize;
-            let (payload, after) = after.split_at(length);
-            let number = |at: usize| {
-                let four = payload.get(at..).and_then(<[u8]>::first_chunk);
-                four.map_or(0, |four| u32::from_be_bytes(*four))
-            };
-            match kind {
-                3 => {
-                    self.resets.insert(u32::from_be_bytes(*id), number(0));
-                }
-                7 if number(4) != 0 => self.broken = Some(number(4)),
-                _ => {}
-            }
-            rest = after;
-        }
-        out.clear();
-    }
-}
-
 struct Ours {
     server: Connection,
     takes: bool,
@@ -153,7 +94,7 @@ impl Ours {
             self.act(event, &mut verdict);
         }
         self.server.take_output(&mut out);
-        verdict.sent(&mut out);
+        verdict.sent(&out);
         verdict
     }
 
@@ -178,46 +119,6 @@ impl Ours {
             }
             _ => {}
         }
-    }
-}
-
-/// A transport in memory.
-#[derive(Debug, Clone, Default)]
-struct Wire(Rc<RefCell<(VecDeque<u8>, Vec<u8>)>>);
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let input = &mut self.0.borrow_mut().0;
-        if input.is_empty() {
-            return Poll::Pending;
-        }
-        let count = input.len().min(buf.remaining());
-        let bytes: Vec<u8> = input.drain(..count).collect();
-        buf.put_slice(&bytes);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.0.borrow_mut().1.extend_from_slice(buf);
-        Poll::Ready(Ok(buf.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -268,7 +169,7 @@ impl Theirs {
         }
         // What was given back while reading goes out.
         self.accept(&mut verdict, cx);
-        verdict.sent(&mut self.wire.0.borrow_mut().1);
+        verdict.sent(&std::mem::take(&mut self.wire.0.borrow_mut().1));
         verdict
     }
 

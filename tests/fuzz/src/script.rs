@@ -1,17 +1,21 @@
-//! Frames from bytes: most make sense.
+//! What a client may send to a server, from bytes: most of it makes sense.
 
 /// Takes small numbers off the front of the input; 0 when there is none.
-struct Bytes<'a> {
-    left: &'a [u8],
+pub struct Bytes<'a> {
+    pub left: &'a [u8],
     /// The last stream opened.
-    last: u32,
+    pub last: u32,
     /// Those that are no tunnels.
-    posts: Vec<u32>,
+    pub posts: Vec<u32>,
 }
 
-impl Bytes<'_> {
+impl<'a> Bytes<'a> {
+    pub fn new(left: &'a [u8]) -> Self {
+        Self { left, last: 0, posts: Vec::new() }
+    }
+
     /// A stream: mostly one that was opened, seldom one that must not be named.
-    fn stream(&mut self) -> u32 {
+    pub fn stream(&mut self) -> u32 {
         let choice = self.next();
         match choice {
             253 => 0,
@@ -32,32 +36,32 @@ impl Bytes<'_> {
         }
     }
 
-    fn next(&mut self) -> u8 {
+    pub fn next(&mut self) -> u8 {
         let Some((first, rest)) = self.left.split_first() else { return 0 };
         self.left = rest;
         *first
     }
 
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub fn of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[usize::from(self.next()) % choices.len()]
     }
 
-    fn flag(&mut self, flag: u8) -> u8 {
+    pub fn flag(&mut self, flag: u8) -> u8 {
         if self.next().is_multiple_of(4) { flag } else { 0 }
     }
 }
 
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
-const PRIORITY: u8 = 0x20;
+pub const END_STREAM: u8 = 0x1;
+pub const END_HEADERS: u8 = 0x4;
+pub const PADDED: u8 = 0x8;
+pub const PRIORITY: u8 = 0x20;
 
 /// At most so many frames, so that no budget against abuse is used up.
 const MOST: usize = 30;
 
 /// The frames that the bytes stand for.
 pub fn script(data: &[u8]) -> Vec<Vec<u8>> {
-    let mut bytes = Bytes { left: data, last: 0, posts: Vec::new() };
+    let mut bytes = Bytes::new(data);
     let mut frames = Vec::new();
     while !bytes.left.is_empty() && frames.len() < MOST {
         frames.push(one(&mut bytes));
@@ -99,12 +103,12 @@ fn one(bytes: &mut Bytes<'_>) -> Vec<u8> {
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap_or(0).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-fn field(name: &str, value: &str) -> Vec<u8> {
+pub fn field(name: &str, value: &str) -> Vec<u8> {
     let length = |text: &str| u8::try_from(text.len()).unwrap_or(0);
     [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
 }
@@ -152,7 +156,7 @@ fn request(bytes: &mut Bytes<'_>, id: u32) -> Vec<u8> {
     frame(1, flags | END_HEADERS, id, &[start, block].concat())
 }
 
-fn data(bytes: &mut Bytes<'_>, id: u32) -> Vec<u8> {
+pub fn data(bytes: &mut Bytes<'_>, id: u32) -> Vec<u8> {
     let flags = bytes.flag(END_STREAM);
     let count = usize::from(bytes.next()) * usize::from(bytes.of(&[1u8, 1, 2, 5]));
     let content = vec![bytes.next(); count];
@@ -164,7 +168,7 @@ fn data(bytes: &mut Bytes<'_>, id: u32) -> Vec<u8> {
     frame(0, flags | PADDED, id, &padded)
 }
 
-fn settings(bytes: &mut Bytes<'_>) -> Vec<u8> {
+pub fn settings(bytes: &mut Bytes<'_>) -> Vec<u8> {
     let setting = bytes.of(&[
         (1u16, 0u32),
         (1, 4096),

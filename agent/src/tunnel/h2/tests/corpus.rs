@@ -3,17 +3,20 @@
 use std::fs;
 use std::path::Path;
 
+use self::fuzz::{answers, drive, oracle};
 use crate::tunnel::h2::hpack::{Decoder, TABLE_SIZE};
 
-#[path = "../../../../../tests/fuzz/src/drive.rs"]
-#[expect(unreachable_pub, reason = "it is part of the fuzz targets too")]
-mod drive;
-#[path = "../../../../../tests/fuzz/src/oracle.rs"]
-#[expect(unreachable_pub, reason = "it is part of the fuzz targets too")]
-mod oracle;
-#[path = "../../../../../tests/fuzz/src/script.rs"]
-#[expect(unreachable_pub, reason = "it is part of the fuzz targets too")]
-mod script;
+#[path = "../../../../../tests/fuzz/src"]
+#[expect(unreachable_pub, reason = "they are part of the fuzz targets too")]
+mod fuzz {
+    pub(super) mod answers;
+    pub(super) mod drive;
+    pub(super) mod oracle;
+    mod replies;
+    mod script;
+    mod verdict;
+    mod wire;
+}
 
 fn replay(target: &str, run: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(target);
@@ -37,6 +40,11 @@ fn no_bytes_break_a_connections_invariants() {
 #[test]
 fn frames_mean_the_same_to_the_crates_server() {
     replay("frames", oracle::frames);
+}
+
+#[test]
+fn answers_mean_the_same_to_the_crates_client() {
+    replay("answers", answers::answers);
 }
 
 #[test]

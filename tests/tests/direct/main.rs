@@ -8,9 +8,13 @@
 #![expect(clippy::print_stdout, reason = "the figures behind what is asserted")]
 
 mod bytes;
+
 mod ends;
+mod frames;
 mod hostile;
 mod interop;
+mod largest;
+mod peer;
 mod pki;
 mod slow;
 

@@ -7,7 +7,7 @@ use crate::ends::Pairs;
 use crate::local;
 
 /// Patience of milliseconds.
-fn impatient() -> Limits {
+pub(super) fn impatient() -> Limits {
     Limits {
         handshake_timeout: Duration::from_millis(300),
         ping_interval: Duration::from_millis(200),
@@ -105,7 +105,7 @@ async fn hold(stand: &Stand) {
         let Ok(read) = tokio::time::timeout(pause, tls.read(&mut buffer)).await else { continue };
         let read = read.unwrap();
         assert!(read > 0, "a tunnel that answers is not cut off");
-        for (kind, payload) in reader.take(&buffer[..read]) {
+        for Frame { kind, payload, .. } in reader.take(&buffer[..read]) {
             if kind == PING {
                 tls.write_all(&frame(PING, ACK, 0, &payload)).await.unwrap();
                 tls.flush().await.unwrap();

@@ -8,7 +8,7 @@
 #![expect(clippy::print_stdout, reason = "the figures behind what is asserted")]
 
 mod bytes;
-
+mod clock;
 mod ends;
 mod frames;
 mod hostile;

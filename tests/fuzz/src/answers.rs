@@ -267,7 +267,8 @@ impl Theirs {
         builder
             .initial_window_size(CONFIG.initial_window)
             .initial_connection_window_size(16 << 20)
-            .max_header_list_size(CONFIG.max_header_list)
+            // The crate refuses a list of exactly its limit.
+            .max_header_list_size(CONFIG.max_header_list + 1)
             .max_send_buffer_size(1 << 30)
             .enable_push(false)
             .data_frame_budget(usize::MAX / 2)

@@ -147,7 +147,8 @@ impl Theirs {
             .initial_window_size(CONFIG.initial_window)
             .initial_connection_window_size(16 << 20)
             .max_concurrent_streams(CONFIG.max_streams)
-            .max_header_list_size(CONFIG.max_header_list)
+            // The crate refuses a list of exactly its limit.
+            .max_header_list_size(CONFIG.max_header_list + 1)
             .data_frame_budget(usize::MAX / 2)
             .max_concurrent_reset_streams(1000)
             .max_pending_accept_reset_streams(1000)

@@ -28,6 +28,7 @@ mod migrate;
 mod node;
 mod pods;
 mod process;
+mod quiet;
 mod settings;
 mod state;
 mod worker;

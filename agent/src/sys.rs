@@ -1,4 +1,4 @@
-//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, descriptors, memory,
+//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, descriptors, heap, memory,
 //! priorities, shutdown.
 //!
 //! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod cgroup;
 pub mod descriptors;
+pub mod heap;
 pub mod memory;
 pub mod netlink;
 pub mod netns;

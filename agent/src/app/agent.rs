@@ -27,7 +27,7 @@ use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log};
 use super::state::State;
 use super::worker::{Command, Worker};
-use super::{destinations, settings};
+use super::{destinations, quiet, settings};
 use crate::capture::bpf::{AdoptedPod, Kernel};
 use crate::config::AgentConfig;
 use crate::connection::{Shared, Timings};
@@ -41,7 +41,7 @@ use crate::observe::log::LogControl;
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Readiness;
 use crate::observe::{metrics_server, ready};
-use crate::sys::{Shutdown, cgroup, descriptors, privileges, shutdown, sysctl};
+use crate::sys::{Shutdown, cgroup, descriptors, heap, privileges, shutdown, sysctl};
 use crate::xds::{self, StatusReader, StatusWriter};
 
 /// Tasks of the control side have this long to end.
@@ -62,6 +62,7 @@ pub(super) fn run(config: AgentConfig) -> ExitCode {
 /// Settles the process where the programs know it, and gives up what it does not need.
 fn prepare(config: &AgentConfig) -> anyhow::Result<cgroup::Cgroup> {
     ensure!(privileges::is_root(), "the agent must run as root: it loads eBPF programs");
+    heap::bound(config.threads.get()).context("failed to bound the heap")?;
     let cgroup = cgroup::settle(config.agent_cgroup.as_deref())
         .context("failed to find or make a cgroup of the agent's own (is cgroup2 mounted?)")?;
     sysctl::use_proc(&config.proc);
@@ -143,6 +144,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         Arc::new(State { config, mesh, certificates, discovery, enrolled, kernel, workers, pods });
     state.clone().report(&metrics, log.dropped_lines);
     control.spawn(state.clone().upkeep(readiness.clone(), control.token.clone()));
+    control.spawn(quiet::give_back(metrics.clone(), control.token.clone()));
     listen(&state, metrics, readiness, log.control, enrolment.token.clone(), &servers).await?;
     Ok(Agent { state, failure, enrolment, control, servers })
 }

@@ -27,7 +27,7 @@ use crate::observe::dump::ConfigDump;
 use crate::observe::metrics::Metrics;
 use crate::observe::node::{CertificateStats, NodeStats, XdsStats};
 use crate::observe::ready::Readiness;
-use crate::sys::memory;
+use crate::sys::{heap, memory};
 use crate::xds;
 use crate::xds::status::{KindStatus, StatusReader};
 
@@ -211,7 +211,7 @@ impl State {
     }
 }
 
-/// Gives back the code that the start and each burst of enrolments needed, once that is over.
+/// Gives back the memory and the code that the start and each burst of enrolments needed, once that is over.
 struct Calm {
     enrolled: watch::Receiver<enroll::Status>,
     ticks: u32,
@@ -225,10 +225,11 @@ impl Calm {
             return;
         }
         self.ticks = self.ticks.saturating_add(1);
-        if self.ticks == CALM
-            && let Err(error) = memory::give_back_code()
-        {
-            debug!(%error, "code that does not run stays in memory");
+        if self.ticks == CALM {
+            heap::give_back();
+            if let Err(error) = memory::give_back_code() {
+                debug!(%error, "code that does not run stays in memory");
+            }
         }
     }
 }

@@ -63,6 +63,11 @@ impl Metrics {
         ThreadMetrics { table: Arc::clone(&self.inner.table), cache: RefCell::default(), sockets }
     }
 
+    /// Connections opened and connections closed so far, together.
+    pub fn connections(&self) -> u64 {
+        self.inner.sockets.lock().iter().map(|thread| thread.changes()).sum()
+    }
+
     /// Everything, as OpenMetrics text.
     ///
     /// # Errors
@@ -130,6 +135,11 @@ impl Sockets {
         let gauge = self.of(reporter);
         let closed = gauge.closed.load(Relaxed);
         gauge.opened.load(Relaxed).saturating_sub(closed)
+    }
+
+    fn changes(&self) -> u64 {
+        let gauges = [&self.source, &self.destination];
+        gauges.iter().map(|gauge| gauge.opened.load(Relaxed) + gauge.closed.load(Relaxed)).sum()
     }
 
     fn of(&self, reporter: Reporter) -> &Gauge {

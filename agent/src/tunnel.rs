@@ -23,7 +23,7 @@ mod testing;
 
 pub use accept::{AcceptError, Incoming, Server};
 pub use connect::{ConnectError, ConnectRequest};
-pub use driver::{Broken, Unanswered};
+pub use driver::{Broken, Unanswered, free_buffers};
 pub use limits::Limits;
 pub use pool::{Pool, PoolKey};
 pub use relay::{Passage, Progress, RelayError, relay, relay_aboard, relay_tcp};

@@ -45,6 +45,7 @@ use wire::Wire;
 pub use broken::Broken;
 pub use link::Unanswered;
 pub(super) use link::{Link, StreamHandle};
+pub use scratch::free_buffers;
 pub(super) use stream::{Ended, Passenger};
 
 /// Something outside that is looked at only when it has happened.

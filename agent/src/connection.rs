@@ -14,6 +14,7 @@ mod quota;
 mod record;
 mod upstream;
 
+use std::pin::Pin;
 use std::rc::Rc;
 
 use http::HeaderMap;
@@ -29,7 +30,9 @@ use crate::sys::socket;
 use crate::tunnel::accept::{self, Incoming};
 use crate::tunnel::hbone;
 
+use carry::Carrying;
 use inbound::{Arrival, Caller};
+use quota::Place;
 
 pub use context::{Context, Shared, Timings};
 pub use of_pod::OfPod;
@@ -39,41 +42,63 @@ pub use quota::Quota;
 
 /// Serves one captured connection to its end, if its pod may have another; `stop` tells peers' tunnels to
 /// go elsewhere.
-pub async fn handle(
-    context: &Rc<Context>,
+pub fn handle(
+    context: Rc<Context>,
     captured: Captured,
-    of_pod: &Rc<OfPod>,
-    stop: &CancellationToken,
-) {
+    of_pod: Rc<OfPod>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> {
+    carried(Box::pin(open(context, captured, of_pod, stop)))
+}
+
+/// Opens a connection, and carries it. To open takes far more room than to carry: it is given back in
+/// between.
+async fn carried(opening: Pin<Box<impl Future<Output = Option<Carrying>>>>) {
+    if let Some(carrying) = opening.await {
+        carrying.await;
+    }
+}
+
+/// Opens a captured connection; none that ended so soon that there is nothing to carry.
+async fn open(
+    context: Rc<Context>,
+    captured: Captured,
+    of_pod: Rc<OfPod>,
+    stop: CancellationToken,
+) -> Option<Carrying> {
     // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's
     // peer is no app: it may have an alert to read.
     if captured.role != Role::Hbone
         && let Err(error) = socket::reset_on_close(&captured.stream)
     {
         tracing::debug!(%error, client = %captured.client, "the client is gone already");
-        return;
+        return None;
     }
-    let _place = match of_pod.quota.take() {
+    let place = match of_pod.quota.take() {
         Ok(place) => place,
         Err(full) => {
             let outbound = captured.role == Role::Outbound;
             let reporter = if outbound { Reporter::Source } else { Reporter::Destination };
-            return record::never_opened(reporter, &captured, &full);
+            record::never_opened(reporter, &captured, &full);
+            return None;
         }
     };
     match captured.role {
-        Role::Outbound => outbound(context, captured).await,
+        Role::Outbound => outbound(&context, captured, place).await,
         // Boxed, so that a connection of the other kind does not hold the room for it.
-        Role::Plaintext => Box::pin(inbound_plaintext(context, of_pod, captured)).await,
-        Role::Hbone => Box::pin(inbound_tunnel(context, captured, of_pod, stop)).await,
+        Role::Plaintext => Box::pin(inbound_plaintext(context, &of_pod, captured, place)).await,
+        Role::Hbone => Box::pin(inbound_tunnel(context, captured, of_pod, stop, place)).await,
     }
 }
 
 /// From an app of this node to wherever the mesh says its destination is.
-async fn outbound(context: &Context, captured: Captured) {
+async fn outbound(context: &Context, captured: Captured, place: Place) -> Option<Carrying> {
     let mesh = match context.synced_mesh().await {
         Ok(mesh) => mesh,
-        Err(unknown) => return record::never_opened(Reporter::Source, &captured, &unknown),
+        Err(unknown) => {
+            record::never_opened(Reporter::Source, &captured, &unknown);
+            return None;
+        }
     };
     let (pod, destination) = (&captured.pod.pod, captured.original_destination);
     let source = mesh.workload_of(&context.network, pod).cloned();
@@ -92,30 +117,39 @@ async fn outbound(context: &Context, captured: Captured) {
         Route::Tunnel(to) => {
             let (source, live) = (source.as_deref(), record.live());
             let from = (captured.client, captured.stream, live.progress());
-            // Boxed, and gone once there is a stream: dialling takes more room than carrying.
-            let tunnel = Box::pin(upstream::tunnel(context, &captured.pod, from, source, &to));
-            match tunnel.await {
-                Ok(tunnel) => carry::outbound_tunnel(record, tunnel).await,
+            match upstream::tunnel(context, &captured.pod, from, source, &to).await {
+                Ok(tunnel) => return Some(carry::outbound_tunnel(record, place, tunnel)),
                 Err(error) => record.fail(error.flags(), &error),
             }
         }
         Route::Direct(to) => {
             match Box::pin(upstream::direct(context, &captured.pod, to.target)).await {
-                Ok(server) => carry::outbound_direct(record, captured.stream, server).await,
+                Ok(server) => {
+                    return Some(carry::outbound_direct(record, place, captured.stream, server));
+                }
                 Err(error) => record.fail(ResponseFlags::Connect, &error),
             }
         }
         Route::Refuse(error) => record.fail(ResponseFlags::Connect, &error),
     }
+    None
 }
 
 /// From outside the mesh, in the clear, to an app of this node.
-async fn inbound_plaintext(context: &Context, of_pod: &OfPod, captured: Captured) {
-    let arrival = match Arrival::plaintext(context, &captured) {
+async fn inbound_plaintext(
+    context: Rc<Context>,
+    of_pod: &OfPod,
+    captured: Captured,
+    place: Place,
+) -> Option<Carrying> {
+    let arrival = match Arrival::plaintext(&context, &captured) {
         Ok(arrival) => arrival,
-        Err(error) => return record::never_opened(Reporter::Destination, &captured, &error),
+        Err(error) => {
+            record::never_opened(Reporter::Destination, &captured, &error);
+            return None;
+        }
     };
-    let record = arrival.record(context);
+    let record = arrival.record(&context);
     let (pod, request) = (&captured.pod.pod, arrival.request());
     let hold = context.timings.hold;
     let judged = Box::pin(watch::permit(&context.mesh, &context.network, pod, request, hold));
@@ -124,37 +158,51 @@ async fn inbound_plaintext(context: &Context, of_pod: &OfPod, captured: Captured
         Err(denial) => {
             context.plaintext.keep_out(&arrival.encounter());
             denied::reset(captured.stream).await;
-            return record.deny(&denial);
+            record.deny(&denial);
+            return None;
         }
     };
-    let _counted = context.plaintext.let_in(&arrival.encounter());
-    match Box::pin(upstream::app(context, &of_pod.dialler, &arrival)).await {
+    let held = (place, context.plaintext.let_in(&arrival.encounter()));
+    match Box::pin(upstream::app(&context, &of_pod.dialler, &arrival)).await {
         Ok(app) => {
-            let client = captured.stream;
-            carry::inbound_plaintext(context, record, &arrival, client, app, &permit).await;
+            let ends = (captured.stream, app);
+            Some(carry::inbound_plaintext(context, record, held, arrival, ends, &permit))
         }
-        Err(error) => record.fail(ResponseFlags::Connect, &error),
+        Err(error) => {
+            record.fail(ResponseFlags::Connect, &error);
+            None
+        }
     }
 }
 
 /// From another pod of the mesh: a tunnel, and in it a stream for each connection.
 async fn inbound_tunnel(
-    context: &Rc<Context>,
+    context: Rc<Context>,
     captured: Captured,
-    of_pod: &Rc<OfPod>,
-    stop: &CancellationToken,
+    of_pod: Rc<OfPod>,
+    stop: CancellationToken,
+    place: Place,
+) -> Option<Carrying> {
+    let (tunnel, caller) = handshake(&context, captured, stop).await?;
+    Some(Box::pin(streams(context, of_pod, place, tunnel, Rc::new(caller))))
+}
+
+/// Serves a tunnel's streams, until it has ended.
+async fn streams(
+    context: Rc<Context>,
+    of_pod: Rc<OfPod>,
+    _place: Place,
+    mut tunnel: accept::Server,
+    caller: Rc<Caller>,
 ) {
-    let (mut tunnel, caller) = match handshake(context, captured, stop).await {
-        Some(done) => done,
-        None => return,
-    };
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
             incoming = tunnel.next() => match incoming {
                 Some(incoming) => {
                     let (context, caller) = (context.clone(), caller.clone());
-                    streams.spawn_local(inbound_stream(context, of_pod.clone(), caller, incoming));
+                    let opening = inbound_stream(context, of_pod.clone(), caller, incoming);
+                    streams.spawn_local(carried(Box::pin(opening)));
                 }
                 None => break,
             },
@@ -170,21 +218,23 @@ async fn inbound_tunnel(
 async fn inbound_stream(
     context: Rc<Context>,
     of_pod: Rc<OfPod>,
-    caller: Caller,
+    caller: Rc<Caller>,
     incoming: Incoming,
-) {
-    let _place = match of_pod.quota.take() {
+) -> Option<Carrying> {
+    let place = match of_pod.quota.take() {
         Ok(place) => place,
         Err(full) => {
             record::unservable(&caller, &full);
-            return incoming.refuse(hbone::UNAVAILABLE);
+            incoming.refuse(hbone::UNAVAILABLE);
+            return None;
         }
     };
     let arrival = match Arrival::tunnelled(&context, &caller, &incoming) {
         Ok(arrival) => arrival,
         Err(error) => {
             record::unservable(&caller, &error);
-            return incoming.refuse(error.status());
+            incoming.refuse(error.status());
+            return None;
         }
     };
     let record = arrival.record(&context);
@@ -195,19 +245,24 @@ async fn inbound_stream(
         Ok(permit) => permit,
         Err(denial) => {
             incoming.refuse(inbound::status(&denial));
-            return record.deny(&denial);
+            record.deny(&denial);
+            return None;
         }
     };
     let app = match Box::pin(upstream::app(&context, &of_pod.dialler, &arrival)).await {
         Ok(app) => app,
         Err(error) => {
             incoming.refuse(hbone::UNAVAILABLE);
-            return record.fail(ResponseFlags::Connect, &error);
+            record.fail(ResponseFlags::Connect, &error);
+            return None;
         }
     };
     match incoming.accept(&permit, answer(&context, &arrival)) {
-        Ok(stream) => carry::inbound_tunnel(&context, record, &arrival, stream, app).await,
-        Err(error) => record.fail(ResponseFlags::H2HandshakeFailure, &error),
+        Ok(stream) => Some(carry::inbound_tunnel(context, record, place, arrival, stream, app)),
+        Err(error) => {
+            record.fail(ResponseFlags::H2HandshakeFailure, &error);
+            None
+        }
     }
 }
 
@@ -215,7 +270,7 @@ async fn inbound_stream(
 async fn handshake(
     context: &Context,
     captured: Captured,
-    stop: &CancellationToken,
+    stop: CancellationToken,
 ) -> Option<(accept::Server, Caller)> {
     let pod = captured.pod.clone();
     let (client, destination) = (captured.client, captured.original_destination);
@@ -225,7 +280,7 @@ async fn handshake(
     let svid =
         context.certificates.svid(&pod.pod.identity).await.inspect_err(|e| failed(e)).ok()?;
     let tls = svid.server_config();
-    let tunnel = accept::accept(captured.stream, tls, &context.limits, stop.clone())
+    let tunnel = accept::accept(captured.stream, tls, &context.limits, stop)
         .await
         .inspect_err(|e| failed(e))
         .ok()?;

@@ -204,11 +204,11 @@ fn accept(
 
 /// Lets a connection live, as a task of its pod.
 fn open(context: &Rc<Context>, share: &Share, of_pod: &Rc<OfPod>, captured: Captured) {
-    let (context, cut, stop) = (context.clone(), share.open.clone(), share.accepting.clone());
-    let of_pod = of_pod.clone();
+    let (cut, stop) = (share.open.clone(), share.accepting.clone());
+    let handled = connection::handle(context.clone(), captured, of_pod.clone(), stop);
     share.tasks.spawn_local(async move {
         tokio::select! {
-            () = connection::handle(&context, captured, &of_pod, &stop) => {}
+            () = handled => {}
             () = cut.cancelled() => {}
         }
     });

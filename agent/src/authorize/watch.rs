@@ -88,7 +88,8 @@ pub async fn revoked(
         };
         if let Some(denial) = wanting {
             let since = *wanting_since.get_or_insert_with(Instant::now);
-            if !changed_before(&mut changes, since + wait).await {
+            // Boxed: open connections are many, and this wait is rare.
+            if !Box::pin(changed_before(&mut changes, since + wait)).await {
                 return denial;
             }
         } else if changes.changed().await.is_err() {

@@ -1,80 +1,102 @@
 //! Carrying the bytes: the relay runs, policy is asked again on every change, and one line is written at the
 //! end. Totals are told meanwhile by the thread's clock ([`super::Context::tell`]).
+//!
+//! A connection is this for most of its life, and a node may have many thousands that do nothing: what is
+//! here holds no more than it needs until the end. Each future uses what it was given in place; to
+//! move it would take room for both places.
 
-use std::pin::pin;
+use std::pin::Pin;
+use std::rc::Rc;
 
 use tokio::net::TcpStream;
 
 use super::context::Context;
 use super::inbound::Arrival;
+use super::quota::Place;
 use super::record::Record;
 use crate::authorize::{Denial, Permit, watch};
 use crate::observe::labels::ResponseFlags;
 use crate::tunnel::{Passage, RelayError, TunnelStream, relay, relay_aboard, relay_tcp};
 
+/// An open connection, until it ends.
+pub(super) type Carrying = Pin<Box<dyn Future<Output = ()>>>;
+
 /// From an app of this node into the tunnel it is aboard of.
-pub(super) async fn outbound_tunnel(record: Record, tunnel: TunnelStream) {
-    run(record, relay_aboard(tunnel), std::future::pending()).await;
+pub(super) fn outbound_tunnel(record: Record, place: Place, tunnel: TunnelStream) -> Carrying {
+    run(record, place, relay_aboard(tunnel), std::future::pending())
 }
 
 /// From an app of this node to where no tunnel leads.
-pub(super) async fn outbound_direct(record: Record, app: TcpStream, server: TcpStream) {
+pub(super) fn outbound_direct(
+    record: Record,
+    place: Place,
+    app: TcpStream,
+    server: TcpStream,
+) -> Carrying {
     let live = record.live();
-    let relay = relay_tcp(app, server, Passage::Outbound, live.progress());
-    run(record, relay, std::future::pending()).await;
+    let relay = Box::pin(relay_tcp(app, server, Passage::Outbound, live.progress()));
+    run(record, place, relay, std::future::pending())
 }
 
 /// From a tunnel to an app of this node, for as long as policy allows.
-pub(super) async fn inbound_tunnel(
-    context: &Context,
+pub(super) fn inbound_tunnel(
+    context: Rc<Context>,
     record: Record,
-    arrival: &Arrival,
+    place: Place,
+    arrival: Arrival,
     tunnel: TunnelStream,
     app: TcpStream,
-) {
+) -> Carrying {
     let live = record.live();
-    run(record, relay(app, tunnel, live.progress()), revoked(context, arrival)).await;
+    let relay = relay(app, tunnel, live.progress());
+    run(record, place, relay, revoked(context, arrival))
 }
 
-/// From a plaintext client to an app of this node, for as long as policy allows.
-pub(super) async fn inbound_plaintext(
-    context: &Context,
+/// From a plaintext client to an app of this node, for as long as policy allows; `counted` counts it.
+pub(super) fn inbound_plaintext(
+    context: Rc<Context>,
     record: Record,
-    arrival: &Arrival,
-    client: TcpStream,
-    app: TcpStream,
+    counted: impl Sized + 'static,
+    arrival: Arrival,
+    (client, app): (TcpStream, TcpStream),
     permit: &Permit,
-) {
+) -> Carrying {
     let live = record.live();
-    let relay = relay_tcp(client, app, Passage::Inbound(permit), live.progress());
-    run(record, relay, revoked(context, arrival)).await;
+    let relay = Box::pin(relay_tcp(client, app, Passage::Inbound(permit), live.progress()));
+    run(record, counted, relay, revoked(context, arrival))
 }
 
 /// Ends when policy no longer allows what it allowed.
-async fn revoked(context: &Context, arrival: &Arrival) -> Denial {
-    let (pod, request) = (&arrival.pod().pod, arrival.request());
-    watch::revoked(&context.mesh, &context.network, pod, request, context.timings.hold).await
+fn revoked(context: Rc<Context>, arrival: Arrival) -> Pin<Box<impl Future<Output = Denial>>> {
+    let (pod, request) = arrival.judged();
+    Box::pin(async move {
+        let hold = context.timings.hold;
+        watch::revoked(&context.mesh, &context.network, &pod.pod, &request, hold).await
+    })
 }
 
-/// Runs a relay to its end. Dropping it half-way resets both sides.
-async fn run(
+/// Runs a relay to its end. Dropping it half-way resets both sides. What is `held` is let go at the end.
+fn run(
     record: Record,
-    relay: impl Future<Output = Result<(), RelayError>>,
-    revoked: impl Future<Output = Denial>,
-) {
-    let (mut relay, mut revoked) = (Box::pin(relay), pin!(revoked));
-    let ended = tokio::select! {
-        // A denial goes before an end. The bytes go on in the tunnel's task, by at most one pass of
-        // it until this is dropped.
-        biased;
-        denial = &mut revoked => Err(denial),
-        ended = &mut relay => Ok(ended),
-    };
-    // Both sides are closed before anyone reads of it.
-    drop(relay);
-    match ended {
-        Err(denial) => record.deny(&denial),
-        Ok(Ok(())) => record.complete(),
-        Ok(Err(error)) => record.fail(ResponseFlags::None, &error),
-    }
+    held: impl Sized + 'static,
+    mut relay: impl Future<Output = Result<(), RelayError>> + Unpin + 'static,
+    mut revoked: impl Future<Output = Denial> + Unpin + 'static,
+) -> Carrying {
+    Box::pin(async move {
+        let ended = tokio::select! {
+            // A denial goes before an end. The bytes go on in the tunnel's task, by at most one pass of
+            // it until this is dropped.
+            biased;
+            denial = &mut revoked => Err(denial),
+            ended = &mut relay => Ok(ended),
+        };
+        // Both sides are closed before anyone reads of it.
+        drop(relay);
+        match ended {
+            Err(denial) => record.deny(&denial),
+            Ok(Ok(())) => record.complete(),
+            Ok(Err(error)) => record.fail(ResponseFlags::None, &error),
+        }
+        drop(held);
+    })
 }

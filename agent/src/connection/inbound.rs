@@ -6,9 +6,8 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::context::Context;
-use super::open::{Direction, OpenConnection};
 use super::plaintext::Encounter;
-use super::record::Record;
+use super::record::{Record, Way};
 use crate::authorize::{Denial, Request};
 use crate::capture::{Captured, PodCapture};
 use crate::mesh::{Mesh, Service, SpiffeId, Workload};
@@ -140,20 +139,22 @@ impl Arrival {
 
     /// Counts and lists it from now on.
     pub(super) fn record(&self, context: &Context) -> Record {
-        let listed = OpenConnection {
+        let way = Way {
             pod: self.pod.pod.uid.clone(),
-            direction: Direction::Inbound,
-            source: self.info.source.address,
             original_destination: self.request.destination,
             actual_destination: self.target,
-            tunnelled: self.info.mutual_tls,
         };
-        Record::open(context, self.info.clone(), listed)
+        Record::open(context, self.info.clone(), way)
     }
 
     /// The pod it arrived at.
     pub(super) fn pod(&self) -> &Arc<PodCapture> {
         &self.pod
+    }
+
+    /// What policies judge, and of which pod.
+    pub(super) fn judged(self) -> (Arc<PodCapture>, Request) {
+        (self.pod, self.request)
     }
 
     /// Its parties, to be counted.

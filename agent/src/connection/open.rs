@@ -42,7 +42,7 @@ pub(super) struct OpenConnections(Rc<RefCell<Entries>>);
 #[derive(Default)]
 struct Entries {
     next: u64,
-    open: HashMap<u64, (OpenConnection, Rc<Live>)>,
+    open: HashMap<u64, Rc<Live>>,
 }
 
 /// Keeps a connection listed.
@@ -53,22 +53,22 @@ pub(super) struct Listed {
 
 impl OpenConnections {
     /// Lists a connection until the returned value is dropped.
-    pub(super) fn list(&self, connection: OpenConnection, live: Rc<Live>) -> Listed {
+    pub(super) fn list(&self, live: Rc<Live>) -> Listed {
         let mut entries = self.0.borrow_mut();
         let number = entries.next;
         entries.next += 1;
-        entries.open.insert(number, (connection, live));
+        entries.open.insert(number, live);
         Listed { number, list: self.clone() }
     }
 
     /// All of them.
     pub(super) fn snapshot(&self) -> Vec<OpenConnection> {
-        self.0.borrow().open.values().map(|(connection, _)| connection.clone()).collect()
+        self.0.borrow().open.values().filter_map(|live| live.listed()).collect()
     }
 
     /// Tells the totals so far of all of them.
     pub(super) fn tell(&self) {
-        self.0.borrow().open.values().for_each(|(_, live)| live.tell());
+        self.0.borrow().open.values().for_each(|live| live.tell());
     }
 }
 

@@ -12,7 +12,7 @@ use super::open::{Direction, Listed, OpenConnection};
 use crate::authorize::Denial;
 use crate::capture::Captured;
 use crate::error::chain;
-use crate::mesh::Workload;
+use crate::mesh::{PodUid, Workload};
 use crate::observe::access_log;
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
 use crate::observe::labels::{Reporter, ResponseFlags};
@@ -32,6 +32,17 @@ pub(super) struct Live {
     progress: Rc<Progress>,
     /// What the relay sends came from the client.
     sends_requests: bool,
+    way: Way,
+}
+
+/// Where a connection leads, besides what its record says.
+pub(super) struct Way {
+    /// The pod of this node.
+    pub(super) pod: PodUid,
+    /// What the client asked for.
+    pub(super) original_destination: SocketAddr,
+    /// Where it went.
+    pub(super) actual_destination: SocketAddr,
 }
 
 impl Live {
@@ -47,6 +58,23 @@ impl Live {
         }
     }
 
+    /// For the admin page; none once its end is told.
+    pub(super) fn listed(&self) -> Option<OpenConnection> {
+        let record = self.record.borrow();
+        let (info, way) = (record.as_ref()?.info(), &self.way);
+        Some(OpenConnection {
+            pod: way.pod.clone(),
+            direction: match info.reporter {
+                Reporter::Source => Direction::Outbound,
+                Reporter::Destination => Direction::Inbound,
+            },
+            source: info.source.address,
+            original_destination: way.original_destination,
+            actual_destination: way.actual_destination,
+            tunnelled: info.mutual_tls,
+        })
+    }
+
     fn total(&self) -> Transferred {
         let (sent, received) = (self.progress.sent(), self.progress.received());
         if self.sends_requests {
@@ -59,12 +87,12 @@ impl Live {
 
 impl Record {
     /// Counts and lists a connection from now on.
-    pub(super) fn open(context: &Context, info: ConnectionInfo, listed: OpenConnection) -> Self {
+    pub(super) fn open(context: &Context, info: ConnectionInfo, way: Way) -> Self {
         // Of a tunnel that arrives, the relay's first connection is the app's; of all others, the client's.
         let sends_requests = info.reporter == Reporter::Source || !info.mutual_tls;
         let record = RefCell::new(Some(ConnectionRecord::open(&context.counters, info)));
-        let live = Rc::new(Live { record, progress: Rc::default(), sends_requests });
-        Self { _listed: context.open.list(listed, live.clone()), live }
+        let live = Rc::new(Live { record, progress: Rc::default(), sends_requests, way });
+        Self { _listed: context.open.list(live.clone()), live }
     }
 
     /// For the relay to count in.
@@ -127,15 +155,12 @@ pub(super) fn outbound(
         hbone_target: tunnel.map(|to| to.authority.as_str().into()),
         mutual_tls: tunnel.is_some(),
     };
-    let listed = OpenConnection {
+    let way = Way {
         pod: pod.uid.clone(),
-        direction: Direction::Outbound,
-        source: captured.client,
         original_destination: captured.original_destination,
         actual_destination: target,
-        tunnelled: tunnel.is_some(),
     };
-    Record::open(context, info, listed)
+    Record::open(context, info, way)
 }
 
 /// Tells of a connection of which nothing but the addresses was ever known.

@@ -73,16 +73,21 @@ pub(super) async fn tunnel(
         authority: route.authority.clone(),
         headers: headers(context, local, client, source, route),
     };
-    let dial = socket::dial_from(&pod.netns, route.gateway, context.limits.dial_timeout);
+    // Boxed once it is needed: most find a tunnel that is there.
+    let timeout = context.limits.dial_timeout;
+    let dial = async { Box::pin(socket::dial_from(&pod.netns, route.gateway, timeout)).await };
     let tls = svid.client_config(&route.expected);
     let connect = context.pool.connect_aboard(&key, dial, tls, &request, (app, progress));
-    connect.await.map_err(|error| match &error {
+    let connected = connect.await;
+    let tunnel = connected.map_err(|error| match &error {
         ConnectError::Tcp { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
             TunnelError::Blocked(error)
         }
         ConnectError::Timeout { step: "TCP connect", .. } => TunnelError::Blocked(error),
         _ => TunnelError::Connect(error),
-    })
+    });
+    // What the peer says of itself is not asked for, and would stay as long as the stream.
+    tunnel.map(TunnelStream::without_answer)
 }
 
 /// A plain connection to outside the mesh, with the pod's own address.
@@ -122,7 +127,9 @@ fn headers(
         (hbone::FORWARDED, Forwarded { client: Some(client), host }.header()),
         (hbone::TRACEPARENT, TraceParent::new(random.random(), random.random()).header()),
     ];
-    named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    let mut headers = HeaderMap::with_capacity(named.len());
+    headers.extend(named.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    headers
 }
 
 /// Who a pod of this node is, in a tunnel's headers.

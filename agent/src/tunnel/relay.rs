@@ -124,7 +124,7 @@ pub fn relay(
     app: TcpStream,
     tunnel: TunnelStream,
     progress: &Rc<Progress>,
-) -> impl Future<Output = Result<(), RelayError>> + use<> {
+) -> impl Future<Output = Result<(), RelayError>> + Unpin + use<> {
     // Here, not at the first poll, so that a drop before it resets too.
     tunnel.attach(Leg::new(app), progress);
     relay_aboard(tunnel)
@@ -138,13 +138,18 @@ pub fn relay(
 ///
 /// # Cancel safety
 /// Dropping the future resets both sides.
-pub async fn relay_aboard(tunnel: TunnelStream) -> Result<(), RelayError> {
-    match poll_fn(|cx| tunnel.poll_ended(cx)).await {
-        Ended::Complete => Ok(()),
-        Ended::Reset(code) => Err(RelayError::Reset(code)),
-        Ended::App(error) => Err(RelayError::App(error)),
-        Ended::Tunnel(broken) => Err(RelayError::Tunnel(broken)),
-    }
+pub fn relay_aboard(
+    tunnel: TunnelStream,
+) -> impl Future<Output = Result<(), RelayError>> + Unpin + use<> {
+    // Not an async function: it would hold the stream twice, as argument and as variable.
+    poll_fn(move |cx| {
+        tunnel.poll_ended(cx).map(|ended| match ended {
+            Ended::Complete => Ok(()),
+            Ended::Reset(code) => Err(RelayError::Reset(code)),
+            Ended::App(error) => Err(RelayError::App(error)),
+            Ended::Tunnel(broken) => Err(RelayError::Tunnel(broken)),
+        })
+    })
 }
 
 /// Relays between two plain connections, until both directions have ended.
@@ -158,9 +163,9 @@ pub fn relay_tcp(
     app: TcpStream,
     peer: TcpStream,
     _passage: Passage<'_>,
-    progress: &Progress,
-) -> impl Future<Output = Result<(), RelayError>> {
-    let (mut app, mut peer) = (Leg::new(app), Leg::new(peer));
+    progress: &Rc<Progress>,
+) -> impl Future<Output = Result<(), RelayError>> + use<> {
+    let (mut app, mut peer, progress) = (Leg::new(app), Leg::new(peer), Rc::clone(progress));
     async move {
         let (app_read, app_write) = app.tcp.split();
         let (peer_read, peer_write) = peer.tcp.split();

@@ -36,6 +36,13 @@ impl TunnelStream {
         self.answer.take().map_or_else(HeaderMap::new, |headers| *headers)
     }
 
+    /// The stream, with the headers of the peer's answer dropped.
+    #[must_use]
+    pub fn without_answer(mut self) -> Self {
+        self.answer = None;
+        self
+    }
+
     /// The certificate chain of the tunnel's far end, on a stream that we opened; its own first.
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         self.slot.as_ref().map_or(&[], StreamSlot::peer_certificates)

@@ -12,6 +12,7 @@ mod clock;
 mod ends;
 mod frames;
 mod hostile;
+mod idle;
 mod interop;
 mod largest;
 mod peer;

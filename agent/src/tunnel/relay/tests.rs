@@ -304,7 +304,7 @@ async fn a_relay_is_small() {
         let path = with_raw_peer(|_, _| {}).await;
         drop(path);
         let (app, peer) = (tcp_pair().await.0, tcp_pair().await.0);
-        let progress = Progress::default();
+        let progress = Rc::default();
         sizes.push(size_of_val(&relay_tcp(app, peer, Passage::Outbound, &progress)));
         fn size<F>(_: impl Fn(TcpStream, TunnelStream, &'static Rc<Progress>) -> F) -> usize {
             size_of::<F>()

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 /// What it waits for, a timer or bytes, passes as ever.
 pub(crate) struct Clock {
     begun: Instant,
+    /// What it was robbed of before.
+    robbed: Duration,
     schedstat: File,
 }
 
@@ -16,7 +18,9 @@ impl Clock {
     /// For this thread.
     pub(crate) fn new() -> Self {
         let schedstat = File::open("/proc/thread-self/schedstat").unwrap();
-        Self { begun: Instant::now(), schedstat }
+        let mut this = Self { begun: Instant::now(), robbed: Duration::ZERO, schedstat };
+        this.robbed = this.robbed();
+        this
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -25,7 +29,7 @@ impl Clock {
             let now = self.begun.elapsed();
             // Else it was robbed between the two.
             if self.robbed() == before {
-                return now.saturating_sub(before);
+                return now.saturating_sub(before.saturating_sub(self.robbed));
             }
         }
     }

@@ -185,10 +185,10 @@ async fn stalls(authority: &'static str) {
 
 #[tokio::test]
 async fn a_thousand_far_readers_that_stop_cost_bounded_memory_and_others_no_time() {
-    local(110, stalls(PARK)).await;
+    local(200, stalls(PARK)).await;
 }
 
 #[tokio::test]
 async fn a_thousand_near_readers_that_stop_cost_bounded_memory_and_others_no_time() {
-    local(110, stalls(POUR)).await;
+    local(200, stalls(POUR)).await;
 }

@@ -27,7 +27,7 @@ const GROWTH: usize = 16 << 20;
 const REST: usize = 48 << 20;
 const BOUND: usize = TUNNELS * (STALLED * WINDOW + GROWTH) + REST;
 const SLACK: usize = 1 << 20;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 /// Requests on each tunnel in one measure.
 const REQUESTS: usize = 200;
 

@@ -22,7 +22,7 @@ pub mod tls;
 mod testing;
 
 pub use accept::{AcceptError, Incoming, Server};
-pub use connect::{ConnectError, ConnectRequest};
+pub use connect::{Asked, ConnectError, ConnectRequest};
 pub use driver::{Broken, Unanswered, free_buffers};
 pub use limits::Limits;
 pub use pool::{Pool, PoolKey};

@@ -25,11 +25,14 @@ use crate::capture::listeners::ThreadListeners;
 use crate::capture::{Captured, PodCapture};
 use crate::connection::{self, Context, OfPod, OpenConnection, PlaintextPeers, Quota, Shared};
 use crate::mesh::PodUid;
+use crate::tunnel;
 
 /// Commands waiting for a thread; the sender waits when it is full.
 const QUEUE: usize = 256;
 /// How often the totals of open connections are told.
 const TELL: Duration = Duration::from_secs(5);
+/// After how long without use a thread's buffers are let go.
+const UNUSED: Duration = Duration::from_secs(1);
 
 /// What a data thread is told.
 pub(super) enum Command {
@@ -127,11 +130,16 @@ impl Share {
 
 async fn run(context: Rc<Context>, mut inbox: mpsc::Receiver<Command>) {
     let mut pods: HashMap<PodUid, Rc<Share>> = HashMap::new();
-    let mut clock = interval(TELL);
+    let (mut clock, mut unused) = (interval(TELL), interval(UNUSED));
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    unused.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let command = tokio::select! {
             command = inbox.recv() => command,
+            _ = unused.tick() => {
+                tunnel::free_buffers();
+                continue;
+            }
             _ = clock.tick() => {
                 context.tell();
                 continue;

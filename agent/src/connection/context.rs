@@ -11,7 +11,7 @@ use super::plaintext::{PlaintextCounters, PlaintextPeers};
 use crate::identify::certs::Certificates;
 use crate::mesh::{Mesh, MeshReader, Network};
 use crate::observe::metrics::{Metrics, ThreadMetrics};
-use crate::tunnel::{self, Limits, Pool};
+use crate::tunnel::{Limits, Pool};
 
 /// How long a connection waits for what.
 #[derive(Debug, Clone, Copy)]
@@ -81,11 +81,10 @@ impl Context {
         self.open.snapshot()
     }
 
-    /// Tells the totals so far of every open connection, so that graphs move while long ones run, and lets go of
-    /// buffers that are not used: one timer for all of them. Call it every few seconds.
+    /// Tells the totals so far of every open connection, so that graphs move while long ones run: one timer for
+    /// all of them. Call it every few seconds.
     pub fn tell(&self) {
         self.open.tell();
-        tunnel::free_buffers();
     }
 
     /// Who came to this thread in the clear.

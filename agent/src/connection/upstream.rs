@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::HeaderMap;
@@ -18,7 +19,7 @@ use crate::observe::labels::ResponseFlags;
 use crate::route::TunnelRoute;
 use crate::sys::socket::{self, AppDialler};
 use crate::tunnel::hbone::{self, Baggage, Forwarded, TraceParent};
-use crate::tunnel::{ConnectError, ConnectRequest, PoolKey, Progress, TunnelStream};
+use crate::tunnel::{Asked, ConnectError, PoolKey, Progress, TunnelStream};
 
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -69,13 +70,11 @@ pub(super) async fn tunnel(
         gateway: route.gateway,
         expected: route.expected.clone(),
     };
-    let request = ConnectRequest {
-        authority: route.authority.clone(),
-        headers: headers(context, local, client, source, route),
-    };
-    // Boxed once it is needed: most find a tunnel that is there.
+    let request = FromPod { context, pod: local, client, source, route };
+    // Boxed once it is needed, as most find a tunnel that is there, and lent: many futures pass it on.
     let timeout = context.limits.dial_timeout;
-    let dial = async { Box::pin(socket::dial_from(&pod.netns, route.gateway, timeout)).await };
+    let dial =
+        pin!(async { Box::pin(socket::dial_from(&pod.netns, route.gateway, timeout)).await });
     let tls = svid.client_config(&route.expected);
     let connect = context.pool.connect_aboard(&key, dial, tls, &request, (app, progress));
     let connected = connect.await;
@@ -113,23 +112,30 @@ pub(super) async fn app(
     dialler.dial(source, arrival.target(), context.timings.connect).await
 }
 
-fn headers(
-    context: &Context,
-    pod: &LocalPod,
+/// A connection of a pod of this node, as it is told to the far end.
+struct FromPod<'a> {
+    context: &'a Context,
+    pod: &'a LocalPod,
     client: SocketAddr,
-    source: Option<&Workload>,
-    route: &TunnelRoute,
-) -> HeaderMap {
-    let host = route.service.as_ref().map(|service| service.key.hostname.clone());
-    let mut random = rand::rng();
-    let named = [
-        (hbone::BAGGAGE, baggage(context, pod, source).header()),
-        (hbone::FORWARDED, Forwarded { client: Some(client), host }.header()),
-        (hbone::TRACEPARENT, TraceParent::new(random.random(), random.random()).header()),
-    ];
-    let mut headers = HeaderMap::with_capacity(named.len());
-    headers.extend(named.into_iter().filter_map(|(name, value)| Some((name, value?))));
-    headers
+    source: Option<&'a Workload>,
+    route: &'a TunnelRoute,
+}
+
+impl Asked for FromPod<'_> {
+    fn authority(&self) -> &str {
+        &self.route.authority
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let host = self.route.service.as_ref().map(|service| service.key.hostname.clone());
+        let mut random = rand::rng();
+        let named = [
+            (hbone::BAGGAGE, baggage(self.context, self.pod, self.source).header()),
+            (hbone::FORWARDED, Forwarded { client: Some(self.client), host }.header()),
+            (hbone::TRACEPARENT, TraceParent::new(random.random(), random.random()).header()),
+        ];
+        named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
 }
 
 /// Who a pod of this node is, in a tunnel's headers.

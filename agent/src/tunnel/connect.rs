@@ -17,13 +17,32 @@ use super::h2::{Code, OpenError as Unopened};
 use super::limits::Limits;
 use super::tls::{self, Established, HandshakeError, RecordLayer};
 
-/// What is asked of the far end.
+/// What is asked of the far end. Headers are made when they are sent, and dropped: many connections
+/// may wait for their answers at once.
+pub trait Asked {
+    /// The final destination, as `10.0.0.1:80`, `[fd00::1]:80` or `host:80`.
+    fn authority(&self) -> &str;
+    /// Headers to send with it; made once more if another tunnel has to be asked.
+    fn headers(&self) -> HeaderMap;
+}
+
+/// What is asked of the far end, made beforehand.
 #[derive(Debug, Clone)]
 pub struct ConnectRequest {
     /// The final destination, as `10.0.0.1:80`, `[fd00::1]:80` or `host:80`.
     pub authority: String,
     /// Headers to send with it.
     pub headers: HeaderMap,
+}
+
+impl Asked for ConnectRequest {
+    fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    fn headers(&self) -> HeaderMap {
+        self.headers.clone()
+    }
 }
 
 /// Why there is no stream. Cheap to clone: all that waited for a dial get its error.
@@ -144,12 +163,12 @@ pub(super) enum OpenError {
 pub(super) async fn open(
     gateway: SocketAddr,
     link: &Link,
-    request: &ConnectRequest,
+    request: &impl Asked,
     limits: &Limits,
     passenger: &mut Option<Passenger>,
 ) -> Result<(StreamHandle, HeaderMap), OpenError> {
-    if let Err(invalid) = Authority::try_from(request.authority.as_str()) {
-        let authority = request.authority.clone();
+    if let Err(invalid) = Authority::try_from(request.authority()) {
+        let authority = request.authority().to_owned();
         let source = Arc::new(http::Error::from(invalid));
         return Err(OpenError::Failed(ConnectError::Authority { authority, source }));
     }
@@ -161,7 +180,7 @@ pub(super) async fn open(
         };
         if stale { OpenError::Stale(error) } else { OpenError::Failed(error) }
     };
-    let opened = link.open(&request.authority, &request.headers);
+    let opened = link.open(request.authority(), &request.headers());
     let handle = opened.map_err(|error| broken(error, false))?;
     if let Some(passenger) = passenger.take() {
         handle.board(passenger, limits.early_data);

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 pub(super) use self::tunnel::StreamSlot;
 use self::tunnel::Tunnel;
-use super::connect::{self, ConnectError, ConnectRequest, OpenError};
+use super::connect::{self, Asked, ConnectError, OpenError};
 use super::driver::{Driver, Passenger, Side, Stops};
 use super::limits::Limits;
 use super::relay::{Leg, Progress};
@@ -130,9 +130,9 @@ impl Pool {
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
         tls: Arc<ClientConfig>,
-        request: &ConnectRequest,
+        request: &impl Asked,
     ) -> Result<TunnelStream, ConnectError> {
-        self.connect_with(key, tcp, tls, request, None).await
+        self.connect_with(key, tcp, tls, request, &mut None).await
     }
 
     /// The same, and the first bytes of `app` go before the answer has come, if `Limits::early_data`
@@ -148,17 +148,18 @@ impl Pool {
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
         tls: Arc<ClientConfig>,
-        request: &ConnectRequest,
+        request: &impl Asked,
         (app, progress): (TcpStream, &Rc<Progress>),
     ) -> Result<TunnelStream, ConnectError> {
         let leg = Leg::new(app);
         if self.inner.limits.early_data == 0 {
-            let stream = self.connect_with(key, tcp, tls, request, None).await?;
+            let stream = self.connect_with(key, tcp, tls, request, &mut None).await?;
             stream.attach(leg, progress);
             return Ok(stream);
         }
-        let passenger = Some(Passenger::new(leg, progress));
-        self.connect_with(key, tcp, tls, request, passenger).await
+        // Lent, as each future on the way would hold room for its own.
+        let mut passenger = Some(Passenger::new(leg, progress));
+        self.connect_with(key, tcp, tls, request, &mut passenger).await
     }
 
     async fn connect_with(
@@ -166,8 +167,8 @@ impl Pool {
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
         tls: Arc<ClientConfig>,
-        request: &ConnectRequest,
-        passenger: Option<Passenger>,
+        request: &impl Asked,
+        passenger: &mut Option<Passenger>,
     ) -> Result<TunnelStream, ConnectError> {
         let limits = &self.inner.limits;
         // Many connections to a peer that takes few streams a tunnel wait for one dial each.
@@ -212,12 +213,12 @@ impl Pool {
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
         tls: Arc<ClientConfig>,
-        request: &ConnectRequest,
-        mut passenger: Option<Passenger>,
+        request: &impl Asked,
+        passenger: &mut Option<Passenger>,
     ) -> Result<TunnelStream, ConnectError> {
         let guard = loop {
             match self.turn(key, &tls)? {
-                Turn::Open(slot) => match self.open(key, slot, request, &mut passenger).await {
+                Turn::Open(slot) => match self.open(key, slot, request, passenger).await {
                     Ok(stream) => return Ok(stream),
                     // The tunnel is retired, so that this ends at the latest with a dial.
                     Err(OpenError::Stale(_)) => {}
@@ -229,7 +230,7 @@ impl Pool {
             }
         };
         let slot = self.dial(key, tcp, tls, guard).await?;
-        match self.open(key, slot, request, &mut passenger).await {
+        match self.open(key, slot, request, passenger).await {
             Ok(stream) => Ok(stream),
             Err(OpenError::Stale(error) | OpenError::Failed(error)) => Err(error),
         }
@@ -309,7 +310,7 @@ impl Pool {
         &self,
         key: &PoolKey,
         slot: StreamSlot,
-        request: &ConnectRequest,
+        request: &impl Asked,
         passenger: &mut Option<Passenger>,
     ) -> Result<TunnelStream, OpenError> {
         if slot.is_retired() {

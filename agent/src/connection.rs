@@ -48,24 +48,29 @@ pub fn handle(
     of_pod: Rc<OfPod>,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> {
-    carried(Box::pin(open(context, captured, of_pod, stop)))
+    carried(open(context, captured, of_pod, stop))
 }
+
+/// A connection that is being opened; none that ended so soon has anything to carry.
+type Opening = Pin<Box<dyn Future<Output = Option<Carrying>>>>;
 
 /// Opens a connection, and carries it. To open takes far more room than to carry: it is given back in
 /// between.
-async fn carried(opening: Pin<Box<impl Future<Output = Option<Carrying>>>>) {
-    if let Some(carrying) = opening.await {
+async fn carried(opening: Option<Opening>) {
+    if let Some(opening) = opening
+        && let Some(carrying) = opening.await
+    {
         carrying.await;
     }
 }
 
-/// Opens a captured connection; none that ended so soon that there is nothing to carry.
-async fn open(
+/// Starts to open a captured connection, if it can be.
+fn open(
     context: Rc<Context>,
     captured: Captured,
     of_pod: Rc<OfPod>,
     stop: CancellationToken,
-) -> Option<Carrying> {
+) -> Option<Opening> {
     // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's
     // peer is no app: it may have an alert to read.
     if captured.role != Role::Hbone
@@ -83,16 +88,15 @@ async fn open(
             return None;
         }
     };
-    match captured.role {
-        Role::Outbound => outbound(&context, captured, place).await,
-        // Boxed, so that a connection of the other kind does not hold the room for it.
-        Role::Plaintext => Box::pin(inbound_plaintext(context, &of_pod, captured, place)).await,
-        Role::Hbone => Box::pin(inbound_tunnel(context, captured, of_pod, stop, place)).await,
-    }
+    Some(match captured.role {
+        Role::Outbound => Box::pin(outbound(context, captured, place)),
+        Role::Plaintext => Box::pin(inbound_plaintext(context, of_pod, captured, place)),
+        Role::Hbone => Box::pin(inbound_tunnel(context, captured, of_pod, stop, place)),
+    })
 }
 
 /// From an app of this node to wherever the mesh says its destination is.
-async fn outbound(context: &Context, captured: Captured, place: Place) -> Option<Carrying> {
+async fn outbound(context: Rc<Context>, captured: Captured, place: Place) -> Option<Carrying> {
     let mesh = match context.synced_mesh().await {
         Ok(mesh) => mesh,
         Err(unknown) => {
@@ -112,25 +116,31 @@ async fn outbound(context: &Context, captured: Captured, place: Place) -> Option
     );
     // The connection may outlive many snapshots; it must not keep this one.
     drop(mesh);
-    let record = record::outbound(context, &captured, source.clone(), &route);
-    match route {
+    let record = record::outbound(&context, &captured, source.clone(), &route);
+    match &route {
         Route::Tunnel(to) => {
-            let (source, live) = (source.as_deref(), record.live());
-            let from = (captured.client, captured.stream, live.progress());
-            match upstream::tunnel(context, &captured.pod, from, source, &to).await {
+            let app = (captured.stream, record.live());
+            let from = upstream::From {
+                context: &context,
+                pod: &captured.pod,
+                client: captured.client,
+                source: source.as_deref(),
+                route: to,
+            };
+            match upstream::tunnel(&from, app).await {
                 Ok(tunnel) => return Some(carry::outbound_tunnel(record, place, tunnel)),
                 Err(error) => record.fail(error.flags(), &error),
             }
         }
         Route::Direct(to) => {
-            match Box::pin(upstream::direct(context, &captured.pod, to.target)).await {
+            match Box::pin(upstream::direct(&context, &captured.pod, to.target)).await {
                 Ok(server) => {
                     return Some(carry::outbound_direct(record, place, captured.stream, server));
                 }
                 Err(error) => record.fail(ResponseFlags::Connect, &error),
             }
         }
-        Route::Refuse(error) => record.fail(ResponseFlags::Connect, &error),
+        Route::Refuse(error) => record.fail(ResponseFlags::Connect, error),
     }
     None
 }
@@ -138,7 +148,7 @@ async fn outbound(context: &Context, captured: Captured, place: Place) -> Option
 /// From outside the mesh, in the clear, to an app of this node.
 async fn inbound_plaintext(
     context: Rc<Context>,
-    of_pod: &OfPod,
+    of_pod: Rc<OfPod>,
     captured: Captured,
     place: Place,
 ) -> Option<Carrying> {
@@ -202,7 +212,7 @@ async fn streams(
                 Some(incoming) => {
                     let (context, caller) = (context.clone(), caller.clone());
                     let opening = inbound_stream(context, of_pod.clone(), caller, incoming);
-                    streams.spawn_local(carried(Box::pin(opening)));
+                    streams.spawn_local(carried(Some(Box::pin(opening))));
                 }
                 None => break,
             },

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use super::context::Context;
 use super::inbound::Arrival;
+use super::record::Live;
 use crate::capture::PodCapture;
 use crate::identify::certs::CertificateError;
 use crate::mesh::workload::WorkloadKind;
@@ -19,7 +20,7 @@ use crate::observe::labels::ResponseFlags;
 use crate::route::TunnelRoute;
 use crate::sys::socket::{self, AppDialler};
 use crate::tunnel::hbone::{self, Baggage, Forwarded, TraceParent};
-use crate::tunnel::{Asked, ConnectError, PoolKey, Progress, TunnelStream};
+use crate::tunnel::{Asked, ConnectError, PoolKey, TunnelStream};
 
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -54,14 +55,21 @@ impl TunnelError {
     }
 }
 
+/// A connection of a pod of this node, and where it leads; as it is told to the far end.
+pub(super) struct From<'a> {
+    pub(super) context: &'a Context,
+    pub(super) pod: &'a PodCapture,
+    pub(super) client: SocketAddr,
+    pub(super) source: Option<&'a Workload>,
+    pub(super) route: &'a TunnelRoute,
+}
+
 /// A stream to where the route leads, as the pod's own identity, with the app aboard.
 pub(super) async fn tunnel(
-    context: &Context,
-    pod: &PodCapture,
-    (client, app, progress): (SocketAddr, TcpStream, &Rc<Progress>),
-    source: Option<&Workload>,
-    route: &TunnelRoute,
+    from: &From<'_>,
+    (app, live): (TcpStream, Rc<Live>),
 ) -> Result<TunnelStream, TunnelError> {
+    let From { context, pod, route, .. } = *from;
     let local = &pod.pod;
     let svid = context.certificates.svid(&local.identity).await.map_err(TunnelError::Identity)?;
     let key = PoolKey {
@@ -70,13 +78,12 @@ pub(super) async fn tunnel(
         gateway: route.gateway,
         expected: route.expected.clone(),
     };
-    let request = FromPod { context, pod: local, client, source, route };
     // Boxed once it is needed, as most find a tunnel that is there, and lent: many futures pass it on.
     let timeout = context.limits.dial_timeout;
     let dial =
         pin!(async { Box::pin(socket::dial_from(&pod.netns, route.gateway, timeout)).await });
     let tls = svid.client_config(&route.expected);
-    let connect = context.pool.connect_aboard(&key, dial, tls, &request, (app, progress));
+    let connect = context.pool.connect_aboard(&key, dial, tls, from, (app, live.progress()));
     let connected = connect.await;
     let tunnel = connected.map_err(|error| match &error {
         ConnectError::Tcp { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
@@ -112,16 +119,7 @@ pub(super) async fn app(
     dialler.dial(source, arrival.target(), context.timings.connect).await
 }
 
-/// A connection of a pod of this node, as it is told to the far end.
-struct FromPod<'a> {
-    context: &'a Context,
-    pod: &'a LocalPod,
-    client: SocketAddr,
-    source: Option<&'a Workload>,
-    route: &'a TunnelRoute,
-}
-
-impl Asked for FromPod<'_> {
+impl Asked for From<'_> {
     fn authority(&self) -> &str {
         &self.route.authority
     }
@@ -130,7 +128,7 @@ impl Asked for FromPod<'_> {
         let host = self.route.service.as_ref().map(|service| service.key.hostname.clone());
         let mut random = rand::rng();
         let named = [
-            (hbone::BAGGAGE, baggage(self.context, self.pod, self.source).header()),
+            (hbone::BAGGAGE, baggage(self.context, &self.pod.pod, self.source).header()),
             (hbone::FORWARDED, Forwarded { client: Some(self.client), host }.header()),
             (hbone::TRACEPARENT, TraceParent::new(random.random(), random.random()).header()),
         ];

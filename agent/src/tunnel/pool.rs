@@ -143,23 +143,25 @@ impl Pool {
     ///
     /// # Cancel safety
     /// Resets `app`, and a stream half opened.
-    pub async fn connect_aboard(
+    pub fn connect_aboard(
         &self,
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
         tls: Arc<ClientConfig>,
         request: &impl Asked,
         (app, progress): (TcpStream, &Rc<Progress>),
-    ) -> Result<TunnelStream, ConnectError> {
+    ) -> impl Future<Output = Result<TunnelStream, ConnectError>> {
         let leg = Leg::new(app);
-        if self.inner.limits.early_data == 0 {
-            let stream = self.connect_with(key, tcp, tls, request, &mut None).await?;
-            stream.attach(leg, progress);
-            return Ok(stream);
+        async move {
+            if self.inner.limits.early_data == 0 {
+                let stream = self.connect_with(key, tcp, tls, request, &mut None).await?;
+                stream.attach(leg, progress);
+                return Ok(stream);
+            }
+            // Lent, as each future on the way would hold room for its own.
+            let mut passenger = Some(Passenger::new(leg, progress));
+            self.connect_with(key, tcp, tls, request, &mut passenger).await
         }
-        // Lent, as each future on the way would hold room for its own.
-        let mut passenger = Some(Passenger::new(leg, progress));
-        self.connect_with(key, tcp, tls, request, &mut passenger).await
     }
 
     async fn connect_with(

@@ -40,7 +40,7 @@ const WARM: usize = 100;
 const OPENED: usize = 1000;
 /// Bytes of heap that both ends of an idle connection may hold together. Most are the runtime's: a
 /// registration of each of the two sockets (256 bytes each), and two tasks.
-const MOST: usize = 4500;
+const MOST: usize = 3800;
 
 /// Certifies whomever it is asked for.
 struct Ca {

@@ -9,6 +9,9 @@ use super::{HEADER, Opened, header};
 /// The longest payload, in bytes, that rustls takes for a record: both must agree where one ends.
 const MAX_PAYLOAD: usize = (1 << 14) + 2047;
 
+/// Sealed at once, in bytes: whole records of the largest size.
+const SEALED: usize = 4 << 14;
+
 /// A connection of rustls, its handshake included.
 pub(super) struct Buffered {
     pub(super) connection: Connection,
@@ -68,7 +71,11 @@ impl Buffered {
 
     /// As [`Session::seal`](super::Session::seal).
     pub(super) fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        self.connection.writer().write_all(plain)?;
+        // rustls seals into buffers of its own, which are freed as they are flushed: few at a time.
+        for part in plain.chunks(SEALED) {
+            self.connection.writer().write_all(part)?;
+            self.flush(out)?;
+        }
         self.flush(out)
     }
 

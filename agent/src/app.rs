@@ -24,6 +24,7 @@ mod control_plane;
 mod destinations;
 mod dump;
 mod explain;
+mod footprint;
 mod migrate;
 mod node;
 mod pods;

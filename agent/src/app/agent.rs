@@ -23,6 +23,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::footprint::{Calm, Footprint};
 use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log};
 use super::state::State;
@@ -106,6 +107,8 @@ async fn serve(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
 async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow::Result<Agent> {
     let (control, enrolment, servers) = (Shutdown::new(), Shutdown::new(), Shutdown::new());
     let readiness = Readiness::new();
+    // On another thread, while this one has the most to do.
+    let footprint = control.spawn(async { Footprint::new() });
     let client = super::kubernetes(config.kubeconfig.as_deref()).await?;
 
     // The programs must know our cgroup before we open a socket in a pod.
@@ -113,6 +116,8 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         .context("failed to install the eBPF programs (`sotto check` tells what is lacking)")?;
     let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
     let adopted = kernel.lock().adopted().context("failed to list the pods captured already")?;
+    let footprint = footprint.await.unwrap_or_default();
+    footprint.give_back();
 
     let (mesh, discovery) = discover(&config, &kernel, &control);
     let ca = CaClient::new(settings::certificates(&config));
@@ -140,10 +145,11 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         Pods::new(kernel.clone(), workers.clone(), certificates.clone(), servers.clone(), before);
     let settings = settings::enrolment(&config)?;
     let (failure, enrolled) = enrol(settings, client, pods.clone(), adopted, &enrolment);
+    let calm = Calm::new(footprint, enrolled.clone());
     let state =
         Arc::new(State { config, mesh, certificates, discovery, enrolled, kernel, workers, pods });
     state.clone().report(&metrics, log.dropped_lines);
-    control.spawn(state.clone().upkeep(readiness.clone(), control.token.clone()));
+    control.spawn(state.clone().upkeep(calm, readiness.clone(), control.token.clone()));
     control.spawn(quiet::give_back(metrics.clone(), control.token.clone()));
     listen(&state, metrics, readiness, log.control, enrolment.token.clone(), &servers).await?;
     Ok(Agent { state, failure, enrolment, control, servers })

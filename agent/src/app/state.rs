@@ -9,10 +9,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use sotto_abi::{Counter, Counts};
 
+use super::footprint::Calm;
 use super::pods::{Pods, SharedKernel};
 use super::worker::{Command, Worker};
 use super::{dump, explain, migrate};
@@ -27,7 +28,6 @@ use crate::observe::dump::ConfigDump;
 use crate::observe::metrics::Metrics;
 use crate::observe::node::{CertificateStats, NodeStats, XdsStats};
 use crate::observe::ready::Readiness;
-use crate::sys::{heap, memory};
 use crate::xds;
 use crate::xds::status::{KindStatus, StatusReader};
 
@@ -35,8 +35,6 @@ use crate::xds::status::{KindStatus, StatusReader};
 const UPKEEP: Duration = Duration::from_secs(10);
 /// How often readiness is looked at.
 const READINESS: Duration = Duration::from_millis(200);
-/// Ticks of it without an enrolment, after which none is expected.
-const CALM: u32 = 5;
 /// How long the dump waits for a data thread to list its connections.
 const LIST: Duration = Duration::from_secs(2);
 
@@ -179,10 +177,14 @@ impl State {
     }
 
     /// Looks after the kernel's leftovers and the agent's readiness until `stop`.
-    pub(super) async fn upkeep(self: Arc<Self>, readiness: Readiness, stop: CancellationToken) {
+    pub(super) async fn upkeep(
+        self: Arc<Self>,
+        mut calm: Calm,
+        readiness: Readiness,
+        stop: CancellationToken,
+    ) {
         let mut mesh_known = Some(readiness.pending("mesh state from the control plane"));
         let mut pods_known = Some(readiness.pending("pods of this node"));
-        let mut calm = Calm { enrolled: self.enrolled.clone(), ticks: 0 };
         let (mut kernel_due, mut ready_due) = (interval(UPKEEP), interval(READINESS));
         loop {
             tokio::select! {
@@ -206,29 +208,6 @@ impl State {
                         Err(error) => warn!(%error, "kernel upkeep panicked"),
                     }
                 }
-            }
-        }
-    }
-}
-
-/// Gives back the memory and the code that the start and each burst of enrolments needed, once that is over.
-struct Calm {
-    enrolled: watch::Receiver<enroll::Status>,
-    ticks: u32,
-}
-
-impl Calm {
-    fn tick(&mut self, ready: bool) {
-        if !ready || self.enrolled.has_changed().unwrap_or(false) {
-            self.enrolled.mark_unchanged();
-            self.ticks = 0;
-            return;
-        }
-        self.ticks = self.ticks.saturating_add(1);
-        if self.ticks == CALM {
-            heap::give_back();
-            if let Err(error) = memory::give_back_code() {
-                debug!(%error, "code that does not run stays in memory");
             }
         }
     }

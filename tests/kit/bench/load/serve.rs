@@ -27,9 +27,10 @@ const IDLE: Duration = Duration::from_secs(120);
 /// # Errors
 /// A port is taken, or no thread can be made.
 pub(super) fn start(port: u16) -> Result<()> {
-    pool("echo", port, ECHO_THREADS, echo)?;
+    // Who tries whether the server is there asks for an echo: that port comes last.
     pool("sink", port + SINK, BULK_THREADS, sink)?;
-    pool("source", port + SOURCE, BULK_THREADS, source)
+    pool("source", port + SOURCE, BULK_THREADS, source)?;
+    pool("echo", port, ECHO_THREADS, echo)
 }
 
 fn pool(

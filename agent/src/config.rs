@@ -13,7 +13,7 @@ pub mod agent;
 pub mod control_plane;
 pub mod operator;
 
-pub use agent::{AgentArgs, AgentConfig, UnknownDestinations};
+pub use agent::{AgentArgs, AgentConfig, TlsRecords, UnknownDestinations};
 pub use control_plane::{ControlPlaneArgs, ControlPlaneSettings};
 pub use operator::{ExplainArgs, MigrateArgs};
 

@@ -104,6 +104,7 @@ pub(super) fn config(config: &AgentConfig) -> serde_json::Value {
         "threads": config.threads.get(),
         "failOpen": config.fail_open,
         "waitForAnswer": config.wait_for_answer,
+        "tlsRecords": format!("{:?}", config.tls_records).to_lowercase(),
         "unknownDestinations": format!("{:?}", config.unknown_destinations).to_lowercase(),
         "pinDir": config.pin_dir,
         "cniSocket": config.cni_socket,

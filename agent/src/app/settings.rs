@@ -8,11 +8,12 @@ use tracing::warn;
 
 use crate::capture::bpf::KernelConfig;
 use crate::capture::kubelet;
-use crate::config::{AgentConfig, UnknownDestinations};
+use crate::config::{AgentConfig, TlsRecords, UnknownDestinations};
 use crate::enroll;
 use crate::identify::ca::CaConfig;
 use crate::sys::cgroup::{self, Cgroup};
 use crate::tunnel::Limits;
+use crate::tunnel::tls::RecordLayer;
 use crate::xds::XdsConfig;
 
 /// Of the kernel's programs.
@@ -40,7 +41,11 @@ pub(super) fn kernel(config: &AgentConfig, own: &Cgroup) -> anyhow::Result<Kerne
 pub(super) fn limits(config: &AgentConfig) -> Limits {
     let limits = Limits::default();
     let early_data = if config.wait_for_answer { 0 } else { limits.early_data };
-    Limits { early_data, ..limits }
+    let record_layer = match config.tls_records {
+        TlsRecords::Own => RecordLayer::Own,
+        TlsRecords::Rustls => RecordLayer::Rustls,
+    };
+    Limits { early_data, record_layer, ..limits }
 }
 
 /// Of discovery.

@@ -76,6 +76,9 @@ pub struct AgentArgs {
     /// along with the question, which saves a round trip; a node that refuses drops them.
     #[arg(long, env = "WAIT_FOR_ANSWER")]
     pub wait_for_answer: bool,
+    /// Who seals and opens the TLS records of tunnels. Handshakes and certificates are rustls' in any case.
+    #[arg(long, env = "TLS_RECORDS", value_enum, default_value = "own")]
+    pub tls_records: TlsRecords,
     /// Data threads; one for each core the cgroup allows by default.
     #[arg(long, env = "THREADS", default_value = "")]
     pub threads: String,
@@ -94,6 +97,15 @@ pub enum UnknownDestinations {
     Direct,
     /// They pass through the agent, and are counted and logged.
     Proxy,
+}
+
+/// Who seals and opens the TLS records of tunnels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TlsRecords {
+    /// The agent, in place: less CPU for each byte.
+    Own,
+    /// rustls, which copies more.
+    Rustls,
 }
 
 /// Configuration of the agent, every value sound.
@@ -124,6 +136,7 @@ pub struct AgentConfig {
     pub unknown_destinations: UnknownDestinations,
     pub fail_open: bool,
     pub wait_for_answer: bool,
+    pub tls_records: TlsRecords,
     pub threads: NonZeroUsize,
     pub admin_address: SocketAddr,
     pub metrics_address: SocketAddr,
@@ -201,6 +214,7 @@ impl AgentConfig {
             unknown_destinations: args.unknown_destinations,
             fail_open: args.fail_open,
             wait_for_answer: args.wait_for_answer,
+            tls_records: args.tls_records,
         })
     }
 }

@@ -57,6 +57,7 @@ pub(super) fn server_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 
@@ -77,6 +78,7 @@ pub(super) fn client_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 

@@ -25,8 +25,7 @@ pub struct Limits {
     pub max_response_headers: u32,
     /// Bytes of a tunnel that wait for the peer; with more, its applications are not read.
     pub send_buffer: usize,
-    /// Who seals and opens the tunnel's TLS records. [`RecordLayer::Own`] also needs configurations that let
-    /// secrets be taken, which those of `identify` do not: it is measured and tested, not in service.
+    /// Who seals and opens the tunnel's TLS records.
     pub record_layer: RecordLayer,
     /// Bytes of an application that go behind its CONNECT before the peer has answered; 0 to wait.
     /// A peer that refuses the stream drops them.

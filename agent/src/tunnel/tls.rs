@@ -30,12 +30,12 @@ const HANDSHAKE_READ: usize = 4 << 10;
 /// Who seals and opens the records.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum RecordLayer {
-    /// rustls, which copies what it opens and seals.
-    #[default]
-    Rustls,
     /// We, in place, with the secrets rustls agreed on: where the configuration lets them be taken,
     /// and offers no suite but AES-GCM; elsewhere rustls.
+    #[default]
     Own,
+    /// rustls, which copies what it opens and seals.
+    Rustls,
 }
 
 /// An established session.

@@ -5,6 +5,7 @@
 //! the peer; the records are rustls' or our own, as [`RecordLayer`] says, and nobody else knows.
 
 mod buffered;
+mod framing;
 mod handshake;
 mod own;
 

@@ -4,10 +4,8 @@ use std::io::{self, Read as _, Write as _};
 
 use rustls::{Connection, Error, IoState};
 
-use super::{HEADER, Opened, header};
-
-/// The longest payload, in bytes, that rustls takes for a record: both must agree where one ends.
-const MAX_PAYLOAD: usize = (1 << 14) + 2047;
+use super::Opened;
+use super::framing::{Framing, first_record};
 
 /// Sealed at once, in bytes: whole records of the largest size.
 const SEALED: usize = 4 << 14;
@@ -15,6 +13,8 @@ const SEALED: usize = 4 << 14;
 /// A connection of rustls, its handshake included.
 pub(super) struct Buffered {
     pub(super) connection: Connection,
+    /// Of its handshake.
+    framing: Framing,
     /// The peer sends no more.
     closed: bool,
 }
@@ -24,7 +24,7 @@ impl Buffered {
         let mut connection = connection.into();
         // The caller bounds what it has sealed.
         connection.set_buffer_limit(None);
-        Self { connection, closed: false }
+        Self { connection, framing: Framing::default(), closed: false }
     }
 
     /// As [`Handshake::advance`](super::handshake::Handshake::advance).
@@ -34,7 +34,7 @@ impl Buffered {
             if !self.connection.is_handshaking() {
                 return Ok(true);
             }
-            let Some(length) = first_record(wire) else { return Ok(false) };
+            let Some(length) = self.framing.next(wire)? else { return Ok(false) };
             if let Err(error) = self.feed(&wire[..length]) {
                 self.flush(out).map_err(local)?;
                 return Err(error);
@@ -106,33 +106,6 @@ impl Buffered {
     }
 }
 
-/// The length of the record that `wire` starts with; none while it is not all there. What cannot be
-/// a record is taken as one, for rustls to judge.
-pub(super) fn first_record(wire: &[u8]) -> Option<usize> {
-    let (kind, [major, _], payload) = header(wire)?;
-    let record = (20..=24).contains(&kind) && major == 3 && payload <= MAX_PAYLOAD;
-    if !record {
-        return Some(wire.len());
-    }
-    (wire.len() >= HEADER + payload).then_some(HEADER + payload)
-}
-
 fn local(error: io::Error) -> Error {
     Error::General(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_record_is_not_waited_for() {
-        let check = |wire: &[u8], expected| assert_eq!(first_record(wire), expected, "{wire:?}");
-        check(b"", None);
-        check(&[23, 3, 3, 0], None);
-        check(&[23, 3, 3, 0, 2, 1], None);
-        check(&[23, 3, 3, 0, 2, 1, 1, 9], Some(7));
-        check(b"GET / HTTP/1.1", Some(14));
-        check(&[23, 3, 3, 0xff, 0xff, 0], Some(6));
-    }
 }

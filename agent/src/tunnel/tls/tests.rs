@@ -9,6 +9,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use super::*;
 use crate::tunnel::testing::{Pki, tcp_pair};
 
+mod stranger;
+
 const LAYERS: [RecordLayer; 2] = [RecordLayer::Rustls, RecordLayer::Own];
 
 pub(super) fn name() -> ServerName<'static> {

@@ -8,7 +8,7 @@ use rustls::unbuffered::{
 };
 use rustls::{CommonState, Error, ExtractedSecrets};
 
-use super::super::buffered::first_record;
+use super::super::framing::Framing;
 use super::Own;
 use super::fault::Fault;
 use super::key::{Opener, Sealer, Secret};
@@ -20,6 +20,7 @@ const MAX_SEEN: usize = 128 << 10;
 /// A handshake whose session will be ours.
 pub(in super::super) struct Shaking {
     connection: Unbuffered,
+    framing: Framing,
     /// Bytes that rustls has seen and wants to see again, with what follows.
     seen: usize,
     done: bool,
@@ -40,11 +41,15 @@ enum Step {
 
 impl Shaking {
     pub(in super::super) fn client(connection: UnbufferedClientConnection) -> Self {
-        Self { connection: Unbuffered::Client(connection), seen: 0, done: false }
+        Self::new(Unbuffered::Client(connection))
     }
 
     pub(in super::super) fn server(connection: UnbufferedServerConnection) -> Self {
-        Self { connection: Unbuffered::Server(connection), seen: 0, done: false }
+        Self::new(Unbuffered::Server(connection))
+    }
+
+    fn new(connection: Unbuffered) -> Self {
+        Self { connection, framing: Framing::default(), seen: 0, done: false }
     }
 
     pub(in super::super) fn common(&self) -> &CommonState {
@@ -76,7 +81,8 @@ impl Shaking {
                 }
                 Ok(Step::Blocked) => {
                     // One record at a time: what follows the last one is not for rustls.
-                    let Some(length) = first_record(&wire[self.seen..]) else { return Ok(false) };
+                    let next = self.framing.next(&wire[self.seen..])?;
+                    let Some(length) = next else { return Ok(false) };
                     self.seen += length;
                     if self.seen > MAX_SEEN {
                         return Err(Error::General(

@@ -9,6 +9,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use super::*;
 use crate::tunnel::testing::{Pki, tcp_pair};
 
+mod differential;
+mod peer;
 mod stranger;
 
 const LAYERS: [RecordLayer; 2] = [RecordLayer::Rustls, RecordLayer::Own];
@@ -228,24 +230,6 @@ fn a_failed_handshake_is_told_to_the_peer() {
             let error = server.advance(&mut up, &mut down).unwrap_err();
             assert!(matches!(error, rustls::Error::AlertReceived(_)), "{error}");
         }
-    }
-}
-
-#[test]
-fn a_message_in_too_many_records_ends_the_handshake() {
-    let pki = Pki::new();
-    for layer in LAYERS {
-        let mut handshake = Handshake::server(Arc::clone(&pki.server), layer).unwrap();
-        let (mut wire, mut out) = (Vec::new(), Vec::new());
-        // A ClientHello of 65,535 bytes, each in a record of its own.
-        let hello = [1, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat(0)).take(0xffff);
-        let mut held = 0;
-        let refused = hello.into_iter().any(|byte| {
-            wire.extend([22, 3, 1, 0, 1, byte]);
-            held = held.max(wire.len());
-            handshake.advance(&mut wire, &mut out).is_err()
-        });
-        assert!(refused && held <= 160 << 10, "{held}");
     }
 }
 

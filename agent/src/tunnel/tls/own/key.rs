@@ -144,7 +144,7 @@ pub(super) fn record_length(wire: &[u8]) -> Result<Option<usize>, Fault> {
         let alert = AlertDescription::RecordOverflow;
         return Err(Fault::new(alert, Error::PeerSentOversizedRecord));
     }
-    if payload < EXTRA {
+    if payload < TAG {
         return Err(Fault::new(AlertDescription::BadRecordMac, Error::DecryptError));
     }
     Ok((wire.len() >= HEADER + payload).then_some(HEADER + payload))

@@ -14,8 +14,9 @@ use super::fault::Fault;
 use super::key::{Opener, Sealer, Secret};
 
 /// Bytes of records that one handshake message may take: rustls bounds the message only, and a peer
-/// who has shown nothing yet may pad each of its bytes to a whole record.
-const MAX_SEEN: usize = 128 << 10;
+/// who has shown nothing yet may pad each of its bytes to a whole record. Its buffered connections
+/// take as many.
+const MAX_SEEN: usize = 64 << 10;
 
 /// A handshake whose session will be ours.
 pub(in super::super) struct Shaking {

@@ -126,8 +126,8 @@ fn a_record_that_is_too_long_is_not_waited_for() {
     assert_eq!(check(16_384 + 17), Ok(Opened::default()));
     assert_eq!(check(16_384 + 18), Err(Error::PeerSentOversizedRecord));
     assert_eq!(check(u16::MAX), Err(Error::PeerSentOversizedRecord));
-    assert_eq!(check(17), Ok(Opened::default()));
-    assert_eq!(check(16), Err(Error::DecryptError));
+    assert_eq!(check(16), Ok(Opened::default()));
+    assert_eq!(check(15), Err(Error::DecryptError));
     assert_eq!(check(0), Err(Error::DecryptError));
 }
 

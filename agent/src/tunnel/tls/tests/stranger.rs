@@ -41,6 +41,28 @@ fn what_is_skipped_as_early_data_ends() {
 }
 
 #[test]
+fn a_message_in_too_many_records_ends_the_handshake() {
+    let pki = Pki::new();
+    for layer in LAYERS {
+        for part in [1, 100, 2000] {
+            let mut handshake = Handshake::server(Arc::clone(&pki.server), layer).unwrap();
+            let (mut wire, mut out) = (Vec::new(), Vec::new());
+            // A ClientHello of 65,535 bytes, so many of them in a record.
+            let hello = [&[1, 0, 0xff, 0xff][..], &vec![0; 0xffff]].concat();
+            let mut held = 0;
+            let refused = hello.chunks(part).any(|part| {
+                wire.extend([22, 3, 1]);
+                wire.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
+                wire.extend(part);
+                held = held.max(wire.len());
+                handshake.advance(&mut wire, &mut out).is_err()
+            });
+            assert!(refused && held <= 65 << 10, "{layer:?} {part}: {held}");
+        }
+    }
+}
+
+#[test]
 fn data_behind_the_last_record_is_left_whatever_that_says_its_version_is() {
     let pki = Pki::new();
     for layer in LAYERS {

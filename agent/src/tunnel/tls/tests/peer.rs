@@ -1,10 +1,9 @@
 //! A peer that holds the keys and seals whatever it likes: key schedule and records as RFC 8446
 //! writes them, by aws-lc.
 
-use std::sync::Mutex;
-
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
+use parking_lot::Mutex;
 use rustls::KeyLog;
 
 use super::super::HEADER;
@@ -15,13 +14,13 @@ pub(super) struct Secrets(Mutex<Vec<(String, Vec<u8>)>>);
 
 impl KeyLog for Secrets {
     fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
-        self.0.lock().unwrap().push((label.to_owned(), secret.to_vec()));
+        self.0.lock().push((label.to_owned(), secret.to_vec()));
     }
 }
 
 impl Secrets {
     pub(super) fn key(&self, label: &str) -> Key {
-        let secrets = self.0.lock().unwrap();
+        let secrets = self.0.lock();
         let (_, secret) = secrets.iter().find(|(known, _)| known == label).unwrap();
         Key::new(secret.clone())
     }

@@ -17,7 +17,7 @@ const KEPT: c_int = 256 << 10;
 /// come use the heap all the time, and have arenas of their own if nobody comes before them.
 ///
 /// # Errors
-/// The C library knows no such bounds; then the heap is only larger.
+/// The C library refuses a bound.
 pub fn bound(threads: usize) -> io::Result<()> {
     let arenas = c_int::try_from(threads.saturating_add(1)).unwrap_or(c_int::MAX);
     let bounds = [
@@ -45,6 +45,9 @@ pub fn give_back() {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
+    use std::sync::Barrier;
+
     use super::*;
 
     /// Anonymous memory of the process, in kB: proc_pid_status(5).
@@ -79,11 +82,33 @@ mod tests {
     #[test]
     fn threads_share_the_arenas_there_may_be() {
         bound(1).unwrap();
-        // One at a time, each would leave an arena of its own behind, with what it had used.
-        let held: Vec<_> = (0..8).map(|_| std::thread::spawn(blocks).join().unwrap()).collect();
-        drop(held);
-        give_back();
-        let left = anonymous();
-        assert!(left < 16 << 10, "{left} kB");
+        let all = Barrier::new(8);
+        // At the same time: one after the other, they would take over each other's.
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let block = vec![1_u8; 1 << 10];
+                    all.wait();
+                    drop(block);
+                });
+            }
+        });
+        assert_eq!(arenas(), 2, "the thread's own, and one for what else there is");
+    }
+
+    /// How many there are: malloc_info(3).
+    fn arenas() -> usize {
+        let (mut text, mut length) = (std::ptr::null_mut(), 0);
+        // SAFETY: the stream is closed before its text, which ends with a 0, is read and freed.
+        let report = unsafe {
+            let stream = libc::open_memstream(&raw mut text, &raw mut length);
+            assert!(!stream.is_null());
+            assert_eq!(libc::malloc_info(0, stream), 0);
+            assert_eq!(libc::fclose(stream), 0);
+            let report = CStr::from_ptr(text).to_str().unwrap().to_owned();
+            libc::free(text.cast());
+            report
+        };
+        report.matches("<heap nr=").count()
     }
 }

@@ -5,7 +5,7 @@ use tokio::net::TcpListener;
 use super::dialling::{read, secure, take, victim};
 use super::frames::*;
 use super::peer::abuse;
-use super::stalling::impatient;
+use super::stalling::{impatient, pour};
 use super::*;
 use crate::local;
 use crate::pki::LOCALHOST;
@@ -67,18 +67,10 @@ async fn a_server_that_never_reads_is_cut_off() {
         tokio::join!(taking, giving);
     };
     let wide = [window_update(0, 1 << 30), settings(&[(4, 1 << 30)])].concat();
-    // A byte of use behind each PING keeps the budget for useless frames full.
-    let step = [frame(PING, 0, 0, &[0; 8]), frame(DATA, 0, 1, &[0; 100])].concat();
     let server = async |pki: &Pki, listener: &TcpListener| {
         let mut tls = take(pki, listener).await;
         tls.write_all(&[&wide, &frame(HEADERS, END_HEADERS, 1, OK)[..]].concat()).await.unwrap();
-        let batch = step.repeat(100);
-        let mut written = 0_usize;
-        let (_, mut write) = tokio::io::split(tls);
-        while write.write_all(&batch).await.is_ok() && write.flush().await.is_ok() {
-            written += batch.len();
-            assert!(written < 256 << 20, "it is never cut off");
-        }
+        pour(tls).await;
     };
     leaves("never reading", server, both).await;
 }

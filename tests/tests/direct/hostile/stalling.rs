@@ -1,5 +1,7 @@
 //! Peers that do not go on: with the handshake, with reading, with their windows.
 
+use tokio::io::AsyncWrite;
+
 use super::frames::*;
 use super::peer::{Reader, abuse, dial};
 use super::*;
@@ -13,6 +15,18 @@ pub(super) fn impatient() -> Limits {
         ping_interval: Duration::from_millis(200),
         ping_timeout: Duration::from_millis(400),
         ..Limits::default()
+    }
+}
+
+/// Writes PINGs and never reads, until that is cut off. A byte of use behind each keeps the budget for
+/// useless frames full.
+pub(super) async fn pour(mut to: impl AsyncWrite + Unpin) {
+    let step = [frame(PING, 0, 0, &[0; 8]), frame(DATA, 0, 1, &[0; 100])].concat();
+    let batch = step.repeat(100);
+    let mut written = 0_usize;
+    while to.write_all(&batch).await.is_ok() && to.flush().await.is_ok() {
+        written += batch.len();
+        assert!(written < 256 << 20, "it is never cut off");
     }
 }
 
@@ -53,21 +67,13 @@ async fn handshakes_that_stop_are_closed_in_time() {
 async fn a_peer_that_never_reads_is_cut_off() {
     local(100, async {
         let stand = Stand::new(impatient()).await;
-        // A byte of use behind each PING keeps the budget for useless frames full, and what the
-        // application sends back asks for more room than there is.
+        // What the application sends back asks for more room than there is.
         let wide = [window_update(0, 1 << 30), settings(&[(4, 1 << 30)])].concat();
-        let step = [frame(PING, 0, 0, &[0; 8]), frame(DATA, 0, 1, &[0; 100])].concat();
         let once = async || {
             let mut tls = dial(&stand.pki, stand.gateway.address).await;
             tls.write_all(&[hello(), wide.clone(), connect(1)].concat()).await.unwrap();
             // Its session has read nothing since the handshake, either.
-            let batch = step.repeat(100);
-            let mut written = 0_usize;
-            let (_, mut write) = tokio::io::split(tls);
-            while write.write_all(&batch).await.is_ok() && write.flush().await.is_ok() {
-                written += batch.len();
-                assert!(written < 256 << 20, "it is never cut off");
-            }
+            pour(tls).await;
         };
         stand.suffer("never reading", MOST, once).await;
     })

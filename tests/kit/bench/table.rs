@@ -20,7 +20,10 @@ impl fmt::Display for Results {
             "programs of profile {}; {} rounds of {} s a load, {} s of churn",
             machine.profile, self.rounds, self.seconds, self.churn_seconds
         )?;
-        writeln!(f, "median (least..most); ratios of medians, sotto's to the others'\n")?;
+        writeln!(
+            f,
+            "median (least..most); ratios sotto's to the others', medians of the rounds'\n"
+        )?;
         rows(f, &self.rows, self.other.as_deref())?;
         writeln!(f)?;
         self.proven(f)?;

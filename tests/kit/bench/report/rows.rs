@@ -18,9 +18,9 @@ pub(in crate::bench) struct Row {
     pub(in crate::bench) mesh: Spread,
     /// None if Sotto is compared with plain TCP alone.
     pub(in crate::bench) other: Option<Spread>,
-    /// Median of the mesh to median of plain TCP.
+    /// Of the mesh to plain TCP: [`Spread::ratio_to`].
     pub(in crate::bench) ratio: Option<f64>,
-    /// Median of the mesh to median of the other.
+    /// Of the mesh to the other: [`Spread::ratio_to`].
     pub(in crate::bench) ratio_to_other: Option<f64>,
     /// No round was undisturbed: the figures are of disturbed ones.
     pub(in crate::bench) disturbed: bool,
@@ -47,6 +47,14 @@ impl Spread {
         let (low, high) = (sorted.get((sorted.len() - 1) / 2)?, sorted.get(sorted.len() / 2)?);
         Some(Self { median: f64::midpoint(*low, *high), least, most, samples })
     }
+
+    /// The median of the rounds' ratios: what drifts from round to round is the same on both sides of
+    /// one. None if no round has one.
+    fn ratio_to(&self, base: &Self) -> Option<f64> {
+        let rounds = self.samples.iter().zip(&base.samples);
+        let ratios = rounds.map(|(of, base)| of / base).filter(|ratio| ratio.is_finite());
+        Self::of(ratios.collect()).map(|ratios| ratios.median)
+    }
 }
 
 impl Row {
@@ -57,9 +65,7 @@ impl Row {
         disturbed: bool,
     ) -> Option<Self> {
         let (plain, mesh, other) = (of(Side::Plain), of(Side::Mesh)?, of(Side::Other));
-        let to = |base: &Option<Spread>| {
-            base.as_ref().map(|base| mesh.median / base.median).filter(|ratio| ratio.is_finite())
-        };
+        let to = |base: &Option<Spread>| base.as_ref().and_then(|base| mesh.ratio_to(base));
         Some(Self {
             measure: measure.name.to_owned(),
             title: measure.title.to_owned(),

@@ -51,7 +51,7 @@ fn a_disturbed_round_is_left_out_on_all_sides() {
         rate(&[round(1, (100, 10), 0.01), round(2, (900, 90), 0.5), round(3, (200, 40), 0.05)]);
     assert_eq!(row.plain.unwrap().samples, [100.0, 200.0]);
     assert_eq!((row.mesh.median, row.mesh.least, row.mesh.most), (25.0, 10.0, 40.0));
-    assert!(!row.disturbed && (row.ratio.unwrap() - 25.0 / 150.0).abs() < 1e-9);
+    assert!(!row.disturbed && (row.ratio.unwrap() - 0.15).abs() < 1e-9);
     assert!(row.other.is_none() && row.ratio_to_other.is_none());
 }
 
@@ -69,6 +69,13 @@ fn what_disturbs_the_other_disturbs_the_round_and_is_told() {
     assert_eq!((results.disturbed.len(), told.round, told.measure.as_str()), (1, 1, "connect-1"));
     assert!((told.foreign_percent - 30.0).abs() < 1e-9);
     assert!(results.to_string().contains("connect-1 1x (up to 30 %)"), "{results}");
+}
+
+#[test]
+fn a_drift_that_both_sides_share_is_not_in_the_ratio() {
+    let drift = [(100, 50), (200, 100), (400, 180), (800, 640), (1600, 800)];
+    let rounds: Vec<_> = (1..).zip(drift).map(|(at, rates)| round(at, rates, 0.0)).collect();
+    assert!((rate(&rounds).ratio.unwrap() - 0.5).abs() < 1e-9);
 }
 
 #[test]

@@ -73,6 +73,8 @@ pub(super) struct Clock {
     at: Instant,
     idle: Duration,
     own: Duration,
+    /// Ticks of the kernel's threads that work for the loads, by process.
+    kernel: BTreeMap<u32, u64>,
     side: Side,
     agents: f64,
 }
@@ -92,7 +94,8 @@ impl Clock {
     /// Now, to drive one side.
     pub(super) fn read(site: &Site, side: Side) -> Result<Self> {
         let agents = site.mesh_of(side).map_or(Ok(0.0), agents_seconds)?;
-        Ok(Self { own: own(site)?, idle: idle()?, side, agents, at: Instant::now() })
+        let (own, kernel, idle) = (own(site)?, kernel()?, idle()?);
+        Ok(Self { own, kernel, idle, side, agents, at: Instant::now() })
     }
 
     /// What was used from then to now.
@@ -102,8 +105,8 @@ impl Clock {
         let whole = (now.at - self.at).as_secs_f64() * cpus;
         let idle = now.idle.saturating_sub(self.idle).as_secs_f64();
         let machine = (whole - idle).max(0.0);
-        let own = now.own.saturating_sub(self.own).as_secs_f64();
-        let foreign = ((machine - own) / whole).clamp(0.0, 1.0);
+        let own = now.own.saturating_sub(self.own) + of_ticks(since(&self.kernel, &now.kernel));
+        let foreign = ((machine - own.as_secs_f64()) / whole).clamp(0.0, 1.0);
         Ok(Used { machine, agents: now.agents - self.agents, foreign })
     }
 }
@@ -122,41 +125,44 @@ fn of_group(group: &Path) -> Result<Duration> {
     Ok(Duration::from_micros(used.context("no usage_usec")?.trim().parse()?))
 }
 
-/// Time of the runs' processes, of this one, and of the kernel's threads that carry packets.
+/// Time of the runs' processes, and of this one.
 fn own(site: &Site) -> Result<Duration> {
     let mut used = Duration::ZERO;
     for (_, mesh) in site.meshes() {
         used += of_group(&mesh.group()?)?;
     }
-    let mut ticks = ticks("self")?;
-    for pid in packet_threads()? {
-        ticks += self::ticks(&pid)?;
-    }
-    Ok(used + of_ticks(ticks))
+    let stat = std::fs::read_to_string("/proc/self/stat").context("read this process's time")?;
+    Ok(used + of_ticks(parse_ticks(&stat).context("an odd stat")?))
 }
 
-/// `ksoftirqd/<cpu>`: found once, they live as long as the machine.
-fn packet_threads() -> Result<Vec<String>> {
-    static FOUND: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
-    if let Some(found) = FOUND.get() {
-        return Ok(found.clone());
-    }
+/// The kernel's threads that carry packets, and that free what packets and connections took.
+const WORKERS: [&str; 3] = ["ksoftirqd/", "kworker/", "rcu"];
+
+/// Ticks of each of [`WORKERS`]; they come and go.
+fn kernel() -> Result<BTreeMap<u32, u64>> {
     let entries = std::fs::read_dir("/proc").context("list /proc")?;
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let is = |pid: &String| {
-        let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-        comm.is_ok_and(|comm| comm.starts_with("ksoftirqd/"))
-    };
-    Ok(FOUND.get_or_init(|| names.filter(is).collect()).clone())
+    let found = entries.flatten().filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let (_, name) = stat.split_once('(')?;
+        let works = WORKERS.iter().any(|worker| name.starts_with(worker));
+        works.then(|| Some((pid, parse_ticks(&stat)?)))?
+    });
+    Ok(found.collect())
+}
+
+/// What was added from one look to the next; what ended in between is not known.
+fn since(before: &BTreeMap<u32, u64>, now: &BTreeMap<u32, u64>) -> u64 {
+    let added = |(pid, ticks): (&u32, &u64)| ticks.saturating_sub(*before.get(pid).unwrap_or(&0));
+    now.iter().map(added).sum()
 }
 
 /// User and system time of a process (proc(5), `stat`).
-fn ticks(pid: &str) -> Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("a process's time")?;
-    let (_, after_name) = stat.rsplit_once(')').context("an odd stat")?;
-    let fields = after_name.split_whitespace().skip(11).take(2);
-    let times: Result<Vec<u64>, _> = fields.map(str::parse).collect();
-    Ok(times.context("an odd stat")?.iter().sum())
+fn parse_ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut times = after_name.split_whitespace().skip(11).map(str::parse);
+    let (user, system): (u64, u64) = (times.next()?.ok()?, times.next()?.ok()?);
+    Some(user + system)
 }
 
 /// Idle time of all CPUs, waiting for disks included.
@@ -199,6 +205,22 @@ mod tests {
     fn this_machine_can_be_read() {
         assert!(cpus().unwrap() > 0);
         assert!(idle().unwrap() > Duration::ZERO);
-        ticks("self").unwrap();
+        let threads = kernel().unwrap();
+        assert!(!threads.is_empty(), "a thread for each CPU's packets");
+        assert_eq!(since(&threads, &threads), 0);
+    }
+
+    #[test]
+    fn times_are_the_fourteenth_and_fifteenth_field_whatever_the_name() {
+        let stat = "17 (kworker/0:1-a) b) S 2 0 0 0 -1 69238880 0 0 0 0 12 30 5 7 20 0 1 0 25 0";
+        assert_eq!(parse_ticks(stat), Some(42));
+        assert_eq!(parse_ticks("17 (kworker/0:1) S 2"), None);
+    }
+
+    #[test]
+    fn threads_that_come_and_go_count_with_what_is_known_of_them() {
+        let (before, now) =
+            (BTreeMap::from([(1, 10), (2, 900)]), BTreeMap::from([(1, 15), (3, 4)]));
+        assert_eq!(since(&before, &now), 9);
     }
 }

@@ -59,10 +59,11 @@ pub fn hand_over(
     role: u32,
     counter: Option<Counter>,
 ) -> u32 {
-    if maps::SOCKS
-        .redirect_sk_lookup(ctx, sock_slot(role, arrival.is_v6, thread(config, &arrival.flow)), 0)
-        .is_ok()
-    {
+    // The same for each packet of the handshake, as also a SYN cookie is checked by the listener that sent it.
+    // Not the kernel's reuseport groups: an application of the listeners' user could join one, and take
+    // connections that nobody has judged.
+    let thread = arrival.flow.thread(config.threads);
+    if maps::SOCKS.redirect_sk_lookup(ctx, sock_slot(role, arrival.is_v6, thread), 0).is_ok() {
         if let Some(counter) = counter {
             maps::count(config.cookie, counter);
         }
@@ -73,15 +74,4 @@ pub fn hand_over(
     }
     maps::count(config.cookie, Counter::Dropped);
     SK_DROP
-}
-
-/// The thread that serves a connection: the same for each packet of its handshake, as also a SYN cookie is checked
-/// by the listener that sent it. Not the kernel's reuseport groups: an application of the listeners' user could
-/// join one, and take connections that nobody has judged.
-#[inline(always)]
-fn thread(config: &PodConfig, flow: &Flow) -> u32 {
-    let ports = u32::from(flow.source_port) << 16 | u32::from(flow.destination_port);
-    let mixed = ports ^ flow.source.low_word() ^ flow.destination.low_word().rotate_left(7);
-    // Multiplicative hashing (Knuth, TAOCP 6.4): the upper bits are the well mixed ones.
-    (mixed.wrapping_mul(0x9E37_79B1) >> 16) % config.threads.max(1)
 }

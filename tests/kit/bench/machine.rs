@@ -135,7 +135,8 @@ fn own(site: &Site) -> Result<Duration> {
     Ok(used + of_ticks(parse_ticks(&stat).context("an odd stat")?))
 }
 
-/// The kernel's threads that carry packets, and that free what packets and connections took.
+/// The kernel's threads that carry packets, and that free what packets and connections took. What they do for
+/// other programs is not told apart.
 const WORKERS: [&str; 3] = ["ksoftirqd/", "kworker/", "rcu"];
 
 /// Ticks of each of [`WORKERS`]; they come and go.
@@ -145,8 +146,8 @@ fn kernel() -> Result<BTreeMap<u32, u64>> {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
         let (_, name) = stat.split_once('(')?;
-        let works = WORKERS.iter().any(|worker| name.starts_with(worker));
-        works.then(|| Some((pid, parse_ticks(&stat)?)))?
+        let ticks = parse_ticks(&stat)?;
+        WORKERS.iter().any(|worker| name.starts_with(worker)).then_some((pid, ticks))
     });
     Ok(found.collect())
 }

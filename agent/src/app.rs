@@ -20,6 +20,7 @@ use crate::enroll::install::Wanted;
 
 mod agent;
 mod ask;
+mod balance;
 mod control_plane;
 mod destinations;
 mod dump;
@@ -31,6 +32,7 @@ mod pods;
 mod process;
 mod quiet;
 mod settings;
+mod share;
 mod state;
 mod worker;
 

@@ -3,6 +3,7 @@
 //! Input: a pod and its network namespace. Output: a stream for each connection, with its original destination.
 //! Invariant: nothing of a pod is redirected before someone listens, and nothing is left behind after its release.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ pub mod kubelet;
 pub mod listeners;
 mod routing;
 
-pub use listeners::{PodListeners, ThreadListeners};
+pub use listeners::PodListeners;
 
 /// Which way a captured connection goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,7 +43,7 @@ pub struct PodCapture {
 /// A connection that the kernel handed to us.
 #[derive(Debug)]
 pub struct Captured {
-    /// Our end of it.
+    /// Our end of it. Closing it resets, if the other end is an application.
     pub stream: TcpStream,
     /// Which way it goes.
     pub role: Role,
@@ -52,6 +53,45 @@ pub struct Captured {
     pub client: SocketAddr,
     /// Where the client wanted to go, canonical.
     pub original_destination: SocketAddr,
+}
+
+/// A captured connection between two threads: no runtime watches it.
+#[derive(Debug)]
+pub struct Detached {
+    stream: std::net::TcpStream,
+    role: Role,
+    pod: Arc<PodCapture>,
+    client: SocketAddr,
+    original_destination: SocketAddr,
+}
+
+impl Captured {
+    /// Takes it from the calling thread's runtime.
+    ///
+    /// # Errors
+    /// The runtime does not let go of it.
+    pub fn detach(self) -> io::Result<Detached> {
+        let Self { stream, role, pod, client, original_destination } = self;
+        let stream = stream.into_std()?;
+        Ok(Detached { stream, role, pod, client, original_destination })
+    }
+}
+
+impl Detached {
+    /// Whose it is.
+    pub fn pod(&self) -> &PodCapture {
+        &self.pod
+    }
+
+    /// Gives it to the calling thread's runtime.
+    ///
+    /// # Errors
+    /// The runtime cannot watch it.
+    pub fn attach(self) -> io::Result<Captured> {
+        let Self { stream, role, pod, client, original_destination } = self;
+        let stream = TcpStream::from_std(stream)?;
+        Ok(Captured { stream, role, pod, client, original_destination })
+    }
 }
 
 impl Role {

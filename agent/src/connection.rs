@@ -26,7 +26,6 @@ use crate::capture::{Captured, Role};
 use crate::identify::peer;
 use crate::observe::labels::{Reporter, ResponseFlags};
 use crate::route::{self, Route};
-use crate::sys::socket;
 use crate::tunnel::accept::{self, Incoming};
 use crate::tunnel::hbone;
 
@@ -71,14 +70,6 @@ fn open(
     of_pod: Rc<OfPod>,
     stop: CancellationToken,
 ) -> Option<Opening> {
-    // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's
-    // peer is no app: it may have an alert to read.
-    if captured.role != Role::Hbone
-        && let Err(error) = socket::reset_on_close(&captured.stream)
-    {
-        tracing::debug!(%error, client = %captured.client, "the client is gone already");
-        return None;
-    }
     let place = match of_pod.quota.take() {
         Ok(place) => place,
         Err(full) => {

@@ -59,11 +59,9 @@ pub fn hand_over(
     role: u32,
     counter: Option<Counter>,
 ) -> u32 {
-    // The same for each packet of the handshake, as also a SYN cookie is checked by the listener that sent it.
-    // Not the kernel's reuseport groups: an application of the listeners' user could join one, and take
-    // connections that nobody has judged.
-    let thread = arrival.flow.thread(config.threads);
-    if maps::SOCKS.redirect_sk_lookup(ctx, sock_slot(role, arrival.is_v6, thread), 0).is_ok() {
+    // One listener, not a reuseport group of the kernel's: an application of the listeners' user could join it, and
+    // take connections that nobody has judged.
+    if maps::SOCKS.redirect_sk_lookup(ctx, sock_slot(role, arrival.is_v6), 0).is_ok() {
         if let Some(counter) = counter {
             maps::count(config.cookie, counter);
         }

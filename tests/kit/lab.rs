@@ -109,9 +109,9 @@ impl Lab {
 
     /// Captures a pod and relays its connections.
     pub fn enrol(&self, kernel: &mut Kernel, pod: &LabPod) -> Result<Relay> {
-        let mut listeners = PodListeners::bind(&pod.capture, 2)?;
+        let listeners = PodListeners::bind(&pod.capture)?;
         kernel.capture(&pod.capture, &listeners)?;
-        Relay::start(Arc::clone(&pod.capture), &mut listeners, 2)
+        Ok(Relay::start(Arc::clone(&pod.capture), listeners))
     }
 
     /// Runs `f` in the node's own network namespace, in a thread of its own.

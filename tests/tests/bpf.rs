@@ -19,7 +19,7 @@ fn the_verifier_accepts_every_program_and_all_is_pinned() -> Result<()> {
         assert!(lab.pin_dir().join(names::LINKS_DIRECTORY).join(link).exists(), "{link}");
     }
     let pod = lab.pod(2)?;
-    let listeners = PodListeners::bind(&pod.capture, 2)?;
+    let listeners = PodListeners::bind(&pod.capture)?;
     kernel.capture(&pod.capture, &listeners)?;
     let adopted = kernel.adopted()?;
     assert_eq!(adopted.len(), 1);
@@ -71,12 +71,29 @@ fn the_programs_can_be_loaded_and_unloaded_by_hand() -> Result<()> {
 fn loading_takes_less_memory_than_the_kernels_types_would() -> Result<()> {
     let lab = Lab::new("peak")?;
     let pod = lab.pod(2)?;
-    let listeners = PodListeners::bind(&pod.capture, 2)?;
+    let listeners = PodListeners::bind(&pod.capture)?;
     let types = std::fs::metadata("/sys/kernel/btf/vmlinux")?.len() / 1024;
     let before = peak_kilobytes()?;
     lab.install(|_| {})?.capture(&pod.capture, &listeners)?;
     let taken = peak_kilobytes()? - before;
     assert!(taken < types, "{taken} kB more than before; the kernel's types are {types} kB");
+    Ok(())
+}
+
+#[test]
+fn a_pods_sockets_of_another_version_are_not_used() -> Result<()> {
+    let lab = Lab::new("shape")?;
+    let mut kernel = lab.install(|_| {})?;
+    let pod = lab.pod(2)?;
+    let folder = lab.pin_dir().join(names::PODS_DIRECTORY).join(&*pod.capture.pod.uid.0);
+    std::fs::create_dir(&folder)?;
+    let socks = folder.join(names::POD_SOCKS);
+    let other = lab.pin_dir().join(names::MAPS_DIRECTORY).join(names::GLOBAL);
+    MapData::from_pin(other)?.pin(&socks)?;
+    let relay = lab.enrol(&mut kernel, &pod)?;
+    let found = MapData::from_pin(&socks)?.info()?;
+    assert_eq!(found.max_entries(), sotto_abi::SOCK_SLOTS);
+    drop(relay);
     Ok(())
 }
 
@@ -92,7 +109,7 @@ fn what_user_space_writes_is_what_the_programs_read() -> Result<()> {
     let lab = Lab::new("abi")?;
     let mut kernel = lab.install(|_| {})?;
     let pod = lab.pod(2)?;
-    let listeners = PodListeners::bind(&pod.capture, 1)?;
+    let listeners = PodListeners::bind(&pod.capture)?;
     kernel.capture(&pod.capture, &listeners)?;
     let map = MapData::from_pin(lab.pin_dir().join(names::MAPS_DIRECTORY).join(names::ENROLLED))?;
     let enrolled: HashMap<_, u64, Pod> = Map::HashMap(map).try_into()?;

@@ -36,6 +36,8 @@ mod reload;
 mod script;
 #[path = "mesh/telemetry.rs"]
 mod telemetry;
+#[path = "mesh/threads.rs"]
+mod threads;
 #[path = "mesh/tutorials.rs"]
 mod tutorials;
 #[path = "mesh/wire.rs"]

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
+use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -27,7 +28,7 @@ use super::footprint::{Calm, Footprint};
 use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log};
 use super::state::State;
-use super::worker::{Command, Worker};
+use super::worker::{self, Command, Worker};
 use super::{destinations, quiet, settings};
 use crate::capture::bpf::{AdoptedPod, Kernel};
 use crate::config::AgentConfig;
@@ -135,10 +136,8 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         timings: Timings::default(),
         max_open: max_open(config.threads.get())?,
     });
-    let workers = (0..config.threads.get())
-        .map(|index| Worker::start(index, shared.clone()))
-        .collect::<Result<Arc<[_]>, _>>()
-        .context("failed to start the data threads")?;
+    let workers =
+        Worker::start(config.threads.get(), &shared).context("failed to start the data threads")?;
 
     let before = adopted.iter().map(|pod| pod.uid.clone());
     let pods =
@@ -243,14 +242,7 @@ impl Agent {
         if let Err(unfinished) = self.enrolment.drain(CONTROL_DRAIN).await {
             warn!(%unfinished, "enrolment did not end");
         }
-        let mut ends = Vec::new();
-        for worker in self.state.workers.iter() {
-            let (done, end) = oneshot::channel();
-            if worker.tell(Command::Drain { done }).await.is_ok() {
-                ends.push(end);
-            }
-        }
-        if timeout(deadline, futures::future::join_all(ends)).await.is_err() {
+        if timeout(deadline, drained(&self.state.workers)).await.is_err() {
             warn!(after = ?deadline, "connections were open at the drain deadline; they are reset");
         }
         if let Err(unfinished) = self.control.drain(CONTROL_DRAIN).await {
@@ -260,6 +252,14 @@ impl Agent {
             warn!(%unfinished, "servers did not end");
         }
     }
+}
+
+/// Waits for the last connection.
+async fn drained(workers: &[Worker]) {
+    // First none accepts any more: what one has accepted may be another's to serve.
+    let stop = |done| Command::Stop { uid: None, done };
+    join_all(worker::tell_all(workers, stop).await).await;
+    join_all(worker::tell_all(workers, |done| Command::Drain { done }).await).await;
 }
 
 /// Ends only when a data thread has, which is a bug.

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
@@ -17,7 +18,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::worker::{Command, Worker, WorkerGone};
+use super::balance::Balance;
+use super::worker::{self, Command, Worker, WorkerGone};
 use crate::capture::PodCapture;
 use crate::capture::bpf::{BpfError, Kernel};
 use crate::capture::listeners::{ListenError, PodListeners};
@@ -38,6 +40,8 @@ pub(super) struct Pods {
     certificates: Certificates,
     table: Arc<Mutex<Table>>,
     tasks: Shutdown,
+    /// Captures so far: threads take turns at accepting for pods.
+    homes: Arc<AtomicUsize>,
 }
 
 /// Which pods are captured, and which still have connections from before their release.
@@ -155,7 +159,8 @@ impl Pods {
         adopted: impl IntoIterator<Item = PodUid>,
     ) -> Self {
         let table = Table { adopted: adopted.into_iter().collect(), ..Table::default() };
-        Self { kernel, workers, certificates, table: Arc::new(Mutex::new(table)), tasks }
+        let table = Arc::new(Mutex::new(table));
+        Self { kernel, workers, certificates, table, tasks, homes: Arc::default() }
     }
 
     /// The pods whose connections are redirected.
@@ -167,9 +172,9 @@ impl Pods {
 
     /// Listeners first, the kernel's redirection last; both block.
     async fn redirect(&self, pod: Arc<PodCapture>) -> Result<PodListeners, CaptureError> {
-        let (kernel, threads) = (self.kernel.clone(), self.workers.len());
+        let kernel = self.kernel.clone();
         tokio::task::spawn_blocking(move || {
-            let listeners = PodListeners::bind(&pod, threads)?;
+            let listeners = PodListeners::bind(&pod)?;
             kernel.lock().capture(&pod, &listeners)?;
             Ok(listeners)
         })
@@ -223,14 +228,18 @@ impl Capture for Pods {
         self.table.lock().capture(capture.clone());
         // Only now that the identity is known to be ours, lest another pod's end forgets it.
         self.certificates.prefetch(&capture.pod.identity);
-        let mut listeners = self.redirect(capture.clone()).await?;
+        let listeners = self.redirect(capture.clone()).await?;
         self.table.lock().redirects(&capture.pod, SystemTime::now());
-        for (index, worker) in self.workers.iter().enumerate() {
-            // From here on connections wait in the backlog; none is lost.
-            if let Some(listeners) = listeners.take_thread(index) {
-                worker.tell(Command::Add { pod: capture.clone(), listeners }).await?;
-            }
+        // Connections wait in the backlog; none is lost. Who accepts comes last: all others are ready then.
+        let home = self.homes.fetch_add(1, Ordering::Relaxed) % self.workers.len();
+        let balance = Balance::new(home, self.workers.len());
+        let others = self.workers.iter().enumerate().filter(|(index, _)| *index != home);
+        for (_, worker) in others {
+            let (pod, balance) = (capture.clone(), balance.clone());
+            worker.tell(Command::Add { pod, balance, listeners: None }).await?;
         }
+        let add = Command::Add { pod: capture, balance, listeners: Some(listeners) };
+        self.workers[home].tell(add).await?;
         Ok(())
     }
 
@@ -245,13 +254,12 @@ impl Capture for Pods {
         let (kernel, of_kernel) = (self.kernel.clone(), uid.clone());
         tokio::task::spawn_blocking(move || kernel.lock().release(&of_kernel)).await??;
         let Some(pod) = self.table.lock().release(uid) else { return Ok(()) };
+        // What was accepted is with its thread before the thread forgets the pod.
+        let stop = |done| Command::Stop { uid: Some(uid.clone()), done };
+        join_all(worker::tell_all(&self.workers, stop).await).await;
         let cut = CancellationToken::new();
-        let mut ends = Vec::new();
-        for worker in self.workers.iter() {
-            let (done, end) = oneshot::channel();
-            worker.tell(Command::Release { uid: uid.clone(), cut: cut.clone(), done }).await?;
-            ends.push(end);
-        }
+        let release = |done| Command::Release { uid: uid.clone(), cut: cut.clone(), done };
+        let ends = worker::tell_all(&self.workers, release).await;
         self.tasks.spawn(self.clone().finish(pod, cut, ends));
         Ok(())
     }

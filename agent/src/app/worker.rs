@@ -6,7 +6,8 @@
 //! | accepting, one a pod | its listeners | when the pod is released, or at shutdown |
 //! | a connection | the captured socket | by itself, or cut when its pod is gone, or at the drain deadline |
 //!
-//! A connection lives and dies on its thread, with the tunnel that carries it.
+//! One thread accepts a pod's connections, and hands to others what they are to serve ([`Balance`]). From then on
+//! a connection lives and dies on its thread, with the tunnel that carries it.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -14,16 +15,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::capture::listeners::ThreadListeners;
-use crate::capture::{Captured, PodCapture};
-use crate::connection::{self, Context, OfPod, OpenConnection, PlaintextPeers, Quota, Shared};
+use super::balance::{Balance, Seat};
+use super::share::Share;
+use crate::capture::{Captured, Detached, PodCapture, PodListeners};
+use crate::connection::{self, Context, OpenConnection, PlaintextPeers, Shared};
 use crate::mesh::PodUid;
 use crate::tunnel;
 
@@ -36,16 +38,23 @@ const UNUSED: Duration = Duration::from_secs(1);
 
 /// What a data thread is told.
 pub(super) enum Command {
-    /// Accept a pod's connections.
-    Add { pod: Arc<PodCapture>, listeners: ThreadListeners },
-    /// Stop accepting a pod's connections. Open ones go on until they end, or until `cut` resets
-    /// them; answered when the last has ended.
+    /// Be ready to serve a pod's connections, and accept them if there are listeners. The thread that accepts
+    /// must be the last that is told, and at release the first.
+    Add { pod: Arc<PodCapture>, balance: Arc<Balance>, listeners: Option<PodListeners> },
+    /// Serve a connection that another thread has accepted.
+    Serve { connection: Detached, seat: Seat },
+    /// Accept no more of a pod's connections, or of any pod's; answered when those that were under way have been
+    /// handed to their threads.
+    Stop { uid: Option<PodUid>, done: oneshot::Sender<()> },
+    /// Forget a pod that no thread accepts for any more. Open connections go on until they end, or until `cut`
+    /// resets them; answered when the last has ended.
     Release { uid: PodUid, cut: CancellationToken, done: oneshot::Sender<()> },
     /// Tell which connections are open.
     List { answer: oneshot::Sender<Vec<OpenConnection>> },
     /// Tell who came in the clear.
     Plaintext { answer: oneshot::Sender<PlaintextPeers> },
-    /// Stop accepting, tell peers to go elsewhere, answered when the last connection has ended.
+    /// Tell peers to go elsewhere, now that no thread accepts any more; answered when the last connection has
+    /// ended.
     Drain { done: oneshot::Sender<()> },
 }
 
@@ -62,19 +71,27 @@ pub(super) struct Worker {
 pub(super) struct WorkerGone;
 
 impl Worker {
-    /// Starts data thread number `index`.
+    /// Starts so many data threads.
     ///
     /// # Errors
-    /// The thread or its runtime cannot be made.
-    pub(super) fn start(index: usize, shared: Arc<Shared>) -> std::io::Result<Self> {
-        let (commands, inbox) = mpsc::channel(QUEUE);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread =
-            std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
-                let tasks = LocalSet::new();
-                tasks.block_on(&runtime, run(Rc::new(Context::new(shared)), inbox));
-            })?;
-        Ok(Self { commands, thread })
+    /// A thread or its runtime cannot be made.
+    pub(super) fn start(count: usize, shared: &Arc<Shared>) -> std::io::Result<Arc<[Self]>> {
+        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(QUEUE)).unzip();
+        // Weak: a thread ends when nobody outside can tell it anything any more.
+        let all: Arc<[_]> = senders.iter().map(mpsc::Sender::downgrade).collect();
+        let started = senders.into_iter().zip(inboxes).enumerate();
+        let start = |(index, (commands, inbox))| {
+            let (shared, all) = (Arc::clone(shared), Arc::clone(&all));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread =
+                std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+                    let tasks = LocalSet::new();
+                    let here = Here { context: Rc::new(Context::new(shared)), all };
+                    tasks.block_on(&runtime, run(here, inbox));
+                })?;
+            Ok(Self { commands, thread })
+        };
+        started.map(start).collect()
     }
 
     /// Tells the thread something.
@@ -88,47 +105,32 @@ impl Worker {
     }
 }
 
-/// One pod's share of this thread.
-struct Share {
-    /// Stops accepting.
-    accepting: CancellationToken,
-    /// Cuts what is open.
-    open: CancellationToken,
-    tasks: TaskTracker,
-    quota: Rc<Quota>,
+/// Tells all threads something that they answer; the answers are not waited for. A thread that is gone has
+/// nothing open, and the agent ends with it: it is left out.
+pub(super) async fn tell_all(
+    workers: &[Worker],
+    command: impl Fn(oneshot::Sender<()>) -> Command,
+) -> Vec<oneshot::Receiver<()>> {
+    let mut answers = Vec::new();
+    for worker in workers {
+        let (done, answer) = oneshot::channel();
+        if worker.tell(command(done)).await.is_ok() {
+            answers.push(answer);
+        }
+    }
+    answers
 }
 
-impl Share {
-    /// The share of a pod; if it is captured again, what is open goes on as a part of it.
-    fn after(old: Option<&Self>, max_open: usize) -> Self {
-        if let Some(old) = old {
-            old.accepting.cancel();
-        }
-        Self {
-            accepting: CancellationToken::new(),
-            open: old.map_or_else(CancellationToken::new, |old| old.open.clone()),
-            tasks: old.map_or_else(TaskTracker::new, |old| old.tasks.clone()),
-            quota: old.map_or_else(|| Quota::new(max_open), |old| old.quota.clone()),
-        }
-    }
-
-    /// Stops accepting; idle tunnels of peers are told to go elsewhere.
-    fn close(&self) {
-        self.accepting.cancel();
-        self.tasks.close();
-    }
-
-    /// Waits for the last connection, or cuts those that are left.
-    async fn ended(&self, cut: CancellationToken) {
-        tokio::select! {
-            () = self.tasks.wait() => return,
-            () = cut.cancelled() => self.open.cancel(),
-        }
-        self.tasks.wait().await;
-    }
+/// What a connection finds on its thread.
+#[derive(Clone)]
+struct Here {
+    context: Rc<Context>,
+    /// All data threads, this one among them.
+    all: Arc<[mpsc::WeakSender<Command>]>,
 }
 
-async fn run(context: Rc<Context>, mut inbox: mpsc::Receiver<Command>) {
+async fn run(here: Here, mut inbox: mpsc::Receiver<Command>) {
+    let context = &here.context;
     let mut pods: HashMap<PodUid, Rc<Share>> = HashMap::new();
     let (mut clock, mut unused) = (interval(TELL), interval(UNUSED));
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,39 +149,76 @@ async fn run(context: Rc<Context>, mut inbox: mpsc::Receiver<Command>) {
         };
         let Some(command) = command else { return };
         match command {
-            Command::Add { pod, listeners } => {
+            Command::Add { pod, balance, listeners } => {
                 let uid = pod.pod.uid.clone();
-                let share = Share::after(pods.get(&uid).map(Rc::as_ref), context.max_open);
-                pods.insert(uid, accept(&context, share, pod, listeners));
+                let old = pods.get(&uid).map(Rc::as_ref);
+                let share = Rc::new(Share::after(old, &pod.netns, context.max_open));
+                pods.insert(uid, share.clone());
+                if let Some(listeners) = listeners {
+                    accept(&here, &share, pod, balance, listeners);
+                }
             }
+            Command::Serve { connection, seat } => match pods.get(&connection.pod().pod.uid) {
+                Some(share) => serve(context, share, connection, seat),
+                None => {
+                    debug!(pod = %connection.pod().pod.name, "a connection came after its pod's release")
+                }
+            },
+            Command::Stop { uid, done } => stop(&pods, uid.as_ref(), done),
             Command::Release { uid, cut, done } => {
-                let share = pods.remove(&uid);
-                share.iter().for_each(|share| share.close());
-                let context = context.clone();
-                tokio::task::spawn_local(async move {
-                    if let Some(share) = share {
-                        share.ended(cut).await;
-                    }
-                    context.pool.forget(&uid);
-                    answer(done, ());
-                });
+                release(context, pods.remove(&uid), uid, cut, done);
             }
             Command::List { answer: to } => answer(to, context.open_connections()),
             Command::Plaintext { answer: to } => answer(to, context.plaintext_peers()),
-            Command::Drain { done } => {
-                let shares: Vec<_> = pods.drain().map(|(_, share)| share).collect();
-                shares.iter().for_each(|share| share.close());
-                let context = context.clone();
-                tokio::task::spawn_local(async move {
-                    for share in shares {
-                        share.tasks.wait().await;
-                    }
-                    context.pool.drain().await;
-                    answer(done, ());
-                });
-            }
+            Command::Drain { done } => drain(context, std::mem::take(&mut pods), done),
         }
     }
+}
+
+/// Stops accepting for a pod, or for all.
+fn stop(pods: &HashMap<PodUid, Rc<Share>>, uid: Option<&PodUid>, done: oneshot::Sender<()>) {
+    let of = |pod: &PodUid| uid.is_none_or(|uid| uid == pod);
+    let shares = pods.iter().filter(|(pod, _)| of(pod));
+    let shares: Vec<_> = shares.map(|(_, share)| share.clone()).collect();
+    shares.iter().for_each(|share| share.stop());
+    tokio::task::spawn_local(async move {
+        for share in shares {
+            share.loops.wait().await;
+        }
+        answer(done, ());
+    });
+}
+
+/// Lets a pod's share end.
+fn release(
+    context: &Rc<Context>,
+    share: Option<Rc<Share>>,
+    uid: PodUid,
+    cut: CancellationToken,
+    done: oneshot::Sender<()>,
+) {
+    share.iter().for_each(|share| share.close());
+    let context = context.clone();
+    tokio::task::spawn_local(async move {
+        if let Some(share) = share {
+            share.ended(cut).await;
+        }
+        context.pool.forget(&uid);
+        answer(done, ());
+    });
+}
+
+/// Lets everything end.
+fn drain(context: &Rc<Context>, pods: HashMap<PodUid, Rc<Share>>, done: oneshot::Sender<()>) {
+    pods.values().for_each(|share| share.close());
+    let context = context.clone();
+    tokio::task::spawn_local(async move {
+        for share in pods.into_values() {
+            share.tasks.wait().await;
+        }
+        context.pool.drain().await;
+        answer(done, ());
+    });
 }
 
 fn answer<T>(to: oneshot::Sender<T>, value: T) {
@@ -190,65 +229,65 @@ fn answer<T>(to: oneshot::Sender<T>, value: T) {
 
 /// Starts accepting a pod's connections.
 fn accept(
-    context: &Rc<Context>,
-    share: Share,
+    here: &Here,
+    share: &Rc<Share>,
     pod: Arc<PodCapture>,
-    listeners: ThreadListeners,
-) -> Rc<Share> {
-    let share = Rc::new(share);
-    let (context, of_task) = (context.clone(), share.clone());
-    share.tasks.spawn_local(async move {
+    balance: Arc<Balance>,
+    listeners: PodListeners,
+) {
+    let (here, of_task) = (here.clone(), share.clone());
+    let accepting = async move {
         let stop = of_task.accepting.clone();
         let name = pod.pod.name.clone();
-        let of_pod = Rc::new(OfPod::new(pod.netns.clone(), of_task.quota.clone()));
-        let take = move |captured| open(&context, &of_task, &of_pod, captured);
-        let accepting = listeners.run(pod, take, stop);
-        if let Err(error) = accepting.await {
+        let take = move |captured| place(&here, &of_task, &balance, captured);
+        if let Err(error) = listeners.run(pod, take, stop).await {
             tracing::error!(%error, pod = %name, "a data thread cannot accept the pod's connections");
         }
-    });
-    share
+    };
+    share.loops.reopen();
+    share.loops.spawn_local(share.tasks.track_future(accepting));
+}
+
+/// Serves a connection here or has it served elsewhere, as its pod's balance wants it.
+fn place(here: &Here, share: &Share, balance: &Arc<Balance>, captured: Captured) {
+    let (role, seat) = (captured.role, balance.next(captured.role));
+    if seat.thread() == balance.home() {
+        return open(&here.context, share, captured, seat);
+    }
+    let connection = match captured.detach() {
+        Ok(connection) => connection,
+        Err(error) => return debug!(%error, "a connection was lost on its way to another thread"),
+    };
+    let to = here.all.get(seat.thread()).and_then(mpsc::WeakSender::upgrade);
+    let sent = match to {
+        Some(to) => to.try_send(Command::Serve { connection, seat }),
+        None => Err(TrySendError::Closed(Command::Serve { connection, seat })),
+    };
+    // Nobody waits for a thread that has much to do: what it cannot take stays.
+    if let Err(TrySendError::Full(command) | TrySendError::Closed(command)) = sent
+        && let Command::Serve { connection, .. } = command
+    {
+        serve(&here.context, share, connection, balance.at_home(role));
+    }
+}
+
+/// Serves a connection that no runtime watches.
+fn serve(context: &Rc<Context>, share: &Share, connection: Detached, seat: Seat) {
+    match connection.attach() {
+        Ok(captured) => open(context, share, captured, seat),
+        Err(error) => tracing::warn!(%error, "a data thread cannot watch a connection"),
+    }
 }
 
 /// Lets a connection live, as a task of its pod.
-fn open(context: &Rc<Context>, share: &Share, of_pod: &Rc<OfPod>, captured: Captured) {
+fn open(context: &Rc<Context>, share: &Share, captured: Captured, seat: Seat) {
     let (cut, stop) = (share.open.clone(), share.accepting.clone());
-    let handled = connection::handle(context.clone(), captured, of_pod.clone(), stop);
+    let handled = connection::handle(context.clone(), captured, share.of_pod.clone(), stop);
     share.tasks.spawn_local(async move {
+        let _seat = seat;
         tokio::select! {
             () = handled => {}
             () = cut.cancelled() => {}
         }
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::timeout;
-
-    use super::*;
-
-    /// As a connection of the share: it lives until it is cut.
-    fn connection(share: &Share) {
-        share.tasks.spawn_local(share.open.clone().cancelled_owned());
-    }
-
-    #[tokio::test]
-    async fn what_is_open_when_a_pod_is_captured_again_is_waited_for_and_cut() {
-        let test = async {
-            let first = Share::after(None, 1);
-            connection(&first);
-            let second = Share::after(Some(&first), 1);
-            connection(&second);
-            assert!(first.accepting.is_cancelled() && !second.accepting.is_cancelled());
-            second.close();
-            let cut = CancellationToken::new();
-            let mut ended = std::pin::pin!(second.ended(cut.clone()));
-            timeout(Duration::from_millis(50), &mut ended).await.unwrap_err();
-            cut.cancel();
-            timeout(Duration::from_secs(5), ended).await.unwrap();
-            assert!(first.open.is_cancelled());
-        };
-        LocalSet::new().run_until(test).await;
-    }
 }

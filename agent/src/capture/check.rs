@@ -186,7 +186,7 @@ fn try_capture(
         }),
         netns: Netns::create()?,
     };
-    let listeners = PodListeners::bind(&pod, 1)?;
+    let listeners = PodListeners::bind(&pod)?;
     kernel.capture(&pod, &listeners)?;
     kernel.release(&pod.pod.uid)?;
     kernel.finish_release(&pod)?;

@@ -6,7 +6,7 @@
 //!
 //! | task | owner | ends |
 //! |---|---|---|
-//! | accept loops | [`ThreadListeners::run`] | with `stop`, after the accept queue is empty |
+//! | accept loops | [`PodListeners::run`] | with `stop`, after the accept queue is empty |
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sotto_abi::{MARK_AGENT, MARK_LOOP, MAX_THREADS};
+use sotto_abi::{MARK_AGENT, MARK_LOOP};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -38,64 +38,50 @@ pub enum ListenError {
     },
 }
 
-/// All listeners of a pod: for each thread, one for each role and family.
+/// A pod's listeners: one for each role and family.
 #[derive(Debug)]
 pub struct PodListeners {
-    threads: Vec<Option<ThreadListeners>>,
-}
-
-/// A pod's listeners for one thread: one for each role and family.
-#[derive(Debug)]
-pub struct ThreadListeners {
-    listeners: Vec<(Role, TcpListener)>,
+    /// For what the pod opens, of IPv4: there in any case.
+    outbound: TcpListener,
+    others: Vec<(Role, TcpListener)>,
 }
 
 /// Pauses after a failed accept: the process may be out of descriptors.
 const ACCEPT_BACKOFF: std::ops::Range<Duration> = Duration::from_millis(5)..Duration::from_secs(1);
 
 impl PodListeners {
-    /// Listens in the pod's network namespace, for at most [`MAX_THREADS`] threads. IPv6 may be absent.
+    /// Listens in the pod's network namespace. IPv6 may be absent.
     ///
     /// # Errors
     /// The namespace cannot be entered, or the kernel refuses an IPv4 listener.
-    pub fn bind(pod: &PodCapture, threads: usize) -> Result<Self, ListenError> {
+    pub fn bind(pod: &PodCapture) -> Result<Self, ListenError> {
         let bind = || -> Result<Self, ListenError> {
-            let mut all: Vec<_> =
-                (0..threads.clamp(1, MAX_THREADS as usize)).map(|_| Vec::new()).collect();
+            let v4 = |role| listen(role, (Ipv4Addr::LOCALHOST, 0).into());
+            let outbound = v4(Role::Outbound)?;
+            let mut others =
+                vec![(Role::Plaintext, v4(Role::Plaintext)?), (Role::Hbone, v4(Role::Hbone)?)];
             for role in Role::ALL {
-                bind_all(role, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &mut all)?;
-                match bind_all(role, SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), &mut all) {
+                match listen(role, (Ipv6Addr::LOCALHOST, 0).into()) {
                     Err(ListenError::Listen { source, .. }) if is_family_absent(&source) => {}
-                    other => other?,
+                    other => others.push((role, other?)),
                 }
             }
-            let threads = all.into_iter().map(|listeners| Some(ThreadListeners { listeners }));
-            Ok(Self { threads: threads.collect() })
+            Ok(Self { outbound, others })
         };
         pod.netns.enter(bind).map_err(ListenError::Enter)?
     }
 
-    /// Takes a thread's share; `None` if there is no such thread or it is taken.
-    pub fn take_thread(&mut self, index: usize) -> Option<ThreadListeners> {
-        self.threads.get_mut(index)?.take()
+    /// Every listener, with its role.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Role, &TcpListener)> {
+        let others = self.others.iter().map(|(role, listener)| (*role, listener));
+        std::iter::once((Role::Outbound, &self.outbound)).chain(others)
     }
 
-    /// How many threads there are listeners for.
-    pub(super) fn threads(&self) -> u32 {
-        u32::try_from(self.threads.len()).unwrap_or(MAX_THREADS).min(MAX_THREADS)
+    /// One whose life tells that the agent's lasts.
+    pub(super) fn token(&self) -> &TcpListener {
+        &self.outbound
     }
 
-    /// Every listener, with its thread's number and its role; those whose share is taken are left out.
-    pub(super) fn all(&self) -> impl Iterator<Item = (u32, Role, &TcpListener)> {
-        let threads = (0..MAX_THREADS).zip(&self.threads);
-        threads.flat_map(|(index, thread)| {
-            let listeners = thread.iter().flat_map(|thread| &thread.listeners);
-            listeners.map(move |(role, one)| (index, *role, one))
-        })
-    }
-}
-
-impl ThreadListeners {
     /// Accepts until `stop`, then empties the accept queues and closes. Must run inside a `LocalSet` or on a
     /// current-thread runtime; `on` should start a task for the connection and return.
     ///
@@ -108,7 +94,8 @@ impl ThreadListeners {
         stop: CancellationToken,
     ) -> io::Result<()> {
         let (pod, on) = (&pod, Rc::new(on));
-        let loops = self.listeners.into_iter().map(|(role, listener)| {
+        let outbound = std::iter::once((Role::Outbound, self.outbound));
+        let loops = outbound.chain(self.others).map(|(role, listener)| {
             let (on, stop) = (Rc::clone(&on), &stop);
             async move {
                 let own = listener.local_addr()?;
@@ -126,25 +113,19 @@ impl ThreadListeners {
     }
 }
 
-/// Binds one listener for each thread.
-fn bind_all(
-    role: Role,
-    address: SocketAddr,
-    all: &mut [Vec<(Role, TcpListener)>],
-) -> Result<(), ListenError> {
+/// Listens in the calling thread's network namespace.
+fn listen(role: Role, address: SocketAddr) -> Result<TcpListener, ListenError> {
     let options = ListenOptions {
         // What the pod opens arrives marked; answers of any kind must carry the same mark, or they leave the
         // pod in the clear. What comes from outside must not take the loop.
         mark: Some(if role == Role::Outbound { MARK_LOOP } else { MARK_AGENT }),
         transparent: true,
+        // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's peer is no
+        // app: it may have an alert to read.
+        reset_on_close: role != Role::Hbone,
         ..ListenOptions::default()
     };
-    for listeners in all {
-        let listener = socket::listen(address, options)
-            .map_err(|source| ListenError::Listen { address, source })?;
-        listeners.push((role, listener));
-    }
-    Ok(())
+    socket::listen(address, options).map_err(|source| ListenError::Listen { address, source })
 }
 
 fn is_family_absent(error: &io::Error) -> bool {

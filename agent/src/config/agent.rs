@@ -231,8 +231,8 @@ fn https(mistakes: &mut Mistakes, flag: &str, text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// The kernel's table of listeners has room for as many.
-const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(sotto_abi::MAX_THREADS as usize).expect("64");
+/// More than nodes have cores.
+const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(1024).expect("1024");
 
 /// As many as asked, or as the cores this process may use.
 fn threads(mistakes: &mut Mistakes, text: &str) -> Option<NonZeroUsize> {

@@ -26,13 +26,15 @@ pub struct ListenOptions {
     pub mark: Option<u32>,
     /// `IP_TRANSPARENT`: accepted sockets may have foreign local addresses.
     pub transparent: bool,
+    /// As [`reset_on_close`], inherited by accepted sockets.
+    pub reset_on_close: bool,
     /// Connections waiting to be accepted.
     pub backlog: i32,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { mark: None, transparent: false, backlog: BACKLOG }
+        Self { mark: None, transparent: false, reset_on_close: false, backlog: BACKLOG }
     }
 }
 
@@ -48,6 +50,9 @@ pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpList
     }
     if options.transparent {
         set_transparent(&socket, address)?;
+    }
+    if options.reset_on_close {
+        socket.set_linger(Some(Duration::ZERO))?;
     }
     if address.is_ipv6() {
         socket.set_only_v6(true)?;

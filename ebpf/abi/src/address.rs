@@ -34,13 +34,6 @@ impl Address {
         a | b | (c ^ MAPPED) == 0
     }
 
-    /// The last four bytes, in host order.
-    #[inline(always)]
-    pub const fn low_word(&self) -> u32 {
-        let [.., word] = self.0;
-        u32::from_be(word)
-    }
-
     /// Loopback, unspecified (which connect(2) takes for loopback) or IPv6 link-local: never the mesh's.
     #[inline(always)]
     pub const fn is_local(&self) -> bool {

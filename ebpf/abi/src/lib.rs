@@ -32,15 +32,13 @@ pub const ROLE_PLAINTEXT: u32 = 0;
 pub const ROLE_OUTBOUND: u32 = 1;
 /// Role of a listener: HBONE from other nodes' agents and proxies.
 pub const ROLE_HBONE: u32 = 2;
-/// Data threads of an agent, each with listeners of its own.
-pub const MAX_THREADS: u32 = 64;
-/// Slots of a pod's `SOCKS`: one for each role, family and thread.
-pub const SOCK_SLOTS: u32 = 3 * 2 * MAX_THREADS;
+/// Slots of a pod's `SOCKS`: one for each role and family.
+pub const SOCK_SLOTS: u32 = 3 * 2;
 
-/// The slot of `SOCKS` for a role, family and thread (below [`MAX_THREADS`]).
+/// The slot of `SOCKS` for a role and family.
 #[inline(always)]
-pub const fn sock_slot(role: u32, is_v6: bool, thread: u32) -> u32 {
-    (role * 2 + is_v6 as u32) * MAX_THREADS + thread
+pub const fn sock_slot(role: u32, is_v6: bool) -> u32 {
+    role * 2 + is_v6 as u32
 }
 
 /// [`Pod::flags`]: connections go direct while the agent is away, instead of being refused.

@@ -41,8 +41,8 @@ pub struct PodConfig {
     pub pod: Pod,
     /// Settings that were on before the agent came, one bit each; for user space only.
     pub settings: u32,
-    /// How many of the agent's threads listen; 1 to `MAX_THREADS`.
-    pub threads: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// Configuration for all pods of the node; value of `GLOBAL`.
@@ -67,20 +67,6 @@ pub struct Flow {
     pub source_port: u16,
     /// Port of the destination.
     pub destination_port: u16,
-}
-
-impl Flow {
-    /// Which of so many threads serves it.
-    #[inline(always)]
-    pub fn thread(&self, threads: u32) -> u32 {
-        let ports = u32::from(self.destination_port) << 16 | u32::from(self.source_port);
-        let addresses =
-            self.source.low_word().wrapping_add(self.destination.low_word().rotate_left(7));
-        // Fibonacci hashing (Knuth, TAOCP 6.4). Only the upper bits depend on the whole key, so they are scaled
-        // to the range: a remainder would be that of lower ones, and connect(2) takes every other port alone.
-        let hash = ports.wrapping_add(addresses).wrapping_mul(0x9E37_79B1);
-        ((u64::from(hash) * u64::from(threads)) >> 32) as u32
-    }
 }
 
 /// Key of `DESTINATION_CIDRS`, after the prefix length, which counts from the first bit of the mapped form.
@@ -172,53 +158,4 @@ mod plain {
         )* };
     }
     plain!(Address, Pod, PodConfig, Global, Flow, ExcludedPort, ExcludedCidrKey, Counts);
-}
-
-#[cfg(test)]
-mod tests {
-    use core::net::Ipv4Addr;
-
-    use super::*;
-
-    fn threads_of(ports: impl Iterator<Item = u16>, threads: u32) -> impl Iterator<Item = u32> {
-        let address = |host| core::net::IpAddr::from(Ipv4Addr::new(10, 244, 1, host)).into();
-        let flow = move |source_port| Flow {
-            source: address(2),
-            destination: address(9),
-            source_port,
-            destination_port: 8080,
-        };
-        ports.map(move |port| flow(port).thread(threads))
-    }
-
-    #[test]
-    fn the_ports_that_connect_takes_are_spread_evenly() {
-        // Even ones before odd ones, since Linux 4.2.
-        for threads in 1..=64 {
-            let mut counts = [0_u32; 64];
-            let ports = (32_768..=60_998).step_by(2);
-            threads_of(ports, threads).for_each(|thread| counts[thread as usize] += 1);
-            let fair = 14_116 / threads;
-            let counts = &counts[..threads as usize];
-            assert!(counts.iter().all(|count| count.abs_diff(fair) <= fair / 10), "{counts:?}");
-        }
-    }
-
-    #[test]
-    fn the_next_few_connections_do_not_share_a_thread() {
-        for first in (32_768..60_000).step_by(2) {
-            let next = || (first..).step_by(2);
-            let two = threads_of(next().take(4), 2).sum::<u32>();
-            assert!((1..=3).contains(&two), "from {first}: {two} of 4 on the second");
-            let mut used = [false; 4];
-            threads_of(next().take(8), 4).for_each(|thread| used[thread as usize] = true);
-            assert_eq!(used, [true; 4], "8 from {first}");
-        }
-    }
-
-    #[test]
-    fn a_thread_is_always_one_of_those_there_are() {
-        assert!(threads_of(0..=u16::MAX, 3).all(|thread| thread < 3));
-        assert!(threads_of(0..=u16::MAX, 0).all(|thread| thread == 0));
-    }
 }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use parking_lot::Mutex;
-use sotto::capture::{Captured, PodCapture, PodListeners, Role, ThreadListeners};
+use sotto::capture::{Captured, PodCapture, PodListeners, Role};
 use sotto::sys::socket::{self, AppDialler};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -29,31 +28,18 @@ pub struct Relay {
     seen: Arc<Mutex<Vec<Seen>>>,
     accepting: CancellationToken,
     stop: CancellationToken,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Relay {
-    pub(super) fn start(
-        pod: Arc<PodCapture>,
-        listeners: &mut PodListeners,
-        threads: usize,
-    ) -> Result<Self> {
-        let mut relay = Self {
-            seen: Arc::default(),
-            accepting: CancellationToken::new(),
-            stop: CancellationToken::new(),
-            threads: Vec::new(),
-        };
-        for index in 0..threads {
-            let share = listeners.take_thread(index).context("no listeners for the thread")?;
-            let (pod, seen) = (Arc::clone(&pod), Arc::clone(&relay.seen));
-            let (accepting, stop) = (relay.accepting.clone(), relay.stop.clone());
-            let thread = std::thread::spawn(move || work(share, pod, seen, accepting, stop));
-            relay.threads.push(thread);
-        }
-        Ok(relay)
+    pub(super) fn start(pod: Arc<PodCapture>, listeners: PodListeners) -> Self {
+        let seen = Arc::<Mutex<Vec<Seen>>>::default();
+        let (accepting, stop) = (CancellationToken::new(), CancellationToken::new());
+        let (of_thread, until, end) = (Arc::clone(&seen), accepting.clone(), stop.clone());
+        let thread = std::thread::spawn(move || work(listeners, pod, of_thread, until, end));
+        Self { seen, accepting, stop, thread: Some(thread) }
     }
 
     /// All connections so far.
@@ -78,16 +64,14 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.accepting.cancel();
         self.stop.cancel();
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                eprintln!("lab: a relay thread panicked");
-            }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            eprintln!("lab: a relay thread panicked");
         }
     }
 }
 
 fn work(
-    share: ThreadListeners,
+    listeners: PodListeners,
     pod: Arc<PodCapture>,
     seen: Arc<Mutex<Vec<Seen>>>,
     accepting: CancellationToken,
@@ -109,7 +93,7 @@ fn work(
         });
     };
     local.block_on(&runtime, async move {
-        share.run(pod, on, accepting).await.expect("the runtime can watch sockets");
+        listeners.run(pod, on, accepting).await.expect("the runtime can watch sockets");
         stop.cancelled().await;
     });
 }

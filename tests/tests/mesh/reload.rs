@@ -40,10 +40,10 @@ async fn replacing_ten_thousand_policies_does_not_slow_requests_down() {
     data_threads_go_first(&bench);
     let mut ratios = Vec::new();
     while ratios.len() < ROUNDS + EXTRA && (ratios.len() < ROUNDS || median(&ratios) > FACTOR) {
-        let quiet = load(&bench).await;
+        let quiet = load(&bench, 1).await;
         let stop = CancellationToken::new();
         let reloads = elsewhere(reload(script, generations.clone(), stop.clone()));
-        let reloading = load(&bench).await;
+        let reloading = load(&bench, 1).await;
         stop.cancel();
         let ended = tokio::task::spawn_blocking(|| reloads.join().unwrap()).await;
         let (reloads, slowest);
@@ -83,20 +83,13 @@ async fn reload(
 }
 
 /// Requests from an enrolled client, through the mesh, to the server that the policies govern.
-async fn load(bench: &Bench) -> Report {
+pub(crate) async fn load(bench: &Bench, connections: u16) -> Report {
     let program = programs::find("kit-app").unwrap().display().to_string();
     let to = format!("--to={}:7000", bench.ip("back", "echo").await);
+    let connections = format!("--connections={connections}");
     let seconds = format!("--seconds={SECONDS}");
-    let argv = [
-        program.as_str(),
-        "load",
-        "drive",
-        &to,
-        "--connections=1",
-        &seconds,
-        "request",
-        "--bytes=64",
-    ];
+    let argv =
+        [program.as_str(), "load", "drive", &to, &connections, &seconds, "request", "--bytes=64"];
     let name = bench.cluster.pod_of("front", "client").await.unwrap().metadata.name.unwrap();
     let node = bench.cluster.node_of("front", &name).unwrap();
     let said = node.exec(("front", &name), &argv, Duration::from_secs(30)).await.unwrap();

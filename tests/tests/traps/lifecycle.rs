@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use kit::lab::{LabPod, ask, connect};
-use sotto::capture::PodListeners;
 use sotto::mesh::destinations::DestinationsDelta;
 use sotto_abi::{Counter, names};
 
@@ -263,18 +262,6 @@ fn a_pod_made_anew_under_its_uid_is_captured_in_its_new_namespace() -> Result<()
     assert_eq!(relay.count(), 1);
     who_am_i(&bench.client, bench.targets()[0])?;
     assert_eq!(bench.kernel.adopted()?.len(), 1);
-    Ok(())
-}
-
-#[test]
-fn listeners_that_were_handed_out_cannot_capture() -> Result<()> {
-    let mut bench = Bench::new("taken")?;
-    let mut listeners = PodListeners::bind(&bench.client.capture, 1)?;
-    let _share = listeners.take_thread(0);
-    assert!(bench.kernel.capture(&bench.client.capture, &listeners).is_err());
-    bench.kernel.release(&bench.client.capture.pod.uid)?;
-    bench.kernel.finish_release(&bench.client.capture)?;
-    who_am_i(&bench.client, bench.targets()[0])?;
     Ok(())
 }
 

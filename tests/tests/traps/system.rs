@@ -85,13 +85,12 @@ fn the_capabilities_that_are_kept_are_enough() -> Result<()> {
 #[test]
 fn what_waits_to_be_accepted_is_served_after_the_stop() -> Result<()> {
     let mut bench = Bench::new("queue")?;
-    let mut listeners = PodListeners::bind(&bench.client.capture, 1)?;
+    let listeners = PodListeners::bind(&bench.client.capture)?;
     bench.kernel.capture(&bench.client.capture, &listeners)?;
     let [to, to6] = bench.targets();
     let waiting =
         bench.client.run(move || Ok::<_, std::io::Error>([connect(to)?, connect(to6)?]))?;
 
-    let share = listeners.take_thread(0).context("one thread")?;
     let stop = CancellationToken::new();
     stop.cancel();
     let seen = RefCell::new(Vec::new());
@@ -99,7 +98,7 @@ fn what_waits_to_be_accepted_is_served_after_the_stop() -> Result<()> {
     let on = |captured: sotto::capture::Captured| {
         seen.borrow_mut().push((captured.role, captured.original_destination));
     };
-    runtime.block_on(share.run(Arc::clone(&bench.client.capture), on, stop))?;
+    runtime.block_on(listeners.run(Arc::clone(&bench.client.capture), on, stop))?;
     assert_eq!(seen.into_inner(), [(Role::Outbound, to), (Role::Outbound, to6)]);
     drop(waiting);
     Ok(())

@@ -55,9 +55,6 @@ pub enum BpfError {
     /// The pod's name would leave its directory.
     #[error("{0:?} cannot be a pod's uid")]
     Uid(String),
-    /// The pod has no listeners, or they were taken.
-    #[error("the pod has no listeners to hand connections to")]
-    NoListeners,
     /// Rules, routes or settings.
     #[error("failed to prepare the pod's routing")]
     Routing(#[from] RoutingError),

@@ -14,7 +14,7 @@ use super::object;
 use super::pins::{PodPins, remove_file};
 use super::{BpfError, Kernel};
 use crate::capture::routing::{self, SavedSettings};
-use crate::capture::{PodCapture, PodListeners, Role};
+use crate::capture::{PodCapture, PodListeners};
 use crate::mesh::{LocalPod, PodUid};
 use crate::sys::bpf::{LinkKind, create_link, link_target, open_pinned, pin, update_link};
 
@@ -69,15 +69,11 @@ impl Kernel {
             capture,
             &pins,
             listeners,
-            PodConfig { cookie, pod: record, settings: saved.0, threads: listeners.threads() },
+            PodConfig { cookie, pod: record, settings: saved.0, _pad: 0 },
         )?;
-        let (.., token) = listeners
-            .all()
-            .find(|(_, role, _)| *role == Role::Outbound)
-            .ok_or(BpfError::NoListeners)?;
         self.maps
             .out_listeners
-            .insert(cookie, token.as_raw_fd(), 0)
+            .insert(cookie, listeners.token().as_raw_fd(), 0)
             .map_err(BpfError::map("write", names::OUT_LISTENERS))?;
         self.maps.set_exclusions(cookie, &pod.exclusions)?;
         self.start_counting(cookie)?;
@@ -139,13 +135,12 @@ impl Kernel {
             map.try_into().map_err(BpfError::map("open", names::POD))?;
         let map = object.take_map(names::SOCKS)?;
         let mut socks = SockMap::try_from(map).map_err(BpfError::map("open", names::SOCKS))?;
-        for (thread, role, listener) in listeners.all() {
+        for (role, listener) in listeners.all() {
             let is_v6 = listener.local_addr().is_ok_and(|address| address.is_ipv6());
             socks
-                .set(sock_slot(role.number(), is_v6, thread), listener, 0)
+                .set(sock_slot(role.number(), is_v6), listener, 0)
                 .map_err(BpfError::map("write", names::SOCKS))?;
         }
-        // After the slots, as it says how many of them are filled.
         pod.set(0, config, 0).map_err(BpfError::map("write", names::POD))?;
         let steer = object.program(names::STEER)?.as_fd();
         let place = pins.link();
@@ -177,7 +172,7 @@ impl Kernel {
 /// What the programs know of a pod. A family that the agent cannot listen on counts as one that the pod has not:
 /// its connections are refused rather than lost.
 fn record(pod: &LocalPod, listeners: &PodListeners, fail_open: bool) -> Pod {
-    let listens_v6 = listeners.all().any(|(.., one)| one.local_addr().is_ok_and(|at| at.is_ipv6()));
+    let listens_v6 = listeners.all().any(|(_, one)| one.local_addr().is_ok_and(|at| at.is_ipv6()));
     let address = |ip: Option<std::net::IpAddr>| ip.map_or(Address::NONE, Address::from);
     let mut flags = 0;
     if fail_open {

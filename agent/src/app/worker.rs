@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error, warn};
 
 use super::balance::{Balance, Seat};
 use super::share::Share;
@@ -38,8 +38,8 @@ const UNUSED: Duration = Duration::from_secs(1);
 
 /// What a data thread is told.
 pub(super) enum Command {
-    /// Be ready to serve a pod's connections, and accept them if there are listeners. The thread that accepts
-    /// must be the last that is told, and at release the first.
+    /// Be ready to serve a pod's connections, and accept them if there are listeners: the thread that gets them
+    /// must be told last.
     Add { pod: Arc<PodCapture>, balance: Arc<Balance>, listeners: Option<PodListeners> },
     /// Serve a connection that another thread has accepted.
     Serve { connection: Detached, seat: Seat },
@@ -161,7 +161,8 @@ async fn run(here: Here, mut inbox: mpsc::Receiver<Command>) {
             Command::Serve { connection, seat } => match pods.get(&connection.pod().pod.uid) {
                 Some(share) => serve(context, share, connection, seat),
                 None => {
-                    debug!(pod = %connection.pod().pod.name, "a connection came after its pod's release")
+                    let pod = &connection.pod().pod.name;
+                    warn!(%pod, "dropped a connection that came after its pod's release");
                 }
             },
             Command::Stop { uid, done } => stop(&pods, uid.as_ref(), done),
@@ -241,7 +242,7 @@ fn accept(
         let name = pod.pod.name.clone();
         let take = move |captured| place(&here, &of_task, &balance, captured);
         if let Err(error) = listeners.run(pod, take, stop).await {
-            tracing::error!(%error, pod = %name, "a data thread cannot accept the pod's connections");
+            error!(%error, pod = %name, "a data thread cannot accept the pod's connections");
         }
     };
     share.loops.reopen();
@@ -275,7 +276,7 @@ fn place(here: &Here, share: &Share, balance: &Arc<Balance>, captured: Captured)
 fn serve(context: &Rc<Context>, share: &Share, connection: Detached, seat: Seat) {
     match connection.attach() {
         Ok(captured) => open(context, share, captured, seat),
-        Err(error) => tracing::warn!(%error, "a data thread cannot watch a connection"),
+        Err(error) => warn!(%error, "a data thread cannot watch a connection"),
     }
 }
 

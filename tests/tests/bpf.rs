@@ -80,23 +80,6 @@ fn loading_takes_less_memory_than_the_kernels_types_would() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_pods_sockets_of_another_version_are_not_used() -> Result<()> {
-    let lab = Lab::new("shape")?;
-    let mut kernel = lab.install(|_| {})?;
-    let pod = lab.pod(2)?;
-    let folder = lab.pin_dir().join(names::PODS_DIRECTORY).join(&*pod.capture.pod.uid.0);
-    std::fs::create_dir(&folder)?;
-    let socks = folder.join(names::POD_SOCKS);
-    let other = lab.pin_dir().join(names::MAPS_DIRECTORY).join(names::GLOBAL);
-    MapData::from_pin(other)?.pin(&socks)?;
-    let relay = lab.enrol(&mut kernel, &pod)?;
-    let found = MapData::from_pin(&socks)?.info()?;
-    assert_eq!(found.max_entries(), sotto_abi::SOCK_SLOTS);
-    drop(relay);
-    Ok(())
-}
-
 /// The most memory that this process had, `VmHWM`.
 fn peak_kilobytes() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;

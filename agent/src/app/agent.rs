@@ -134,14 +134,19 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         metrics: metrics.clone(),
         limits: settings::limits(&config),
         timings: Timings::default(),
-        max_open: max_open(config.threads.get())?,
     });
     let workers =
         Worker::start(config.threads.get(), &shared).context("failed to start the data threads")?;
 
     let before = adopted.iter().map(|pod| pod.uid.clone());
-    let pods =
-        Pods::new(kernel.clone(), workers.clone(), certificates.clone(), servers.clone(), before);
+    let pods = Pods::new(
+        kernel.clone(),
+        workers.clone(),
+        certificates.clone(),
+        servers.clone(),
+        before,
+        max_open()?,
+    );
     let settings = settings::enrolment(&config)?;
     let (failure, enrolled) = enrol(settings, client, pods.clone(), adopted, &enrolment);
     let calm = Calm::new(footprint, enrolled.clone());
@@ -154,12 +159,10 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     Ok(Agent { state, failure, enrolment, control, servers })
 }
 
-/// How many connections one pod may have open on one of so many threads: with two descriptors for each, no
-/// more than half of all.
-fn max_open(threads: usize) -> anyhow::Result<usize> {
+/// How many connections one pod may have open: with two descriptors for each, no more than half of all.
+fn max_open() -> anyhow::Result<usize> {
     let limit = descriptors::limit().context("failed to read the limit of open files")?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    Ok((limit / 4 / threads.max(1)).max(1))
+    Ok((usize::try_from(limit).unwrap_or(usize::MAX) / 4).max(1))
 }
 
 /// Starts learning of the mesh, and telling the kernel which destinations are in it.

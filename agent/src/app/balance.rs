@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::capture::Role;
+use crate::connection::Quota;
 
 /// Connections that stay at home whatever the other threads have.
 const KEPT: usize = 2;
@@ -19,6 +20,8 @@ const KEPT: usize = 2;
 pub(super) struct Balance {
     home: usize,
     threads: Box<[Load]>,
+    /// How much it may have open on all of them.
+    quota: Arc<Quota>,
 }
 
 /// What a pod has open on one thread.
@@ -37,9 +40,15 @@ pub(super) struct Seat {
 }
 
 impl Balance {
-    /// Nothing open on any of so many threads.
-    pub(super) fn new(home: usize, threads: usize) -> Arc<Self> {
-        Arc::new(Self { home, threads: (0..threads).map(|_| Load::default()).collect() })
+    /// Nothing open on any of so many threads, and room for `max_open`.
+    pub(super) fn new(home: usize, threads: usize, max_open: usize) -> Arc<Self> {
+        let threads = (0..threads).map(|_| Load::default()).collect();
+        Arc::new(Self { home, threads, quota: Quota::new(max_open) })
+    }
+
+    /// What all that the pod has open counts against.
+    pub(super) fn quota(&self) -> Arc<Quota> {
+        Arc::clone(&self.quota)
     }
 
     /// The thread that accepts.
@@ -106,14 +115,14 @@ mod tests {
 
     #[test]
     fn the_first_stay_at_home_and_the_rest_even_it_out() {
-        let balance = Balance::new(1, 3);
+        let balance = Balance::new(1, 3, 9);
         let seats = take(&balance, Role::Outbound, 9);
         assert_eq!(threads(&seats), [1, 1, 2, 0, 2, 0, 1, 2, 0]);
     }
 
     #[test]
     fn connections_one_after_the_other_never_leave_home() {
-        let balance = Balance::new(1, 2);
+        let balance = Balance::new(1, 2, 9);
         let mut last = balance.next(Role::Outbound);
         for _ in 0..10 {
             // The one before has not quite ended.
@@ -127,7 +136,7 @@ mod tests {
 
     #[test]
     fn tunnels_are_spread_from_the_first_and_apart_from_connections() {
-        let balance = Balance::new(0, 2);
+        let balance = Balance::new(0, 2, 9);
         let _connections = take(&balance, Role::Outbound, 2);
         let tunnels = take(&balance, Role::Hbone, 4);
         assert_eq!(threads(&tunnels), [0, 1, 0, 1]);
@@ -135,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_makes_room() {
-        let balance = Balance::new(0, 2);
+        let balance = Balance::new(0, 2, 9);
         let mut seats = take(&balance, Role::Hbone, 4);
         seats.remove(1);
         seats.remove(2);
@@ -145,7 +154,7 @@ mod tests {
 
     #[test]
     fn one_thread_serves_all() {
-        let balance = Balance::new(0, 1);
+        let balance = Balance::new(0, 1, 9);
         let seats = take(&balance, Role::Outbound, 5);
         assert!(seats.iter().all(|seat| seat.thread() == 0));
         assert_eq!(balance.at_home(Role::Hbone).thread(), 0);

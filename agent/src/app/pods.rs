@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
@@ -40,14 +39,18 @@ pub(super) struct Pods {
     certificates: Certificates,
     table: Arc<Mutex<Table>>,
     tasks: Shutdown,
-    /// Captures so far: threads take turns at accepting for pods.
-    homes: Arc<AtomicUsize>,
+    /// How many connections each may have open.
+    max_open: usize,
 }
 
 /// Which pods are captured, and which still have connections from before their release.
 #[derive(Debug, Default)]
 struct Table {
     captured: HashMap<PodUid, Arc<PodCapture>>,
+    /// Where their connections are, until they are released.
+    balances: HashMap<PodUid, Arc<Balance>>,
+    /// Balances made so far: threads take turns at accepting for pods.
+    turn: usize,
     leaving: Vec<Arc<PodCapture>>,
     /// Since when, of those whose connections are redirected.
     since: HashMap<PodUid, Since>,
@@ -77,6 +80,15 @@ impl Table {
         self.captured.insert(pod.pod.uid.clone(), pod);
     }
 
+    /// Where a pod's connections are, of so many threads: none if it was not captured before.
+    fn balance(&mut self, uid: &PodUid, threads: usize, max_open: usize) -> Arc<Balance> {
+        let balance = self.balances.entry(uid.clone()).or_insert_with(|| {
+            self.turn = (self.turn + 1) % threads;
+            Balance::new(self.turn, threads, max_open)
+        });
+        Arc::clone(balance)
+    }
+
     /// The kernel redirects a pod's connections from now on, if it did not before.
     fn redirects(&mut self, pod: &Arc<LocalPod>, now: SystemTime) {
         let adopted = self.adopted.remove(&pod.uid);
@@ -96,6 +108,7 @@ impl Table {
 
     fn release(&mut self, uid: &PodUid) -> Option<Arc<PodCapture>> {
         let pod = self.captured.remove(uid)?;
+        self.balances.remove(uid);
         self.leaving.push(Arc::clone(&pod));
         Some(pod)
     }
@@ -157,10 +170,11 @@ impl Pods {
         certificates: Certificates,
         tasks: Shutdown,
         adopted: impl IntoIterator<Item = PodUid>,
+        max_open: usize,
     ) -> Self {
         let table = Table { adopted: adopted.into_iter().collect(), ..Table::default() };
         let table = Arc::new(Mutex::new(table));
-        Self { kernel, workers, certificates, table, tasks, homes: Arc::default() }
+        Self { kernel, workers, certificates, table, tasks, max_open }
     }
 
     /// The pods whose connections are redirected.
@@ -231,8 +245,9 @@ impl Capture for Pods {
         let listeners = self.redirect(capture.clone()).await?;
         self.table.lock().redirects(&capture.pod, SystemTime::now());
         // Connections wait in the backlog; none is lost. Who accepts comes last: all others are ready then.
-        let home = self.homes.fetch_add(1, Ordering::Relaxed) % self.workers.len();
-        let balance = Balance::new(home, self.workers.len());
+        let (uid, threads) = (&capture.pod.uid, self.workers.len());
+        let balance = self.table.lock().balance(uid, threads, self.max_open);
+        let home = balance.home();
         let others = self.workers.iter().enumerate().filter(|(index, _)| *index != home);
         for (_, worker) in others {
             let (pod, balance) = (capture.clone(), balance.clone());
@@ -253,10 +268,11 @@ impl Capture for Pods {
         tokio::time::sleep(UNDER_WAY).await;
         let (kernel, of_kernel) = (self.kernel.clone(), uid.clone());
         tokio::task::spawn_blocking(move || kernel.lock().release(&of_kernel)).await??;
-        let Some(pod) = self.table.lock().release(uid) else { return Ok(()) };
-        // What was accepted is with its thread before the thread forgets the pod.
+        // What was accepted is with its thread before the thread forgets the pod. A release that ends here can be
+        // tried again.
         let stop = |done| Command::Stop { uid: Some(uid.clone()), done };
         join_all(worker::tell_all(&self.workers, stop).await).await;
+        let Some(pod) = self.table.lock().release(uid) else { return Ok(()) };
         let cut = CancellationToken::new();
         let release = |done| Command::Release { uid: uid.clone(), cut: cut.clone(), done };
         let ends = worker::tell_all(&self.workers, release).await;
@@ -306,6 +322,19 @@ mod tests {
         assert!(table.is_known(&first.pod.identity));
         assert!(table.ended(&first));
         assert!(!table.is_known(&first.pod.identity));
+    }
+
+    #[test]
+    fn pods_take_turns_at_the_threads_and_keep_theirs_until_they_are_released() {
+        let (mut table, pod) = (Table::default(), pod());
+        let uid = &pod.pod.uid;
+        table.capture(Arc::clone(&pod));
+        let first = table.balance(uid, 2, 1);
+        let other = table.balance(&PodUid("2".into()), 2, 1);
+        assert_ne!(first.home(), other.home());
+        assert!(Arc::ptr_eq(&first, &table.balance(uid, 2, 1)));
+        table.release(uid).unwrap();
+        assert!(!Arc::ptr_eq(&first, &table.balance(uid, 2, 1)));
     }
 
     /// Since when a pod is known to be redirected, as seconds.

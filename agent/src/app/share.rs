@@ -1,6 +1,7 @@
 //! One pod's share of a data thread: what is open, and how it ends.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,24 +19,21 @@ pub(super) struct Share {
     pub(super) open: CancellationToken,
     /// What is open, and the accept loops.
     pub(super) tasks: TaskTracker,
-    quota: Rc<Quota>,
     pub(super) of_pod: Rc<OfPod>,
 }
 
 impl Share {
     /// The share of a pod; if it is captured again, what is open goes on as a part of it.
-    pub(super) fn after(old: Option<&Self>, netns: &Netns, max_open: usize) -> Self {
+    pub(super) fn after(old: Option<&Self>, netns: &Netns, quota: Arc<Quota>) -> Self {
         if let Some(old) = old {
             old.accepting.cancel();
         }
-        let quota = old.map_or_else(|| Quota::new(max_open), |old| old.quota.clone());
         Self {
             accepting: CancellationToken::new(),
             loops: old.map_or_else(TaskTracker::new, |old| old.loops.clone()),
             open: old.map_or_else(CancellationToken::new, |old| old.open.clone()),
             tasks: old.map_or_else(TaskTracker::new, |old| old.tasks.clone()),
-            of_pod: Rc::new(OfPod::new(netns.clone(), quota.clone())),
-            quota,
+            of_pod: Rc::new(OfPod::new(netns.clone(), quota)),
         }
     }
 
@@ -79,9 +77,9 @@ mod tests {
     async fn what_is_open_when_a_pod_is_captured_again_is_waited_for_and_cut() {
         let netns = Netns::current().unwrap();
         let test = async {
-            let first = Share::after(None, &netns, 1);
+            let first = Share::after(None, &netns, Quota::new(1));
             connection(&first);
-            let second = Share::after(Some(&first), &netns, 1);
+            let second = Share::after(Some(&first), &netns, Quota::new(1));
             connection(&second);
             assert!(first.accepting.is_cancelled() && !second.accepting.is_cancelled());
             second.close();

@@ -152,7 +152,7 @@ async fn run(here: Here, mut inbox: mpsc::Receiver<Command>) {
             Command::Add { pod, balance, listeners } => {
                 let uid = pod.pod.uid.clone();
                 let old = pods.get(&uid).map(Rc::as_ref);
-                let share = Rc::new(Share::after(old, &pod.netns, context.max_open));
+                let share = Rc::new(Share::after(old, &pod.netns, balance.quota()));
                 pods.insert(uid, share.clone());
                 if let Some(listeners) = listeners {
                     accept(&here, &share, pod, balance, listeners);
@@ -257,7 +257,7 @@ fn place(here: &Here, share: &Share, balance: &Arc<Balance>, captured: Captured)
     }
     let connection = match captured.detach() {
         Ok(connection) => connection,
-        Err(error) => return debug!(%error, "a connection was lost on its way to another thread"),
+        Err(error) => return warn!(%error, "a connection was lost on its way to another thread"),
     };
     let to = here.all.get(seat.thread()).and_then(mpsc::WeakSender::upgrade);
     let sent = match to {

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, PodCapture, Role};
-use crate::sys::socket::{self, ListenOptions};
+use crate::sys::socket::{self, BACKLOG, ListenOptions};
 
 /// Why a pod has no listeners.
 #[derive(Debug, thiserror::Error)]
@@ -189,13 +189,14 @@ async fn accept_until(
 }
 
 /// Hands over what is left in the accept queue: the kernel completed these handshakes for us, and closing the
-/// listener would reset them. Asks the socket itself, as the runtime may not have heard of them yet.
+/// listener would reset them. Asks the socket itself, as the runtime may not have heard of them yet. What comes
+/// faster than it goes is not waited for.
 fn drain(
     listener: tokio::net::TcpListener,
     hand_over: impl Fn(TcpStream, SocketAddr),
 ) -> io::Result<()> {
     let listener = listener.into_std()?;
-    loop {
+    for _ in 0..=BACKLOG {
         match listener.accept() {
             Ok((stream, client)) => {
                 stream.set_nonblocking(true)?;
@@ -206,4 +207,5 @@ fn drain(
             Err(error) => return Err(error),
         }
     }
+    Ok(())
 }

@@ -45,8 +45,6 @@ pub struct Shared {
     pub limits: Limits,
     /// Waits.
     pub timings: Timings,
-    /// Connections and streams that one pod may have open on one thread.
-    pub max_open: usize,
 }
 
 /// A data thread's own: the shared parts, its tunnels, its counters.

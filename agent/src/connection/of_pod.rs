@@ -1,6 +1,6 @@
-//! What a data thread keeps for one pod while it accepts the pod's connections.
+//! What a data thread keeps for one pod while it serves the pod's connections.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::quota::Quota;
 use crate::sys::Netns;
@@ -9,13 +9,13 @@ use crate::sys::socket::AppDialler;
 /// One pod's part of a data thread.
 #[derive(Debug)]
 pub struct OfPod {
-    pub(super) quota: Rc<Quota>,
+    pub(super) quota: Arc<Quota>,
     pub(super) dialler: AppDialler,
 }
 
 impl OfPod {
     /// Of the pod in `netns`. The quota may be one that open connections of the pod count against already.
-    pub fn new(netns: Netns, quota: Rc<Quota>) -> Self {
+    pub fn new(netns: Netns, quota: Arc<Quota>) -> Self {
         Self { quota, dialler: AppDialler::new(netns) }
     }
 }

@@ -1,45 +1,44 @@
-//! How many connections and streams one pod may have open on a thread: the process's descriptors are
-//! everybody's, and a flood to or from one pod must leave some for the others.
+//! How many connections and streams one pod may have open, on all threads together: the process's descriptors
+//! are everybody's, and a flood to or from one pod must leave some for the others.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// One pod's share of a thread's connections.
+/// One pod's share of all connections.
 #[derive(Debug)]
 pub struct Quota {
     most: usize,
-    open: Cell<usize>,
+    open: AtomicUsize,
 }
 
 /// One connection's or stream's place, until dropped.
 #[derive(Debug)]
-pub(super) struct Place(Rc<Quota>);
+pub(super) struct Place(Arc<Quota>);
 
 /// The pod has too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the pod has {0} connections open on this thread, and may have no more")]
+#[error("the pod has {0} connections open, and may have no more")]
 pub(super) struct Full(usize);
 
 impl Quota {
     /// Room for `most`.
-    pub fn new(most: usize) -> Rc<Self> {
-        Rc::new(Self { most, open: Cell::new(0) })
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, open: AtomicUsize::new(0) })
     }
 
     /// Takes a place, if there is one left.
-    pub(super) fn take(self: &Rc<Self>) -> Result<Place, Full> {
-        let open = self.open.get();
-        if open >= self.most {
-            return Err(Full(open));
+    pub(super) fn take(self: &Arc<Self>) -> Result<Place, Full> {
+        let more = |open| (open < self.most).then_some(open + 1);
+        match self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Place(Arc::clone(self))),
+            Err(open) => Err(Full(open)),
         }
-        self.open.set(open + 1);
-        Ok(Place(Rc::clone(self)))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

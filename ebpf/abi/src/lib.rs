@@ -1,6 +1,8 @@
 //! Every byte shared between the kernel programs and the agent: map keys and values, marks, ports, names.
 //!
-//! Layouts are fixed here by assertions; a change of any of them is a new [`PIN_DIRECTORY`].
+//! Layouts are fixed here by assertions; a change of any of them is a new [`PIN_DIRECTORY`],
+//! of what each pod has its own of at least a new name: then the program of another version goes on with what it has
+//! until it is replaced.
 #![no_std]
 
 mod address;

@@ -56,7 +56,7 @@ pub const LINKS_DIRECTORY: &str = "links";
 pub const PODS_DIRECTORY: &str = "pods";
 /// In a pod's directory: the link of [`STEER`].
 pub const POD_LINK: &str = "link";
-/// In a pod's directory: its [`SOCKS`].
-pub const POD_SOCKS: &str = "socks";
+/// In a pod's directory: its [`SOCKS`], one listener for each role and family.
+pub const POD_SOCKS: &str = "listeners";
 /// In a pod's directory: its [`POD`].
 pub const POD_CONFIG: &str = "pod";

@@ -108,10 +108,6 @@ async fn relay(captured: Captured) -> std::io::Result<()> {
             dialler.dial(source, original_destination, DIAL_TIMEOUT).await
         }
         Role::Hbone => return stream.write_all(b"hbone\n").await,
-    }
-    .inspect_err(|_| {
-        // As an application's own refusal would look.
-        socket::reset_on_close(&stream).ok();
-    })?;
+    }?;
     tokio::io::copy_bidirectional(&mut stream, &mut other).await.map(drop)
 }

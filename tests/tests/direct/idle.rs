@@ -25,6 +25,7 @@ use sotto::mesh::{LocalPod, MeshEvent, PodUid, ResourceKind, SpiffeId, Store, Wo
 use sotto::observe::Metrics;
 use sotto::sys::Netns;
 use sotto::sys::netlink::Netlink;
+use sotto::sys::socket;
 use sotto::tunnel::Limits;
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
@@ -104,6 +105,9 @@ impl Node {
     fn take(&self, stream: tokio::net::TcpStream, role: Role, to: SocketAddr) {
         // As accepted from an agent's listener.
         stream.set_nodelay(true).unwrap();
+        if role != Role::Hbone {
+            socket::reset_on_close(&stream).unwrap();
+        }
         let client = stream.peer_addr().unwrap();
         let captured =
             Captured { stream, role, pod: self.pod.clone(), client, original_destination: to };
@@ -135,7 +139,6 @@ fn shared() -> Arc<Shared> {
         metrics: Metrics::new(),
         limits: Limits::default(),
         timings: Timings::default(),
-        max_open: usize::MAX,
     })
 }
 

@@ -16,7 +16,7 @@ use aya_obj::{EbpfSectionKind, Function, Object as Parsed};
 use sotto_abi::names;
 
 use super::error::BpfError;
-use super::pins::{Pins, PodPins, remove_file};
+use super::pins::{Pins, PodPins};
 use crate::sys::bpf::{
     Code, Instruction, ProgramKind, Source, load_program, load_types, pin, set_constants,
 };
@@ -121,11 +121,7 @@ fn make(
     if let Some(place) = &place
         && let Ok(map) = MapData::from_pin(place)
     {
-        if definition.pinning() == PinningType::ByName || is_as_large(&map, definition) {
-            return Ok(map);
-        }
-        // A pod's, of another version: its program goes on with it until it is replaced.
-        remove_file(place)?;
+        return Ok(map);
     }
     let map = MapData::create(definition.clone(), name, None).map_err(BpfError::object)?;
     if let Some(place) = &place {
@@ -135,10 +131,6 @@ fn make(
         set_constants(map.fd().as_fd(), definition.data()).map_err(BpfError::object)?;
     }
     Ok(map)
-}
-
-fn is_as_large(map: &MapData, definition: &aya_obj::Map) -> bool {
-    map.info().is_ok_and(|info| info.max_entries() == definition.max_entries())
 }
 
 fn verify(

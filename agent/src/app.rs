@@ -32,7 +32,6 @@ mod pods;
 mod process;
 mod quiet;
 mod settings;
-mod share;
 mod state;
 mod worker;
 

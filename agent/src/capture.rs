@@ -42,9 +42,9 @@ pub struct PodCapture {
 
 /// A connection that the kernel handed to us.
 #[derive(Debug)]
-pub struct Captured {
+pub struct Captured<S = TcpStream> {
     /// Our end of it. Closing it resets, if the other end is an application.
-    pub stream: TcpStream,
+    pub stream: S,
     /// Which way it goes.
     pub role: Role,
     /// Whose it is.
@@ -56,14 +56,7 @@ pub struct Captured {
 }
 
 /// A captured connection between two threads: no runtime watches it.
-#[derive(Debug)]
-pub struct Detached {
-    stream: std::net::TcpStream,
-    role: Role,
-    pod: Arc<PodCapture>,
-    client: SocketAddr,
-    original_destination: SocketAddr,
-}
+pub type Detached = Captured<std::net::TcpStream>;
 
 impl Captured {
     /// Takes it from the calling thread's runtime.
@@ -71,26 +64,24 @@ impl Captured {
     /// # Errors
     /// The runtime does not let go of it.
     pub fn detach(self) -> io::Result<Detached> {
-        let Self { stream, role, pod, client, original_destination } = self;
-        let stream = stream.into_std()?;
-        Ok(Detached { stream, role, pod, client, original_destination })
+        self.with(TcpStream::into_std)
     }
 }
 
 impl Detached {
-    /// Whose it is.
-    pub fn pod(&self) -> &PodCapture {
-        &self.pod
-    }
-
     /// Gives it to the calling thread's runtime.
     ///
     /// # Errors
     /// The runtime cannot watch it.
     pub fn attach(self) -> io::Result<Captured> {
+        self.with(TcpStream::from_std)
+    }
+}
+
+impl<S> Captured<S> {
+    fn with<T>(self, change: impl FnOnce(S) -> io::Result<T>) -> io::Result<Captured<T>> {
         let Self { stream, role, pod, client, original_destination } = self;
-        let stream = TcpStream::from_std(stream)?;
-        Ok(Captured { stream, role, pod, client, original_destination })
+        Ok(Captured { stream: change(stream)?, role, pod, client, original_destination })
     }
 }
 

@@ -49,7 +49,7 @@ struct Table {
     captured: HashMap<PodUid, Arc<PodCapture>>,
     /// Where their connections are, until they are released.
     balances: HashMap<PodUid, Arc<Balance>>,
-    /// Balances made so far: threads take turns at accepting for pods.
+    /// Who accepts for the newest: threads take turns.
     turn: usize,
     leaving: Vec<Arc<PodCapture>>,
     /// Since when, of those whose connections are redirected.

@@ -9,6 +9,8 @@
 //! One thread accepts a pod's connections, and hands to others what they are to serve ([`Balance`]). From then on
 //! a connection lives and dies on its thread, with the tunnel that carries it.
 
+mod share;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,11 +25,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::balance::{Balance, Seat};
-use super::share::Share;
 use crate::capture::{Captured, Detached, PodCapture, PodListeners};
 use crate::connection::{self, Context, OpenConnection, PlaintextPeers, Shared};
 use crate::mesh::PodUid;
 use crate::tunnel;
+use share::Share;
 
 /// Commands waiting for a thread; the sender waits when it is full.
 const QUEUE: usize = 256;
@@ -158,10 +160,10 @@ async fn run(here: Here, mut inbox: mpsc::Receiver<Command>) {
                     accept(&here, &share, pod, balance, listeners);
                 }
             }
-            Command::Serve { connection, seat } => match pods.get(&connection.pod().pod.uid) {
+            Command::Serve { connection, seat } => match pods.get(&connection.pod.pod.uid) {
                 Some(share) => serve(context, share, connection, seat),
                 None => {
-                    let pod = &connection.pod().pod.name;
+                    let pod = &connection.pod.pod.name;
                     warn!(%pod, "dropped a connection that came after its pod's release");
                 }
             },

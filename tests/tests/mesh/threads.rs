@@ -1,5 +1,7 @@
 //! Which data threads carry a pod's connections.
 
+use std::collections::BTreeMap;
+
 use super::bench::Bench;
 use super::reload::load;
 
@@ -17,7 +19,7 @@ async fn connections_are_spread_over_data_threads_and_so_are_the_tunnels_that_ca
         load(&bench, connections).await;
         for (node, before) in [1, 2].into_iter().zip(before) {
             let after = spent(&bench, node);
-            let used: Vec<_> = after.iter().zip(before).map(|(now, then)| now - then).collect();
+            let used: Vec<_> = after.iter().map(|(name, now)| now - before[name]).collect();
             let busiest = used.iter().copied().fold(0.0, f64::max);
             let busy = used.iter().filter(|seconds| **seconds > busiest * PART).count();
             assert_eq!(busy, expected, "node {node}, {connections} connections: {used:?}");
@@ -25,22 +27,19 @@ async fn connections_are_spread_over_data_threads_and_so_are_the_tunnels_that_ca
     }
 }
 
-/// CPU seconds of each data thread of a node's agent so far.
-fn spent(bench: &Bench, node: usize) -> Vec<f64> {
+/// CPU seconds of each data thread of a node's agent so far, by name.
+fn spent(bench: &Bench, node: usize) -> BTreeMap<String, f64> {
     let pid = bench.agent(node).process.pid().unwrap();
-    let mut spent = Vec::new();
-    for index in 0.. {
-        let name = format!("data-{index}");
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        let paths = threads.map(|thread| thread.unwrap().path());
-        let named = |path: &std::path::PathBuf| {
-            let found = std::fs::read_to_string(path.join("comm"));
-            found.is_ok_and(|found| found.trim() == name)
-        };
-        let Some(path) = paths.into_iter().find(named) else { break };
-        let schedstat = std::fs::read_to_string(path.join("schedstat")).unwrap();
-        let nanoseconds: f64 = schedstat.split_whitespace().next().unwrap().parse().unwrap();
-        spent.push(nanoseconds / 1e9);
+    let mut spent = BTreeMap::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let path = thread.unwrap().path();
+        // A thread of the blocking pool may end meanwhile.
+        let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
+        if name.starts_with("data-") {
+            let schedstat = std::fs::read_to_string(path.join("schedstat")).unwrap();
+            let nanoseconds = schedstat.split_whitespace().next().unwrap();
+            spent.insert(name, nanoseconds.parse::<f64>().unwrap() / 1e9);
+        }
     }
     assert!(!spent.is_empty());
     spent

@@ -3,7 +3,8 @@
 //!
 //! Input: bytes from the wire and from the applications, and what the owners of streams ask for
 //! through a [`Link`]. Output: the same bytes on the other side. A pass serves all that is ready,
-//! takes a bounded amount, and yields: the tunnels of other pods share the thread.
+//! takes a bounded amount, and yields: the tunnels of other pods share the thread. Before a pass that
+//! would collect the first of many answers, applications are let run.
 //!
 //! | bound | by |
 //! |---|---|
@@ -13,6 +14,7 @@
 //! | bytes a stream waits while others have their turn | one pass |
 //! | an idle tunnel | nothing but its state: buffers are the thread's |
 
+mod answers;
 mod broken;
 mod clock;
 mod link;
@@ -36,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use super::h2::{Code, Connection, StreamId};
 use super::limits::Limits;
 use super::tls::Established;
+use answers::Answers;
 use clock::{Clock, Due};
 use ready::Key;
 use receive::Piece;
@@ -63,6 +66,9 @@ pub(super) struct Driver {
     last: Option<Signal>,
     /// Sealed bytes above which applications are not read.
     send_buffer: usize,
+    /// Applications that the current pass has given bytes.
+    given: usize,
+    answers: Answers,
     pieces: Vec<Piece>,
     again: Vec<StreamId>,
     keys: Vec<Key>,
@@ -117,6 +123,8 @@ impl Driver {
             abort: Some(Box::pin(stops.abort.cancelled_owned())),
             last: None,
             send_buffer: limits.send_buffer,
+            given: 0,
+            answers: Answers::default(),
             pieces: Vec::new(),
             again: Vec::new(),
             keys: Vec::new(),
@@ -140,6 +148,10 @@ impl Driver {
         let link = self.link.clone();
         let mut state = link.shared().state.borrow_mut();
         let noted = self.note(&mut state, cx.waker());
+        if noted.is_ok() && self.lets_applications_run(&state) {
+            come_back(cx);
+            return Poll::Pending;
+        }
         let mut plain = scratch::plain();
         if let Some(mut wire) = self.wire.take() {
             let done = noted.and_then(|()| self.pass(&mut wire, &mut state, &mut plain));
@@ -158,9 +170,7 @@ impl Driver {
             self.clock.arm(state.idle_since.filter(|_| !state.retiring));
             let sendable = !state.run.is_empty() && wire.waiting() < self.send_buffer;
             if wire.readable || sendable {
-                // Wakes the task once the runtime has looked after everybody else.
-                let yielded = pin!(yield_now()).poll(cx);
-                debug_assert!(yielded.is_pending(), "a yield takes a turn");
+                come_back(cx);
             }
             return Poll::Pending;
         }
@@ -209,6 +219,12 @@ impl Driver {
         noted
     }
 
+    /// Lets applications run before a pass that would collect few of the answers they are about to give.
+    fn lets_applications_run(&mut self, state: &State) -> bool {
+        let quiet = self.wire.as_ref().is_some_and(|wire| !wire.readable);
+        quiet && self.answers.are_few(state.run.len()) && answers::let_applications_run()
+    }
+
     fn pass(
         &mut self,
         wire: &mut Wire,
@@ -216,6 +232,7 @@ impl Driver {
         plain: &mut Vec<u8>,
     ) -> Result<(), Broken> {
         self.receive(wire, state)?;
+        self.answers.passed(std::mem::take(&mut self.given), state.run.len());
         let room = self.send_buffer.saturating_sub(wire.waiting());
         self.serve(state, plain, room);
         if room > 0 && state.h2.has_output() {
@@ -269,6 +286,12 @@ impl Drop for Driver {
             stream.end(Ended::Tunnel(Broken::Ended));
         }
     }
+}
+
+/// Wakes the task once the runtime has looked after everybody else.
+fn come_back(cx: &mut Context<'_>) {
+    let yielded = pin!(yield_now()).poll(cx);
+    debug_assert!(yielded.is_pending(), "a yield takes a turn");
 }
 
 fn is_over(wire: &Wire, state: &State) -> bool {

@@ -1,5 +1,6 @@
 //! Whole tunnels: what goes before the answer, what waits for slow applications, how tunnels end.
 
+mod answers;
 mod early;
 
 use std::cell::RefCell;

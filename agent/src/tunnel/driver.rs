@@ -66,8 +66,6 @@ pub(super) struct Driver {
     last: Option<Signal>,
     /// Sealed bytes above which applications are not read.
     send_buffer: usize,
-    /// Applications that the current pass has given bytes.
-    given: usize,
     answers: Answers,
     pieces: Vec<Piece>,
     again: Vec<StreamId>,
@@ -123,7 +121,6 @@ impl Driver {
             abort: Some(Box::pin(stops.abort.cancelled_owned())),
             last: None,
             send_buffer: limits.send_buffer,
-            given: 0,
             answers: Answers::default(),
             pieces: Vec::new(),
             again: Vec::new(),
@@ -232,7 +229,7 @@ impl Driver {
         plain: &mut Vec<u8>,
     ) -> Result<(), Broken> {
         self.receive(wire, state)?;
-        self.answers.passed(std::mem::take(&mut self.given), state.run.len());
+        self.answers.passed(state.run.len());
         let room = self.send_buffer.saturating_sub(wire.waiting());
         self.serve(state, plain, room);
         if room > 0 && state.h2.has_output() {

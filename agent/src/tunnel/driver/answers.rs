@@ -22,14 +22,24 @@ thread_local! {
 /// Applications of a tunnel that were given bytes, and may be about to answer.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
+    /// In this pass.
+    given: usize,
     awaited: usize,
     waited: bool,
 }
 
 impl Answers {
-    /// A pass gave bytes to so many applications, and had so many streams ready.
-    pub(super) fn passed(&mut self, given: usize, ready: usize) {
-        self.awaited = if given > 0 { given } else { self.awaited.saturating_sub(ready) };
+    /// An application was given bytes.
+    pub(super) fn gave(&mut self) {
+        self.given += 1;
+    }
+
+    /// A pass has given what it had, and has so many streams ready.
+    pub(super) fn passed(&mut self, ready: usize) {
+        self.awaited = match std::mem::take(&mut self.given) {
+            0 => self.awaited.saturating_sub(ready),
+            given => given,
+        };
         self.waited = false;
     }
 
@@ -60,29 +70,35 @@ fn rest_after(took: Duration) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    /// A pass that gives bytes to so many applications, with so many streams ready.
+    fn pass(answers: &mut Answers, given: usize, ready: usize) {
+        (0..given).for_each(|_| answers.gave());
+        answers.passed(ready);
+    }
+
     #[test]
     fn the_first_of_many_answers_is_waited_with_once() {
         let mut answers = Answers::default();
         assert!(!answers.are_few(1), "nobody was asked");
-        answers.passed(16, 0);
+        pass(&mut answers, 16, 0);
         assert!(!answers.are_few(0), "nothing is there to wait with");
         assert!(answers.are_few(1));
         assert!(!answers.are_few(2), "once");
-        answers.passed(0, 7);
+        answers.passed(7);
         assert!(answers.are_few(4), "nine are awaited");
-        answers.passed(0, 4);
+        answers.passed(4);
         assert!(!answers.are_few(3), "most of five are there");
-        answers.passed(0, 3);
+        answers.passed(3);
         assert!(!answers.are_few(1));
     }
 
     #[test]
     fn answers_to_what_came_last_are_awaited() {
         let mut answers = Answers::default();
-        answers.passed(16, 0);
-        answers.passed(3, 2);
+        pass(&mut answers, 16, 0);
+        pass(&mut answers, 3, 2);
         assert!(answers.are_few(1));
-        answers.passed(2, 0);
+        pass(&mut answers, 2, 0);
         assert!(!answers.are_few(1), "half");
     }
 

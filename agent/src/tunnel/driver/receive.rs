@@ -89,7 +89,7 @@ impl Driver {
             self.pieces.sort_by_key(|piece| piece.id);
         }
         for pieces in self.pieces.chunk_by(|one, next| one.id == next.id) {
-            self.given += 1;
+            self.answers.gave();
             deliver_to(state, pieces, plain);
         }
         self.pieces.clear();

@@ -33,6 +33,8 @@ mod process;
 mod quiet;
 mod settings;
 mod state;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 /// Runs one command to its end.

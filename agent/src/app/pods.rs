@@ -296,19 +296,7 @@ fn is_gone(pod: &PodCapture) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn pod() -> Arc<PodCapture> {
-        let pod = LocalPod {
-            uid: PodUid("1".into()),
-            namespace: "ns".into(),
-            name: "pod".into(),
-            identity: SpiffeId::new("cluster.local", "ns", "sa").unwrap(),
-            ip4: None,
-            ip6: None,
-            exclusions: crate::mesh::local::Exclusions::default(),
-        };
-        Arc::new(PodCapture { pod: Arc::new(pod), netns: Netns::current().unwrap() })
-    }
+    use crate::app::testing::pod;
 
     #[test]
     fn a_pod_released_twice_keeps_its_loop_until_the_first_connections_end() {

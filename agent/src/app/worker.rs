@@ -261,16 +261,22 @@ fn place(here: &Here, share: &Share, balance: &Arc<Balance>, captured: Captured)
         Ok(connection) => connection,
         Err(error) => return warn!(%error, "a connection was lost on its way to another thread"),
     };
-    let to = here.all.get(seat.thread()).and_then(mpsc::WeakSender::upgrade);
-    let sent = match to {
-        Some(to) => to.try_send(Command::Serve { connection, seat }),
-        None => Err(TrySendError::Closed(Command::Serve { connection, seat })),
-    };
-    // Nobody waits for a thread that has much to do: what it cannot take stays.
-    if let Err(TrySendError::Full(command) | TrySendError::Closed(command)) = sent
-        && let Command::Serve { connection, .. } = command
-    {
+    if let Some(connection) = hand_over(here.all.get(seat.thread()), connection, seat) {
         serve(&here.context, share, connection, balance.at_home(role));
+    }
+}
+
+/// Has a connection served by another thread. Nobody waits for one that has much to do: what it cannot take comes
+/// back, without the seat.
+fn hand_over(
+    to: Option<&mpsc::WeakSender<Command>>,
+    connection: Detached,
+    seat: Seat,
+) -> Option<Detached> {
+    let Some(to) = to.and_then(mpsc::WeakSender::upgrade) else { return Some(connection) };
+    match to.try_send(Command::Serve { connection, seat }).map_err(TrySendError::into_inner) {
+        Err(Command::Serve { connection, .. }) => Some(connection),
+        _ => None,
     }
 }
 
@@ -294,3 +300,6 @@ fn open(context: &Rc<Context>, share: &Share, captured: Captured, seat: Seat) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,22 @@
+//! What tests of several modules need.
+
+use std::sync::Arc;
+
+use crate::capture::PodCapture;
+use crate::mesh::local::Exclusions;
+use crate::mesh::{LocalPod, PodUid, SpiffeId};
+use crate::sys::netns::Netns;
+
+/// A pod without addresses, in the network namespace of the test.
+pub(super) fn pod() -> Arc<PodCapture> {
+    let pod = LocalPod {
+        uid: PodUid("1".into()),
+        namespace: "ns".into(),
+        name: "pod".into(),
+        identity: SpiffeId::new("cluster.local", "ns", "sa").unwrap(),
+        ip4: None,
+        ip6: None,
+        exclusions: Exclusions::default(),
+    };
+    Arc::new(PodCapture { pod: Arc::new(pod), netns: Netns::current().unwrap() })
+}

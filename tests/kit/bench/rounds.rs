@@ -1,5 +1,5 @@
-//! The rounds: every measure on all sides, one right after the other. What was disturbed is taken
-//! again at the end, as long as there is time for it.
+//! The rounds: every measure on all sides, one right after the other; in many short parts where the
+//! difference is small. What was disturbed is taken again at the end, as long as there is time for it.
 
 use std::time::{Duration, Instant};
 
@@ -60,14 +60,17 @@ pub(super) async fn run(site: &Site, plan: &Plan) -> Result<Vec<Sampled>> {
     for round in 1..=plan.rounds {
         say(&format!("round {round} of {}", plan.rounds));
         for measure in &loads {
-            all.push(sides(site, plan, (round, measure)).await?);
+            for part in 0..measure.parts() {
+                let turn = (round - 1) * measure.parts() + part;
+                all.push(sides(site, plan, measure, (round, turn)).await?);
+            }
         }
     }
     let until = Instant::now() + Duration::from_secs_f64(plan.patience);
     let mut round = plan.rounds;
     while Instant::now() < until {
         let missing: Vec<&&Measure> =
-            loads.iter().filter(|one| undisturbed(&all, one) < plan.rounds.into()).collect();
+            loads.iter().filter(|one| undisturbed(&all, one) < wanted(plan, one)).collect();
         if missing.is_empty() {
             break;
         }
@@ -75,28 +78,37 @@ pub(super) async fn run(site: &Site, plan: &Plan) -> Result<Vec<Sampled>> {
         say(&format!("others disturbed {} measures: again", missing.len()));
         for measure in missing {
             if Instant::now() < until {
-                all.push(sides(site, plan, (round, measure)).await?);
+                all.push(sides(site, plan, measure, (round, round - 1)).await?);
             }
         }
     }
     Ok(all)
 }
 
+fn wanted(plan: &Plan, measure: &Measure) -> usize {
+    usize::from(plan.rounds) * usize::from(measure.parts())
+}
+
 fn undisturbed(all: &[Sampled], measure: &Measure) -> usize {
     all.iter().filter(|one| one.measure.name == measure.name && !one.disturbed()).count()
 }
 
-async fn sides(site: &Site, plan: &Plan, (round, measure): (u16, &Measure)) -> Result<Sampled> {
+async fn sides(
+    site: &Site,
+    plan: &Plan,
+    measure: &Measure,
+    (round, turn): (u16, u16),
+) -> Result<Sampled> {
     let mut samples = Vec::new();
-    for side in in_turn(site.sides(), round) {
+    for side in in_turn(site.sides(), turn) {
         samples.push((side, sample(site, plan, (side, measure)).await?));
     }
     Ok(Sampled { measure: *measure, round, samples })
 }
 
 /// Who goes first takes turns: what the one leaves behind hits the next as often.
-fn in_turn(mut sides: Vec<Side>, round: u16) -> Vec<Side> {
-    let first = usize::from(round.saturating_sub(1)) % sides.len().max(1);
+fn in_turn(mut sides: Vec<Side>, turn: u16) -> Vec<Side> {
+    let first = usize::from(turn) % sides.len().max(1);
     sides.rotate_left(first);
     sides
 }
@@ -111,7 +123,7 @@ async fn sample(site: &Site, plan: &Plan, (side, measure): (Side, &Measure)) -> 
         && matches!(measure.load, Load::Up(_) | Load::Down(_));
     let before = if tunnelled { Some(site.tunnels(side)?) } else { None };
     let clock = Clock::read(site, side)?;
-    let seconds = plan.seconds_of(measure.load);
+    let seconds = plan.seconds_of(measure);
     let report = site.drive(side, measure.target, measure.load, seconds).await;
     let report = report.with_context(|| format!("measure {}", measure.name))?;
     let used = clock.used(site)?;
@@ -133,7 +145,7 @@ mod tests {
     #[test]
     fn each_side_goes_first_as_often() {
         let sides = vec![Side::Plain, Side::Mesh, Side::Other];
-        let first: Vec<Side> = (1..=6).map(|round| in_turn(sides.clone(), round)[0]).collect();
+        let first: Vec<Side> = (0..6).map(|turn| in_turn(sides.clone(), turn)[0]).collect();
         assert_eq!(first, [sides.clone(), sides].concat());
     }
 }

@@ -36,8 +36,9 @@ pub fn judge(config: &PodConfig, arrival: &Arrival) -> Verdict {
         // Counted at connect(2) already.
         return Verdict::Agent(ROLE_OUTBOUND, None);
     }
-    // A pod that connects to its own address arrives on its device, not on lo.
-    if pod.owns(&flow.source) {
+    // A pod that connects to its own address arrives on its device, not on lo. It may have addresses that the
+    // control plane does not know: taken for a stranger there, the agent would meet itself again and again.
+    if pod.owns(&flow.source) || flow.source.is(&flow.destination) {
         return Verdict::Application;
     }
     if maps::is_probe(flow) {

@@ -1,6 +1,7 @@
 //! What a pod opens.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
 
 use anyhow::Result;
 use kit::lab::{ask_from, connect};
@@ -34,6 +35,21 @@ fn a_connection_to_the_pod_itself_does_not_loop() -> Result<()> {
     let local6: SocketAddr = format!("[::1]:{PORT}").parse()?;
     for to in own.into_iter().chain(local).chain([local6]) {
         who_am_i(&bench.server, to)?;
+    }
+    assert_eq!(super::seen(&relay), []);
+    Ok(())
+}
+
+#[test]
+fn a_connection_to_an_address_that_only_the_pod_knows_of_does_not_loop() -> Result<()> {
+    let mut bench = Bench::new("second")?;
+    let relay = bench.enrol_server()?;
+    for (second, flags) in [("10.78.0.3", &[][..]), ("fd78::3", &["nodad"])] {
+        let mut add = Command::new("ip");
+        add.args(["addr", "add", second, "dev", "eth0"]).args(flags);
+        assert!(bench.server.run(move || add.status())?.success());
+        let second: IpAddr = second.parse()?;
+        assert_eq!(who_am_i(&bench.server, SocketAddr::new(second, PORT))?.ip(), second);
     }
     assert_eq!(super::seen(&relay), []);
     Ok(())

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::tunnel::h2::{Code, Config, Connection, Event, StreamId};
+use crate::tunnel::h2::{Code, Config, Connection, Event, SendError, StreamId};
 
 /// Limits so small that they are often met.
 pub const CONFIG: Config = Config {
@@ -96,9 +96,12 @@ impl Owner {
         let has = |bit: u8| self.manner & (1 << bit) != 0;
         match event {
             Event::Request { id, request } if has(0) => {
-                let ok = http::StatusCode::OK;
-                connection.respond(id, ok, &request.headers, has(1)).expect("it was just opened");
-                send(connection, id, has(2));
+                match connection.respond(id, http::StatusCode::OK, &request.headers, has(1)) {
+                    Ok(()) => send(connection, id, has(2)),
+                    // The peer may have said that it takes less than it sends.
+                    Err(SendError::HeadersTooLarge) => connection.reset(id, Code::CANCEL),
+                    Err(error) => panic!("it was just opened: {error}"),
+                }
             }
             Event::Request { id, .. } if has(1) => connection.reset(id, Code::CANCEL),
             Event::Data { id, bytes } => {

@@ -67,14 +67,13 @@ fn congestion(site: &Site) -> Result<String> {
     Ok(found.join(", "))
 }
 
-/// CPU time up to a moment, of the machine and of all that belongs to the bench.
+/// CPU time up to a moment, of the machine and of all that does not belong to the bench.
 #[derive(Debug)]
 pub(super) struct Clock {
     at: Instant,
     idle: Duration,
-    own: Duration,
-    /// Ticks of the kernel's threads that work for the loads, by process.
-    kernel: BTreeMap<u32, u64>,
+    /// Ticks of each process of others.
+    others: BTreeMap<u32, u64>,
     side: Side,
     agents: f64,
 }
@@ -94,8 +93,8 @@ impl Clock {
     /// Now, to drive one side.
     pub(super) fn read(site: &Site, side: Side) -> Result<Self> {
         let agents = site.mesh_of(side).map_or(Ok(0.0), agents_seconds)?;
-        let (own, kernel, idle) = (own(site)?, kernel()?, idle()?);
-        Ok(Self { own, kernel, idle, side, agents, at: Instant::now() })
+        let (others, idle) = (others(&groups(site)?)?, idle()?);
+        Ok(Self { others, idle, side, agents, at: Instant::now() })
     }
 
     /// What was used from then to now.
@@ -105,8 +104,8 @@ impl Clock {
         let whole = (now.at - self.at).as_secs_f64() * cpus;
         let idle = now.idle.saturating_sub(self.idle).as_secs_f64();
         let machine = (whole - idle).max(0.0);
-        let own = now.own.saturating_sub(self.own) + of_ticks(since(&self.kernel, &now.kernel));
-        let foreign = ((machine - own.as_secs_f64()) / whole).clamp(0.0, 1.0);
+        let others = of_ticks(since(&self.others, &now.others)).as_secs_f64();
+        let foreign = (others / whole).min(1.0);
         Ok(Used { machine, agents: now.agents - self.agents, foreign })
     }
 }
@@ -125,31 +124,43 @@ fn of_group(group: &Path) -> Result<Duration> {
     Ok(Duration::from_micros(used.context("no usage_usec")?.trim().parse()?))
 }
 
-/// Time of the runs' processes, and of this one.
-fn own(site: &Site) -> Result<Duration> {
-    let mut used = Duration::ZERO;
-    for (_, mesh) in site.meshes() {
-        used += of_group(&mesh.group()?)?;
-    }
-    let stat = std::fs::read_to_string("/proc/self/stat").context("read this process's time")?;
-    Ok(used + of_ticks(parse_ticks(&stat).context("an odd stat")?))
+/// The cgroups of all processes that the runs started, by name.
+fn groups(site: &Site) -> Result<Vec<String>> {
+    let name = |mesh: &Mesh| -> Result<String> {
+        let group = mesh.group()?;
+        let name = group.file_name().context("a run's cgroup has a name")?;
+        Ok(name.to_string_lossy().into_owned())
+    };
+    site.meshes().map(|(_, mesh)| name(mesh)).collect()
 }
 
 /// The kernel's threads that carry packets, and that free what packets and connections took. What they do for
 /// other programs is not told apart.
 const WORKERS: [&str; 3] = ["ksoftirqd/", "kworker/", "rcu"];
 
-/// Ticks of each of [`WORKERS`]; they come and go.
-fn kernel() -> Result<BTreeMap<u32, u64>> {
+/// Ticks of each process that is neither of `groups`, nor this one, nor one of [`WORKERS`]; they come and go.
+///
+/// Others are counted themselves: what is left of the machine without us would hold the packets too that CPUs
+/// without anything else to do receive, which the kernel counts for nobody.
+fn others(groups: &[String]) -> Result<BTreeMap<u32, u64>> {
     let entries = std::fs::read_dir("/proc").context("list /proc")?;
     let found = entries.flatten().filter_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).ok();
+        let (stat, cgroup) = (read("stat")?, read("cgroup")?);
         let (_, name) = stat.split_once('(')?;
-        let ticks = parse_ticks(&stat)?;
-        WORKERS.iter().any(|worker| name.starts_with(worker)).then_some((pid, ticks))
+        let ours = pid == std::process::id()
+            || WORKERS.iter().any(|worker| name.starts_with(worker))
+            || is_below(&cgroup, groups);
+        if ours { None } else { Some((pid, parse_ticks(&stat)?)) }
     });
     Ok(found.collect())
+}
+
+/// Whether a process (cgroups(7), `/proc/PID/cgroup`) is in one of `groups` of the one hierarchy, or below.
+fn is_below(cgroup: &str, groups: &[String]) -> bool {
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    path.split('/').any(|part| groups.iter().any(|group| group == part))
 }
 
 /// What was added from one look to the next; what ended in between is not known.
@@ -158,12 +169,12 @@ fn since(before: &BTreeMap<u32, u64>, now: &BTreeMap<u32, u64>) -> u64 {
     now.iter().map(added).sum()
 }
 
-/// User and system time of a process (proc(5), `stat`).
+/// User and system time of a process and of its children that have ended (proc(5), `stat`).
 fn parse_ticks(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
-    let mut times = after_name.split_whitespace().skip(11).map(str::parse);
-    let (user, system): (u64, u64) = (times.next()?.ok()?, times.next()?.ok()?);
-    Some(user + system)
+    let times = after_name.split_whitespace().skip(11).take(4).map(str::parse::<u64>);
+    let times: Vec<u64> = times.collect::<Result<_, _>>().ok()?;
+    (times.len() == 4).then(|| times.iter().sum())
 }
 
 /// Idle time of all CPUs, waiting for disks included.
@@ -206,20 +217,41 @@ mod tests {
     fn this_machine_can_be_read() {
         assert!(cpus().unwrap() > 0);
         assert!(idle().unwrap() > Duration::ZERO);
-        let threads = kernel().unwrap();
-        assert!(!threads.is_empty(), "a thread for each CPU's packets");
-        assert_eq!(since(&threads, &threads), 0);
     }
 
     #[test]
-    fn times_are_the_fourteenth_and_fifteenth_field_whatever_the_name() {
+    fn a_busy_program_is_seen_and_this_one_is_not() {
+        let mut shell = std::process::Command::new("sh");
+        let mut child = shell.args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let ticks = |groups: &[String]| others(groups).unwrap().get(&child.id()).copied();
+        let until = Instant::now() + Duration::from_secs(10);
+        while ticks(&[]).unwrap() < 5 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let (seen, this) = (ticks(&[]), others(&[]).unwrap().contains_key(&std::process::id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(seen >= Some(5) && !this, "{seen:?}");
+    }
+
+    #[test]
+    fn processes_of_a_run_are_those_below_its_cgroup() {
+        let groups = [String::from("kit-1f")];
+        assert!(is_below("1:cpu:/\n0::/a/kit-1f/node1/agent\n", &groups));
+        assert!(!is_below("0::/a/kit-1f0\n", &groups));
+        assert!(!is_below("1:cpu:/kit-1f\n0::/\n", &groups));
+        assert!(!is_below("", &groups));
+    }
+
+    #[test]
+    fn times_are_those_of_a_process_and_its_children_whatever_the_name() {
         let stat = "17 (kworker/0:1-a) b) S 2 0 0 0 -1 69238880 0 0 0 0 12 30 5 7 20 0 1 0 25 0";
-        assert_eq!(parse_ticks(stat), Some(42));
+        assert_eq!(parse_ticks(stat), Some(54));
         assert_eq!(parse_ticks("17 (kworker/0:1) S 2"), None);
     }
 
     #[test]
-    fn threads_that_come_and_go_count_with_what_is_known_of_them() {
+    fn processes_that_come_and_go_count_with_what_is_known_of_them() {
         let (before, now) =
             (BTreeMap::from([(1, 10), (2, 900)]), BTreeMap::from([(1, 15), (3, 4)]));
         assert_eq!(since(&before, &now), 9);

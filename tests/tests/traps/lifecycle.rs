@@ -135,6 +135,23 @@ fn release_leaves_nothing_behind() -> Result<()> {
 }
 
 #[test]
+fn a_release_that_is_begun_anew_leaves_nothing_behind_either() -> Result<()> {
+    let mut bench = Bench::new("anew")?;
+    bench.client.run(|| sotto::sys::sysctl::write("net.ipv4.fwmark_reflect", "1"))?;
+    let (before, uid) = (traces(&bench.client)?, bench.client.capture.pod.uid.clone());
+    let relay = bench.enrol_client()?;
+    for _ in 0..2 {
+        bench.kernel.let_out(&uid)?;
+        bench.kernel.release(&uid)?;
+    }
+    drop(relay);
+    bench.kernel.finish_release(&bench.client.capture)?;
+    assert_eq!(traces(&bench.client)?, before);
+    who_am_i(&bench.client, bench.targets()[0])?;
+    Ok(())
+}
+
+#[test]
 fn a_setting_that_was_on_before_stays_on() -> Result<()> {
     const SETTING: &str = "net.ipv4.fwmark_reflect";
     let mut bench = Bench::new("setting")?;

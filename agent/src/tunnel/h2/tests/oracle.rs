@@ -388,6 +388,7 @@ fn a_window_changed_in_the_middle_is_followed() {
         let bytes = vec![7u8; 400_000];
         let mut client = Endpoint::new(Connection::client(COMMON.config), near, 5_000, false);
         client.send(&headers(0), bytes.clone());
+        let (changed, all_changed) = tokio::sync::oneshot::channel();
         let theirs = async {
             let mut connection = crate_server(COMMON).handshake::<_, Bytes>(far).await.unwrap();
             let (request, respond) = connection.accept().await.unwrap().unwrap();
@@ -395,18 +396,21 @@ fn a_window_changed_in_the_middle_is_followed() {
             for window in [1, 100_000, 10, 65_535] {
                 let pause = tokio::time::sleep(std::time::Duration::from_millis(5));
                 tokio::select! {
-                    accepted = connection.accept() => assert!(accepted.is_none()),
+                    accepted = connection.accept() => assert!(accepted.is_none(), "{accepted:?}"),
                     () = pause => {}
                 }
                 // Not while the change before is on its way.
                 connection.set_initial_window_size(window).ok();
             }
+            changed.send(()).unwrap();
             while connection.accept().await.is_some() {}
             stream.await.unwrap();
         };
         let ours = async {
             client.run(|client| client.connection.open_streams() == 0).await;
             assert!(client.flows.values().all(|flow| flow.received == bytes));
+            // To leave earlier would break the server's pipe.
+            all_changed.await.unwrap();
             drop(client);
         };
         tokio::join!(theirs, ours);

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -274,10 +273,9 @@ fn hand_over(
     seat: Seat,
 ) -> Option<Detached> {
     let Some(to) = to.and_then(mpsc::WeakSender::upgrade) else { return Some(connection) };
-    match to.try_send(Command::Serve { connection, seat }).map_err(TrySendError::into_inner) {
-        Err(Command::Serve { connection, .. }) => Some(connection),
-        _ => None,
-    }
+    let Ok(room) = to.try_reserve() else { return Some(connection) };
+    room.send(Command::Serve { connection, seat });
+    None
 }
 
 /// Serves a connection that no runtime watches.

@@ -22,9 +22,11 @@ thread_local! {
 /// Applications of a tunnel that were given bytes, and may be about to answer.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// In this pass.
+    /// Applications given bytes in this pass.
     given: usize,
+    /// Those of passes before that have not answered.
     awaited: usize,
+    /// The next pass was put off for them already.
     waited: bool,
 }
 

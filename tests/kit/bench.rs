@@ -27,7 +27,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use measure::{Load, Measure, Target};
+use measure::{Load, Measure};
 use memory::Memory;
 use report::Results;
 use site::{Rival, Site};
@@ -35,7 +35,7 @@ use site::{Rival, Site};
 /// Measures plain TCP and the mesh side by side, on the pocket cluster's two nodes; with `--peer` or
 /// `--base` a second mesh too.
 ///
-/// All measures take about 9 minutes, with a second mesh about 15, on a quiet machine; on a busy one
+/// All measures take about 7 minutes, with a second mesh about 12, on a quiet machine; on a busy one
 /// `--patience` longer. With `--quick` about 1 minute, or 2.
 #[derive(Debug, Parser)]
 #[command(name = "bench", version)]
@@ -123,11 +123,9 @@ impl Plan {
 
     /// How long a load goes on.
     fn seconds_of(&self, measure: &Measure) -> f64 {
-        match (measure.load, measure.target) {
-            (Load::Churn(_), _) => self.churn_seconds,
-            (_, Target::Pod) => self.seconds,
-            // Its parts take twice as long together.
-            (_, Target::Outside) => 2.0 * self.seconds / f64::from(measure.parts()),
+        match measure.load {
+            Load::Churn(_) => self.churn_seconds,
+            _ => measure.target.seconds(self.seconds),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::shell;
 /// All other flags are the bench's own: `cargo xtask bench -- --help` lists them, as `--quick`,
 /// `--only up-1,request-1`, `--json FILE`, and `--peer PROGRAM` for a ztunnel to measure beside.
 ///
-/// All measures take about 9 minutes, with `--peer` or `--against` about 15; building comes before.
+/// All measures take about 7 minutes, with `--peer` or `--against` about 12; building comes before.
 #[derive(clap::Args)]
 #[command(
     after_help = "Of its own: --profile PROFILE (quick, as if none is given, or release) is \

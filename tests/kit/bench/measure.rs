@@ -88,13 +88,21 @@ pub(super) fn parse(name: &str) -> Result<Measure, String> {
     })
 }
 
-impl Measure {
-    /// How many samples of it a round takes. Outside the mesh no agent is in the way: what there is to see is a
+impl Target {
+    /// How many samples a round takes. Outside the mesh no agent is in the way: what there is to see is a
     /// per cent, less than two samples of plain TCP differ by.
-    pub(super) const fn parts(&self) -> u16 {
-        match self.target {
-            Target::Pod => 1,
-            Target::Outside => 8,
+    pub(super) const fn parts(self) -> u16 {
+        match self {
+            Self::Pod => 1,
+            Self::Outside => 8,
+        }
+    }
+
+    /// How long each of them is, where a load takes so many seconds: together twice as long, if there are several.
+    pub(super) fn seconds(self, of_load: f64) -> f64 {
+        match self {
+            Self::Pod => of_load,
+            Self::Outside => 2.0 * of_load / f64::from(self.parts()),
         }
     }
 }

@@ -60,8 +60,8 @@ pub(super) async fn run(site: &Site, plan: &Plan) -> Result<Vec<Sampled>> {
     for round in 1..=plan.rounds {
         say(&format!("round {round} of {}", plan.rounds));
         for measure in &loads {
-            for part in 0..measure.parts() {
-                let turn = (round - 1) * measure.parts() + part;
+            for part in 0..measure.target.parts() {
+                let turn = (round - 1) * measure.target.parts() + part;
                 all.push(sides(site, plan, measure, (round, turn)).await?);
             }
         }
@@ -86,7 +86,7 @@ pub(super) async fn run(site: &Site, plan: &Plan) -> Result<Vec<Sampled>> {
 }
 
 fn wanted(plan: &Plan, measure: &Measure) -> usize {
-    usize::from(plan.rounds) * usize::from(measure.parts())
+    usize::from(plan.rounds) * usize::from(measure.target.parts())
 }
 
 fn undisturbed(all: &[Sampled], measure: &Measure) -> usize {

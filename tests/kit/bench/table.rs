@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::measure::Target;
 use super::report::{Results, Row, Spread};
 
 const SOTTO: &str = "sotto";
@@ -20,6 +21,9 @@ impl fmt::Display for Results {
             "programs of profile {}; {} rounds of {} s a load, {} s of churn",
             machine.profile, self.rounds, self.seconds, self.churn_seconds
         )?;
+        let outside = Target::Outside;
+        let (parts, seconds) = (outside.parts(), outside.seconds(self.seconds));
+        writeln!(f, "outside the mesh each round takes {parts} samples of {seconds} s")?;
         writeln!(
             f,
             "median (least..most); ratios sotto's to the others', medians of the rounds'\n"

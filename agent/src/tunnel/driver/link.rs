@@ -72,7 +72,7 @@ impl Link {
 
     /// A stream of the peer that nobody has seen yet.
     pub(in super::super) fn next_incoming(&self) -> Option<(StreamHandle, Request)> {
-        let (id, request) = self.0.state.borrow_mut().incoming.pop_front()?;
+        let (id, request) = self.0.state.borrow_mut().next_incoming()?;
         Some((StreamHandle { link: self.clone(), id }, request))
     }
 

@@ -10,6 +10,9 @@ use super::super::h2::{Code, Connection, Request, StreamId};
 use super::broken::Broken;
 use super::stream::{Ended, Stream};
 
+/// Streams for which a tunnel without any keeps room: one may have had many once, and stays for minutes.
+const FEW: usize = 4;
+
 /// A tunnel's streams and its HTTP/2.
 pub(super) struct State {
     pub(super) h2: Connection,
@@ -56,6 +59,15 @@ impl State {
     pub(super) fn insert(&mut self, id: StreamId, stream: Stream) {
         self.streams.insert(id, stream);
         self.idle_since = None;
+    }
+
+    /// The next stream of the peer that nobody has seen yet.
+    pub(super) fn next_incoming(&mut self) -> Option<(StreamId, Request)> {
+        let next = self.incoming.pop_front()?;
+        if self.incoming.is_empty() {
+            self.incoming.shrink_to(FEW);
+        }
+        Some(next)
     }
 
     /// Gives a stream a turn.
@@ -116,6 +128,7 @@ impl State {
             self.starved.retain(|starved| *starved != id);
         }
         if self.streams.is_empty() {
+            self.streams.shrink_to(FEW);
             self.idle_since = Some(Instant::now());
         }
     }
@@ -150,5 +163,35 @@ impl State {
     /// Whether a stream has not ended.
     pub(super) fn is_busy(&self) -> bool {
         self.streams.values().any(|stream| stream.ended.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::tunnel::h2::Config;
+
+    #[tokio::test]
+    async fn a_tunnel_that_had_many_streams_keeps_room_for_few() {
+        let mut state = State::new(Connection::client(Config::default()), 100);
+        let asked = Request {
+            method: Method::CONNECT,
+            authority: "10.0.0.1:80".to_owned(),
+            headers: HeaderMap::new(),
+            end: false,
+        };
+        let open = |state: &mut State| state.h2.open("10.0.0.1:80", &HeaderMap::new()).unwrap();
+        let ids: Vec<_> = (0..100).map(|_| open(&mut state)).collect();
+        for id in &ids {
+            state.insert(*id, Stream::default());
+            state.incoming.push_back((*id, asked.clone()));
+        }
+        for id in ids {
+            assert_eq!(state.next_incoming().unwrap().0, id);
+            state.remove(id);
+        }
+        assert!(state.streams.capacity() < 8 && state.incoming.capacity() < 8);
     }
 }

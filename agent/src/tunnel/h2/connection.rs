@@ -17,7 +17,7 @@ use super::config::Config;
 use super::event::Event;
 use super::frame::{self, DEFAULT_WINDOW, MAX_31, MIN_MAX_FRAME, PREFACE, setting};
 use super::hpack::{self, Decoder, Encoder};
-use super::streams::{ById, Forgotten, Stream};
+use super::streams::{self, ById, Forgotten, Stream};
 
 pub use send::{OpenError, SendError};
 
@@ -263,14 +263,14 @@ impl Connection {
     /// The stream is gone before the peer may know.
     fn forget(&mut self, id: u32) {
         if let Some(stream) = self.remove(id)
-            && stream.receiving != super::streams::Receiving::Ended
+            && stream.receiving != streams::Receiving::Ended
         {
             self.forgotten.insert(id, stream.recv_window);
         }
     }
 
     fn remove(&mut self, id: u32) -> Option<Stream> {
-        let stream = self.streams.remove(&id)?;
+        let stream = streams::remove(&mut self.streams, id)?;
         self.grown -= u64::from(stream.target - self.config.initial_window);
         Some(stream)
     }

@@ -83,6 +83,18 @@ impl Hasher for IdHasher {
 /// A map by stream id.
 pub(super) type ById<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
 
+/// Streams for which a connection without any keeps room: many of them come once, it stays.
+const FEW: usize = 4;
+
+/// Removes a stream.
+pub(super) fn remove<T>(streams: &mut ById<T>, id: u32) -> Option<T> {
+    let removed = streams.remove(&id);
+    if streams.is_empty() {
+        streams.shrink_to(FEW);
+    }
+    removed
+}
+
 /// Streams we reset: what the peer sent before it learns of that is no fault (section 5.1).
 #[derive(Debug, Default)]
 pub(super) struct Forgotten {
@@ -136,5 +148,18 @@ impl Forgotten {
             None if id <= self.horizon => Late::Unknown,
             None => Late::Closed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_that_had_many_streams_keeps_room_for_few() {
+        let mut streams: ById<u32> = (1..=100).map(|id| (id, id)).collect();
+        assert_eq!(remove(&mut streams, 101), None);
+        assert!((1..=100).all(|id| remove(&mut streams, id) == Some(id)));
+        assert!(streams.capacity() < 8, "{}", streams.capacity());
     }
 }

@@ -149,9 +149,8 @@ impl Driver {
             come_back(cx);
             return Poll::Pending;
         }
-        let mut plain = scratch::plain();
         if let Some(mut wire) = self.wire.take() {
-            let done = noted.and_then(|()| self.pass(&mut wire, &mut state, &mut plain));
+            let done = noted.and_then(|()| self.pass(&mut wire, &mut state));
             match done {
                 Ok(()) if is_over(&wire, &state) => self.leave(*wire, &mut state, &Broken::Ended),
                 Ok(()) => self.wire = Some(wire),
@@ -160,9 +159,8 @@ impl Driver {
         }
         if self.wire.is_none() {
             // Also at once: what came with the connection's end is to be passed on.
-            self.serve(&mut state, &mut plain, 0);
+            self.serve(&mut state, &mut Vec::new(), 0);
         }
-        scratch::give_back_plain(plain);
         if let Some(wire) = &self.wire {
             self.clock.arm(state.idle_since.filter(|_| !state.retiring));
             let sendable = !state.run.is_empty() && wire.waiting() < self.send_buffer;
@@ -222,20 +220,18 @@ impl Driver {
         quiet && self.answers.are_few(state.run.len()) && answers::let_applications_run()
     }
 
-    fn pass(
-        &mut self,
-        wire: &mut Wire,
-        state: &mut State,
-        plain: &mut Vec<u8>,
-    ) -> Result<(), Broken> {
+    fn pass(&mut self, wire: &mut Wire, state: &mut State) -> Result<(), Broken> {
         self.receive(wire, state)?;
         self.answers.passed(state.run.len());
         let room = self.send_buffer.saturating_sub(wire.waiting());
-        self.serve(state, plain, room);
+        let mut plain = scratch::plain();
+        self.serve(state, &mut plain, room);
         if room > 0 && state.h2.has_output() {
-            state.h2.take_output(plain);
+            state.h2.take_output(&mut plain);
         }
-        wire.seal(plain)?;
+        let sealed = wire.seal(&plain);
+        scratch::give_back_plain(plain);
+        sealed?;
         wire.send()
     }
 

@@ -30,9 +30,9 @@ impl Driver {
     pub(super) fn receive(&mut self, wire: &mut Wire, state: &mut State) -> Result<(), Broken> {
         let mut budget = scratch::RECEIVE;
         while wire.readable && budget > 0 {
-            let mut buffer = scratch::received();
+            let mut buffer = scratch::plain();
             let taken = self.take(wire, state, &mut buffer);
-            scratch::give_back_received(buffer);
+            scratch::give_back_plain(buffer);
             budget = budget.saturating_sub(taken?);
         }
         Ok(())

@@ -26,10 +26,10 @@ use crate::mesh::{Mesh, PodUid, SpiffeId, Workload};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Runs a test on a `LocalSet`, no longer than 20 s.
+/// Runs a test on a `LocalSet`, no longer than a minute: other tests may have the machine.
 pub(super) async fn local<F: Future>(test: F) -> F::Output {
     let set = tokio::task::LocalSet::new();
-    let patience = Duration::from_secs(20);
+    let patience = Duration::from_secs(60);
     set.run_until(tokio::time::timeout(patience, test)).await.expect("the test hangs")
 }
 

@@ -31,8 +31,9 @@ pub fn free_buffers() {
     }
 }
 
-/// An empty buffer for what arrives, or for frames before they are sealed: never for both at once, so
-/// that it is still in the processor's cache. Give it back; the next to ask has none else.
+/// An empty buffer for what arrives and is opened in place, or for frames before they are sealed: a pass
+/// never needs both at once, and finds the second still in the processor's cache. Give it back; the next
+/// to ask has none else.
 pub(super) fn plain() -> Vec<u8> {
     USED.set(true);
     sized(KEPT_PLAIN.take(), PLAIN)

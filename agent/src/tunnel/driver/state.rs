@@ -173,8 +173,8 @@ mod tests {
     use super::*;
     use crate::tunnel::h2::Config;
 
-    #[tokio::test]
-    async fn a_tunnel_that_had_many_streams_keeps_room_for_few() {
+    #[test]
+    fn a_tunnel_that_had_many_streams_keeps_room_for_few() {
         let mut state = State::new(Connection::client(Config::default()), 100);
         let asked = Request {
             method: Method::CONNECT,
@@ -182,11 +182,12 @@ mod tests {
             headers: HeaderMap::new(),
             end: false,
         };
-        let open = |state: &mut State| state.h2.open("10.0.0.1:80", &HeaderMap::new()).unwrap();
-        let ids: Vec<_> = (0..100).map(|_| open(&mut state)).collect();
-        for id in &ids {
-            state.insert(*id, Stream::default());
-            state.incoming.push_back((*id, asked.clone()));
+        let mut ids = Vec::new();
+        for _ in 0..100 {
+            let id = state.h2.open("10.0.0.1:80", &HeaderMap::new()).unwrap();
+            state.insert(id, Stream::default());
+            state.incoming.push_back((id, asked.clone()));
+            ids.push(id);
         }
         for id in ids {
             assert_eq!(state.next_incoming().unwrap().0, id);

@@ -129,7 +129,7 @@ async fn a_bulk_stream_leaves_room_for_small_ones() {
                 count.set(count.get() + read);
             }
         });
-        for _ in 0..50 {
+        for _ in 0..200 {
             let before = moved.get();
             echo(&mut client, &mut server, b"small").await;
             let ahead = moved.get() - before;

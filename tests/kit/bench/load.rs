@@ -1,13 +1,16 @@
 //! The load generator: a server that answers, sinks and pours, and a client that drives one of its
-//! ports for a while. Threads that block, a connection each: nothing but TCP is measured.
+//! ports for a while. Whatever costs the machine less is used for each, threads that block or tasks on
+//! an event loop: what a load spends on itself would hide what is measured.
 //!
 //! Every byte is accounted for by both ends; what fails is counted, never retried.
 
 mod at_once;
 mod bulk;
+mod connection;
 mod report;
 mod request;
 mod serve;
+mod tasks;
 mod worker;
 
 use std::net::SocketAddr;

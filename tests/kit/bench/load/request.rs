@@ -1,13 +1,15 @@
 //! Requests on connections that stay, and connections of one byte each.
 
-use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use tokio::time::timeout;
 
+use super::PATIENCE;
+use super::connection::{Message, Wait, first, once};
 use super::report::{Report, Tally, total};
-use super::worker::{exchange, on_threads, open};
+use super::tasks::on_tasks;
 
 /// Bounds the memory of a load; no machine reaches it within its time.
 const MAX_REQUESTS: usize = 50_000_000;
@@ -15,7 +17,7 @@ const MAX_REQUESTS: usize = 50_000_000;
 const MAX_CONNECTIONS: usize = 30_000;
 /// The same for a load that is to go on as long as it may: every port is used many times then.
 const MAX_CHURN: usize = 3_000_000;
-/// A thread gives up after so many failures.
+/// A connection's task gives up after so many failures.
 const MAX_ERRORS: usize = 20;
 
 /// `bytes` there and back, again and again, the first time before the clock starts.
@@ -26,27 +28,27 @@ pub(super) fn requests(
     bytes: usize,
 ) -> Result<Report> {
     let limit = MAX_REQUESTS / usize::from(connections);
-    let (tallies, elapsed) = on_threads(connections, |gate| {
+    let wait = Wait::of(connections);
+    let (tallies, elapsed) = on_tasks(connections, move |gate| async move {
         let mut tally = Tally::default();
-        let (mut message, mut answer) = (vec![0x5a; bytes], vec![0; bytes]);
-        let stream = open(to).and_then(|stream| {
-            exchange(&stream, &message, &mut answer)?;
-            Ok(stream)
-        });
-        let until = gate.pass() + duration;
-        let driven = stream.and_then(|stream| {
+        let mut message = Message::new(bytes);
+        let stream = first(to, wait, &mut message).await;
+        let until = gate.pass().await + duration;
+        let driven = async {
+            let mut stream = stream?;
             let mut now = Instant::now();
             while now < until && tally.count() < limit {
-                message[0] = message[0].wrapping_add(1);
-                exchange(&stream, &message, &mut answer)?;
+                message.exchange(&mut stream).await?;
                 let done = Instant::now();
                 tally.operation(done - now);
                 tally.bytes += 2 * bytes as u64;
                 now = done;
             }
             Ok(())
-        });
-        if let Err(error) = driven {
+        };
+        // One bound for all of it: one for each exchange would cost as much as a system call.
+        let driven = timeout(duration + PATIENCE, driven).await;
+        if let Err(error) = driven.unwrap_or_else(|elapsed| Err(elapsed.into())) {
             tally.error("request", &error);
         }
         tally
@@ -68,16 +70,17 @@ pub(super) fn churn(to: SocketAddr, connections: u16, duration: Duration) -> Res
 fn limited(to: SocketAddr, connections: u16, duration: Duration, most: usize) -> Result<Report> {
     let limit = most / usize::from(connections);
     let last_part = duration / 5;
-    let (tallies, elapsed) = on_threads(connections, |gate| {
+    let wait = Wait::of(connections);
+    let (tallies, elapsed) = on_tasks(connections, move |gate| async move {
         let mut tally = Tally::default();
         let mut errors = 0;
-        if let Err(error) = once(to) {
+        if let Err(error) = once(to, wait).await {
             tally.error("connection", &error);
         }
-        let until = gate.pass() + duration;
+        let until = gate.pass().await + duration;
         let mut now = Instant::now();
         while now < until && tally.count() < limit && errors < MAX_ERRORS {
-            let done = once(to).map(drop);
+            let done = once(to, wait).await.map(drop);
             let end = Instant::now();
             match done {
                 Ok(()) => {
@@ -97,11 +100,4 @@ fn limited(to: SocketAddr, connections: u16, duration: Duration, most: usize) ->
     let late: u64 = tallies.iter().map(|tally| tally.late).sum();
     let late_rate = late as f64 / last_part.as_secs_f64();
     Ok(Report { late_rate, ..total(tallies, elapsed) })
-}
-
-/// A new connection that has had its answer.
-pub(super) fn once(to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = open(to)?;
-    exchange(&stream, b"x", &mut [0])?;
-    Ok(stream)
 }

@@ -1,6 +1,7 @@
-//! The server: for each role a listener and threads that accept and serve one connection after the
-//! other. The threads are there beforehand, so that no connection waits for one to be made.
+//! The server: an echo on event loops, for any number of connections; a sink and a source on threads
+//! that serve one stream after the other.
 
+use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -9,18 +10,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Runtime;
+use tokio::task::LocalSet;
+use tokio::time::{sleep, timeout};
 
+use super::tasks::{event_loop, loops};
 use super::{PATIENCE, SINK, SOURCE};
 
-/// One more than a client may open at once, and those that are just ending.
-const ECHO_THREADS: usize = 1100;
 const BULK_THREADS: usize = 16;
 /// A thread blocks in a handful of calls and keeps a small buffer.
 const STACK_BYTES: usize = 64 << 10;
 pub(super) const BLOCK_BYTES: usize = 256 << 10;
 const MESSAGE_BYTES: usize = 16 << 10;
-/// How long a connection may say nothing.
-const IDLE: Duration = Duration::from_secs(120);
+/// How long a stream may say nothing, and how long a connection to the echo may last: longer than any
+/// load, so that what a client leaves behind does not stay.
+const LIFE: Duration = Duration::from_secs(120);
+/// Before the next attempt, when a connection cannot be had.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Starts to serve and returns; the threads serve for ever.
 ///
@@ -30,7 +37,14 @@ pub(super) fn start(port: u16) -> Result<()> {
     // Who tries whether the server is there asks for an echo: that port comes last.
     pool("sink", port + SINK, BULK_THREADS, sink)?;
     pool("source", port + SOURCE, BULK_THREADS, source)?;
-    pool("echo", port, ECHO_THREADS, echo)
+    let listener = listen(port)?;
+    for _ in 0..loops() {
+        let (listener, runtime) =
+            (listener.try_clone().context("share a listener")?, event_loop()?);
+        let thread = thread::Builder::new().name(String::from("echo"));
+        thread.spawn(move || echoes(&runtime, listener)).context("start a thread")?;
+    }
+    Ok(())
 }
 
 fn pool(
@@ -39,8 +53,7 @@ fn pool(
     threads: usize,
     serve: fn(&TcpStream) -> io::Result<()>,
 ) -> Result<()> {
-    let listener = listen(port).with_context(|| format!("listen on port {port}"))?;
-    let listener = Arc::new(listener);
+    let listener = Arc::new(listen(port)?);
     for _ in 0..threads {
         let listener = Arc::clone(&listener);
         let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
@@ -50,7 +63,7 @@ fn pool(
 }
 
 /// All addresses of both families, of IPv4 alone where there is no IPv6.
-fn listen(port: u16) -> io::Result<TcpListener> {
+fn listen(port: u16) -> Result<TcpListener> {
     let any = [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
     let bind = |address: SocketAddr| {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
@@ -60,36 +73,60 @@ fn listen(port: u16) -> io::Result<TcpListener> {
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(4096)?;
-        Ok(TcpListener::from(socket))
+        io::Result::Ok(TcpListener::from(socket))
     };
-    bind(any[0]).or_else(|_| bind(any[1]))
+    let bound = bind(any[0]).or_else(|_| bind(any[1]));
+    bound.with_context(|| format!("listen on port {port}"))
 }
 
 fn accept(listener: &TcpListener, serve: fn(&TcpStream) -> io::Result<()>) {
     loop {
         let served = listener.accept().and_then(|(stream, _)| {
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(IDLE))?;
+            stream.set_read_timeout(Some(LIFE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
             serve(&stream)
         });
-        // The client counts what fails: here it is only told in the log.
         if let Err(error) = served {
-            tracing::warn!(%error, "a connection failed");
-            thread::sleep(Duration::from_millis(1));
+            complain(&error);
+            thread::sleep(PAUSE);
         }
     }
 }
 
-fn echo(mut stream: &TcpStream) -> io::Result<()> {
-    let mut buffer = [0; MESSAGE_BYTES];
-    loop {
-        let count = stream.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(());
+fn echoes(runtime: &Runtime, listener: TcpListener) {
+    let served = LocalSet::new().block_on(runtime, async {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            let Ok((stream, _)) = listener.accept().await.inspect_err(complain) else {
+                sleep(PAUSE).await;
+                continue;
+            };
+            tokio::task::spawn_local(async {
+                let served = timeout(LIFE, echo(stream)).await;
+                let served = served.unwrap_or_else(|elapsed| Err(elapsed.into()));
+                served.unwrap_or_else(|error| complain(&error));
+            });
         }
-        stream.write_all(&buffer[..count])?;
+    });
+    let Err(error): io::Result<Infallible> = served;
+    complain(&error);
+}
+
+/// The client counts what fails: here it is only told in the log.
+fn complain(error: &io::Error) {
+    tracing::warn!(%error, "a connection failed");
+}
+
+async fn echo(mut stream: tokio::net::TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut message = Vec::with_capacity(MESSAGE_BYTES);
+    while stream.read_buf(&mut message).await? > 0 {
+        stream.write_all(&message).await?;
+        message.clear();
     }
+    Ok(())
 }
 
 /// Reads to the end, then says how many bytes that were.

@@ -1,6 +1,6 @@
 //! Threads that start in the same moment, and connections with bounded waits.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Barrier, OnceLock};
 use std::thread;
@@ -65,18 +65,4 @@ pub(super) fn open(to: SocketAddr) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
-}
-
-/// Sends `message` and reads as many bytes back into `answer`; they must be the same.
-pub(super) fn exchange(
-    mut stream: &TcpStream,
-    message: &[u8],
-    answer: &mut [u8],
-) -> io::Result<()> {
-    stream.write_all(message)?;
-    stream.read_exact(answer)?;
-    if answer != message {
-        return Err(io::Error::other("other bytes came back"));
-    }
-    Ok(())
 }

@@ -149,12 +149,12 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     );
     let settings = settings::enrolment(&config)?;
     let (failure, enrolled) = enrol(settings, client, pods.clone(), adopted, &enrolment);
-    let calm = Calm::new(footprint, enrolled.clone());
+    let calm = Calm::new(footprint.clone(), enrolled.clone());
     let state =
         Arc::new(State { config, mesh, certificates, discovery, enrolled, kernel, workers, pods });
     state.clone().report(&metrics, log.dropped_lines);
     control.spawn(state.clone().upkeep(calm, readiness.clone(), control.token.clone()));
-    control.spawn(quiet::give_back(metrics.clone(), control.token.clone()));
+    control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));
     listen(&state, metrics, readiness, log.control, enrolment.token.clone(), &servers).await?;
     Ok(Agent { state, failure, enrolment, control, servers })
 }

@@ -1,13 +1,15 @@
 //! Memory that many connections needed goes back to the kernel once it is quiet.
 //!
-//! A burst leaves free blocks between those that go on; the heap would keep them for the next one. To look for them
-//! holds up whoever allocates meanwhile, so it is done after bursts only.
+//! A burst leaves free blocks between those that go on; the heap would keep them for the next one. And it ran code
+//! that those that go on do not, as handshakes. To look for the one holds up whoever allocates meanwhile, and what
+//! is still used of the other is mapped anew: so it is done after bursts only.
 
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::footprint::Footprint;
 use crate::observe::metrics::Metrics;
 use crate::sys::heap;
 
@@ -40,7 +42,7 @@ impl Quiet {
 }
 
 /// Gives back after each burst until `stop`.
-pub(super) async fn give_back(metrics: Metrics, stop: CancellationToken) {
+pub(super) async fn give_back(footprint: Footprint, metrics: Metrics, stop: CancellationToken) {
     let mut quiet = Quiet::default();
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,6 +53,7 @@ pub(super) async fn give_back(metrics: Metrics, stop: CancellationToken) {
         }
         if quiet.is_due(metrics.connections()) {
             heap::give_back();
+            footprint.give_back();
         }
     }
 }

@@ -27,3 +27,4 @@ pub use code::{Code, Violation};
 pub use config::Config;
 pub use connection::{Connection, OpenError, SendError};
 pub use event::{Event, Request, StreamId};
+pub(super) use streams::FEW;

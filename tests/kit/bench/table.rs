@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::measure::Target;
+use super::measure::{self, Target};
 use super::report::{Results, Row, Spread};
 
 const SOTTO: &str = "sotto";
@@ -22,8 +22,11 @@ impl fmt::Display for Results {
             machine.profile, self.rounds, self.seconds, self.churn_seconds
         )?;
         let outside = Target::Outside;
-        let (parts, seconds) = (outside.parts(), outside.seconds(self.seconds));
-        writeln!(f, "outside the mesh each round takes {parts} samples of {seconds} s")?;
+        let mut taken = self.rows.iter().filter_map(|row| measure::parse(&row.measure).ok());
+        if taken.any(|measure| measure.target == outside) {
+            let (parts, seconds) = (outside.parts(), outside.seconds(self.seconds));
+            writeln!(f, "outside the mesh each round takes {parts} samples of {seconds} s")?;
+        }
         writeln!(
             f,
             "median (least..most); ratios sotto's to the others', medians of the rounds'\n"

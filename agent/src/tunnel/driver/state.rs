@@ -6,12 +6,9 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::super::h2::{Code, Connection, Request, StreamId};
+use super::super::h2::{Code, Connection, FEW, Request, StreamId};
 use super::broken::Broken;
 use super::stream::{Ended, Stream};
-
-/// Streams for which a tunnel without any keeps room: one may have had many once, and stays for minutes.
-const FEW: usize = 4;
 
 /// A tunnel's streams and its HTTP/2.
 pub(super) struct State {

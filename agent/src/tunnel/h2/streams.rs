@@ -83,8 +83,8 @@ impl Hasher for IdHasher {
 /// A map by stream id.
 pub(super) type ById<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
 
-/// Streams for which a connection without any keeps room: many of them come once, it stays.
-const FEW: usize = 4;
+/// Streams for which what has none keeps room: many of them come once, and a connection stays for minutes.
+pub(in super::super) const FEW: usize = 4;
 
 /// Removes a stream.
 pub(super) fn remove<T>(streams: &mut ById<T>, id: u32) -> Option<T> {

@@ -1,5 +1,6 @@
 //! One stream of a tunnel, and the application's socket it carries.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::pin;
@@ -88,13 +89,15 @@ impl Passenger {
 pub(super) struct App {
     leg: Leg,
     waker: Waker,
+    /// The event loop may not have looked at the socket yet.
+    fresh: Cell<bool>,
     pub(super) size: ReadSize,
     pub(super) progress: Rc<Progress>,
 }
 
 impl App {
     pub(super) fn new(leg: Leg, waker: Waker, progress: Rc<Progress>) -> Self {
-        Self { leg, waker, size: ReadSize::default(), progress }
+        Self { leg, waker, fresh: Cell::new(true), size: ReadSize::default(), progress }
     }
 
     fn into_passenger(self, sent: Vec<u8>) -> Passenger {
@@ -113,6 +116,15 @@ impl App {
     /// Writes what the socket takes now. If that is not all, the stream's key is noted once it
     /// takes more.
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.fresh.take() {
+            // A connection just made takes bytes, but the event loop says so a turn later: then the
+            // application would have its request only after the peer has our answer.
+            match SockRef::from(&self.leg.tcp).send_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                written => return written,
+            }
+        }
         loop {
             // One slice, the usual case of small messages, costs the kernel less by itself.
             let written = match slices {
@@ -265,5 +277,30 @@ impl Stream {
         if let Some(app) = &self.app {
             app.progress.add_received(written);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_just_made_gets_bytes_before_the_event_loop_has_seen_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let made = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        made.set_nonblocking(true).unwrap();
+        let leg = Leg::new(tokio::net::TcpStream::from_std(made).unwrap());
+        let app = App::new(leg, Waker::noop().clone(), Rc::default());
+        let mut stream = Stream { app: Some(app), ..Stream::default() };
+        let pieces = [IoSlice::new(b"what came "), IoSlice::new(b"with the request")];
+        assert_eq!(stream.deliver(&pieces).unwrap(), 26);
+        assert!(stream.backlog.is_empty());
+        let (mut application, _) = listener.accept().unwrap();
+        let mut received = [0; 26];
+        application.read_exact(&mut received).unwrap();
+        assert_eq!(&received, b"what came with the request");
     }
 }

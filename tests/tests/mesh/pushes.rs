@@ -66,6 +66,8 @@ async fn killed_while_it_pushes_the_control_plane_leaves_nothing_open() {
     }
     bench.cluster.wait_for_agents().await.unwrap();
     bench.cluster.wait_ready(&["back"], READY).await.unwrap();
+    // The DENY is another object than the mode, and may be told later.
+    decided(&bench, String::from("front/client"), "back/echo", true).await;
     let echo = bench.ip("back", "echo").await;
     let bytes = bench.pulse(("front", "client"), echo, "--connections=4 --seconds=4").await;
     assert!(bytes.unwrap() > 100, "mutual TLS is served");

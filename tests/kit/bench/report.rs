@@ -1,6 +1,7 @@
 //! From samples to results: medians of what nobody disturbed, and what was left out.
 
 mod rows;
+mod spread;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,8 @@ use super::machine::Machine;
 use super::rounds::{Sample, Sampled};
 use super::site::Side;
 
-pub(super) use rows::{Row, Spread, of_agents, of_loads};
+pub(super) use rows::{Row, of_agents, of_loads};
+pub(super) use spread::{Ratio, Spread};
 
 /// All that a run found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

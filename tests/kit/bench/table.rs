@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::measure::{self, Target};
-use super::report::{Results, Row, Spread};
+use super::report::{Ratio, Results, Row, Spread};
 
 const SOTTO: &str = "sotto";
 
@@ -29,7 +29,7 @@ impl fmt::Display for Results {
         }
         writeln!(
             f,
-            "median (least..most); ratios sotto's to the others', medians of the rounds'\n"
+            "median (least..most); ratios sotto's to the others', medians of the rounds', ± standard error if known\n"
         )?;
         rows(f, &self.rows, self.other.as_deref())?;
         writeln!(f)?;
@@ -131,7 +131,7 @@ fn rows(f: &mut fmt::Formatter<'_>, rows: &[Row], other: Option<&str>) -> fmt::R
 fn cells(row: &Row, title: &str, other: bool) -> Vec<String> {
     let none = || String::from("-");
     let seen = |of: &Option<Spread>| of.as_ref().map_or_else(none, spread);
-    let ratio = |of: Option<f64>| of.map_or_else(none, |ratio| format!("{ratio:.3}"));
+    let ratio = |of: Option<Ratio>| of.map_or_else(none, ratio);
     let mark = if row.disturbed && !title.is_empty() { "! " } else { "" };
     let mut cells =
         vec![format!("{mark}{title}"), row.figure.clone(), seen(&row.plain), spread(&row.mesh)];
@@ -151,6 +151,12 @@ fn spread(spread: &Spread) -> String {
         return median;
     }
     format!("{median} ({least}..{most})")
+}
+
+fn ratio(ratio: Ratio) -> String {
+    let Ratio { median, error } = ratio;
+    let error = error.map(|error| format!(" ±{error:.3}")).unwrap_or_default();
+    format!("{median:.3}{error}")
 }
 
 /// Three digits that matter, or all before the point.
@@ -189,13 +195,13 @@ mod tests {
             plain: Spread::of(vec![30.0]),
             mesh: Spread::of(vec![10.0]).unwrap(),
             other: Spread::of(vec![7.5]),
-            ratio: Some(1.0 / 3.0),
-            ratio_to_other: Some(4.0 / 3.0),
+            ratio: Some(Ratio { median: 1.0 / 3.0, error: Some(0.0123) }),
+            ratio_to_other: Some(Ratio { median: 4.0 / 3.0, error: None }),
             disturbed: true,
         };
-        let expected = ["! 1 stream up", "Gbit/s", "30.0", "10.0", "7.50", "0.333", "1.333"];
+        let expected = ["! 1 stream up", "Gbit/s", "30.0", "10.0", "7.50", "0.333 ±0.012", "1.333"];
         assert_eq!(cells(&row, "1 stream up", true), expected);
-        let expected = ["", "Gbit/s", "30.0", "10.0", "0.333"];
+        let expected = ["", "Gbit/s", "30.0", "10.0", "0.333 ±0.012"];
         assert_eq!(cells(&row, "", false), expected);
     }
 }

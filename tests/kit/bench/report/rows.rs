@@ -7,6 +7,8 @@ use crate::bench::measure::Measure;
 use crate::bench::rounds::Sampled;
 use crate::bench::site::Side;
 
+use super::spread::{Ratio, Spread};
+
 /// A figure of a measure on all sides.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::bench) struct Row {
@@ -18,44 +20,16 @@ pub(in crate::bench) struct Row {
     pub(in crate::bench) mesh: Spread,
     /// None if Sotto is compared with plain TCP alone.
     pub(in crate::bench) other: Option<Spread>,
-    /// Of the mesh to plain TCP: [`Spread::ratio_to`].
-    pub(in crate::bench) ratio: Option<f64>,
-    /// Of the mesh to the other: [`Spread::ratio_to`].
-    pub(in crate::bench) ratio_to_other: Option<f64>,
+    /// Of the mesh to plain TCP.
+    pub(in crate::bench) ratio: Option<Ratio>,
+    /// Of the mesh to the other.
+    pub(in crate::bench) ratio_to_other: Option<Ratio>,
     /// No round was undisturbed: the figures are of disturbed ones.
     pub(in crate::bench) disturbed: bool,
 }
 
 /// What was asked of agents: figures, and the samples of each.
 pub(in crate::bench) type Asked = Vec<(String, Vec<f64>)>;
-
-/// What was seen in the rounds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(in crate::bench) struct Spread {
-    pub(in crate::bench) median: f64,
-    pub(in crate::bench) least: f64,
-    pub(in crate::bench) most: f64,
-    pub(in crate::bench) samples: Vec<f64>,
-}
-
-impl Spread {
-    /// None of no samples.
-    pub(in crate::bench) fn of(samples: Vec<f64>) -> Option<Self> {
-        let mut sorted = samples.clone();
-        sorted.sort_by(f64::total_cmp);
-        let (least, most) = (*sorted.first()?, *sorted.last()?);
-        let (low, high) = (sorted.get((sorted.len() - 1) / 2)?, sorted.get(sorted.len() / 2)?);
-        Some(Self { median: f64::midpoint(*low, *high), least, most, samples })
-    }
-
-    /// The median of the rounds' ratios: what drifts from round to round is the same on both sides of
-    /// one. None if no round has one.
-    fn ratio_to(&self, base: &Self) -> Option<f64> {
-        let rounds = self.samples.iter().zip(&base.samples);
-        let ratios = rounds.map(|(of, base)| of / base).filter(|ratio| ratio.is_finite());
-        Self::of(ratios.collect()).map(|ratios| ratios.median)
-    }
-}
 
 impl Row {
     fn new(

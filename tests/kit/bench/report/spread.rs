@@ -16,7 +16,7 @@ pub(in crate::bench) struct Spread {
 pub(in crate::bench) struct Ratio {
     /// Of the rounds' ratios: what drifts from round to round is the same on both sides of one.
     pub(in crate::bench) median: f64,
-    /// The median's standard error: two runs in three find it no further away. None of few rounds.
+    /// The median's standard error: in two runs of three the true ratio is no further away. None of few rounds.
     pub(in crate::bench) error: Option<f64>,
 }
 
@@ -45,7 +45,7 @@ impl Spread {
         Some(Ratio { median: ratios.median, error: ratios.error() })
     }
 
-    /// From the distances of the middle half: a few wild rounds do not count.
+    /// From the median of the distances to the median: a few wild rounds do not count.
     #[expect(clippy::cast_precision_loss, reason = "a count of rounds")]
     fn error(&self) -> Option<f64> {
         let count = self.samples.len();

@@ -120,6 +120,8 @@ fn listen(role: Role, address: SocketAddr) -> Result<TcpListener, ListenError> {
         // pod in the clear. What comes from outside must not take the loop.
         mark: Some(if role == Role::Outbound { MARK_LOOP } else { MARK_AGENT }),
         transparent: true,
+        // The application's end is bound to it too, and must see our answers arrive there.
+        on_loopback: role == Role::Outbound,
         // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's peer is no
         // app: it may have an alert to read.
         reset_on_close: role != Role::Hbone,

@@ -18,6 +18,7 @@ pub use dial::{AppDialler, dial_from};
 
 /// Connections waiting to be accepted.
 pub const BACKLOG: i32 = 4096;
+const LOOPBACK: &[u8] = b"lo";
 
 /// How a listener is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct ListenOptions {
     pub mark: Option<u32>,
     /// `IP_TRANSPARENT`: accepted sockets may have foreign local addresses.
     pub transparent: bool,
+    /// `SO_BINDTODEVICE` to `lo`, inherited by accepted sockets.
+    pub on_loopback: bool,
     /// As [`reset_on_close`], inherited by accepted sockets.
     pub reset_on_close: bool,
     /// Connections waiting to be accepted.
@@ -34,7 +37,13 @@ pub struct ListenOptions {
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { mark: None, transparent: false, reset_on_close: false, backlog: BACKLOG }
+        Self {
+            mark: None,
+            transparent: false,
+            on_loopback: false,
+            reset_on_close: false,
+            backlog: BACKLOG,
+        }
     }
 }
 
@@ -50,6 +59,9 @@ pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpList
     }
     if options.transparent {
         set_transparent(&socket, address)?;
+    }
+    if options.on_loopback {
+        socket.bind_device(Some(LOOPBACK))?;
     }
     if options.reset_on_close {
         socket.set_linger(Some(Duration::ZERO))?;

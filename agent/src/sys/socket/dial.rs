@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::super::Netns;
 use super::ports;
-use super::{keep_alive, set_transparent, tcp};
+use super::{LOOPBACK, keep_alive, set_transparent, tcp};
 
 /// Ports tried before giving up: the application or an old connection may hold some.
 const PORT_ATTEMPTS: u32 = 32;
@@ -120,7 +120,7 @@ fn disguisable(destination: SocketAddr) -> io::Result<Socket> {
     socket.set_mark(MARK_LOOP)?;
     // A pod's own address lives on its device: bound to `lo`, the lookup skips that local route and takes the
     // loop table, so the connection arrives on `lo` and is not captured again.
-    socket.bind_device(Some(b"lo"))?;
+    socket.bind_device(Some(LOOPBACK))?;
     socket.set_reuse_address(true)?;
     Ok(socket)
 }

@@ -5,12 +5,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use kit::lab::{ask_from, connect};
+use kit::lab::{LabPod, ask_from, connect};
 use socket2::{Domain, Protocol, Socket, Type};
 use sotto::capture::Role;
 use sotto::sys::privileges;
 
-use super::{Bench, PORT, who_am_i};
+use super::{Bench, PORT, refusal, who_am_i};
 
 fn tcp(domain: Domain) -> std::io::Result<Socket> {
     Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
@@ -104,20 +104,61 @@ fn a_socket_of_an_app_without_capabilities_may_be_used_again() -> Result<()> {
 }
 
 #[test]
-fn a_pod_that_deletes_the_rule_and_the_route_sends_nothing_in_the_clear() -> Result<()> {
-    for undone in ["rule del pref 100", "route flush table 100"] {
+fn a_pod_that_deletes_its_rule_or_route_sends_nothing_in_the_clear() -> Result<()> {
+    let undoings = [
+        ["-4 route flush table 100", "-6 rule del pref 100"],
+        ["-4 route flush table default", "-6 route flush table 100"],
+    ];
+    for undoings in undoings {
         let mut bench = Bench::new("nail")?;
         let relay = bench.enrol_client()?;
-        for (to, family) in bench.targets().into_iter().zip(["-4", "-6"]) {
+        for (to, undoing) in bench.targets().into_iter().zip(undoings) {
             who_am_i(&bench.client, to)?;
-            let mut undo = Command::new("ip");
-            undo.arg(family).args(undone.split(' '));
-            assert!(bench.client.run(move || undo.status())?.success());
+            ip(&bench.client, undoing)?;
             let before = relay.count();
             let answered = who_am_i(&bench.client, to).is_ok();
-            assert_eq!(relay.count() - before, usize::from(answered), "{undone}, to {to}");
+            assert_eq!(relay.count() - before, usize::from(answered), "{undoing}");
         }
     }
+    Ok(())
+}
+
+fn ip(pod: &LabPod, arguments: &'static str) -> Result<()> {
+    let done = pod.run(|| Command::new("ip").args(arguments.split(' ')).status())?;
+    anyhow::ensure!(done.success(), "ip {arguments}: {done}");
+    Ok(())
+}
+
+#[test]
+fn a_pod_without_a_default_route_is_captured_and_reaches_no_more_than_before() -> Result<()> {
+    let mut bench = Bench::new("nodef")?;
+    ip(&bench.client, "-4 route del default")?;
+    let relay = bench.enrol_client()?;
+    let [to, _] = bench.targets();
+    assert_eq!(who_am_i(&bench.client, to)?.ip(), bench.client.ip4());
+    assert_eq!(relay.count(), 1);
+
+    bench.kernel.set_synced(true)?;
+    let nowhere = SocketAddr::from(([192, 0, 2, 1], PORT));
+    assert_eq!(refusal(&bench.client, nowhere), std::io::ErrorKind::NetworkUnreachable);
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_loses_its_default_route_does_not_loop() -> Result<()> {
+    let mut bench = Bench::new("lost")?;
+    let relay = bench.enrol_client()?;
+    ip(&bench.client, "-4 route del default")?;
+    let nowhere = SocketAddr::from(([192, 0, 2, 1], PORT));
+    // Captured once, and what the agent then dials is not taken for the pod's.
+    assert!(who_am_i(&bench.client, nowhere).is_err());
+    assert_eq!(relay.count(), 1);
+
+    bench.kernel.set_synced(true)?;
+    assert!(who_am_i(&bench.client, nowhere).is_err());
+    assert_eq!(relay.count(), 1);
+    let [to, _] = bench.targets();
+    who_am_i(&bench.client, to)?;
     Ok(())
 }
 

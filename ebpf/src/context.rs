@@ -81,38 +81,27 @@ fn port(ctx: &SockAddrContext) -> u16 {
 }
 
 /// Makes the socket's flow take the loop to the agent. False if the kernel refuses, which must not let it go.
-///
-/// The mark chooses the route. The device is what keeps the flow in: should the rule be gone, nothing else leads
-/// over `lo`, and it goes nowhere.
 #[inline(always)]
 pub fn take(ctx: &SockAddrContext) -> bool {
-    let taken = bind(ctx) && set_option(ctx, SO_MARK, MARK_LOOP);
+    let taken = unbind(ctx) && set_option(ctx, SO_MARK, MARK_LOOP);
     if !taken {
         error!(ctx, "failed to redirect a socket");
     }
     taken
 }
 
-/// Binds the socket to `lo`, whatever device it was bound to before.
-#[inline(always)]
-fn bind(ctx: &SockAddrContext) -> bool {
-    let Some(socket) = socket(ctx) else { return false };
-    read!((*socket).bound_dev_if) == LOOPBACK_INDEX
-        || set_option(ctx, SO_BINDTOIFINDEX, LOOPBACK_INDEX)
-}
-
-/// Takes back what [`bind`] did.
+/// A socket bound to a device would pass by the loop, in the clear.
 #[inline(always)]
 fn unbind(ctx: &SockAddrContext) -> bool {
     let Some(socket) = socket(ctx) else { return false };
-    read!((*socket).bound_dev_if) != LOOPBACK_INDEX || set_option(ctx, SO_BINDTOIFINDEX, 0)
+    read!((*socket).bound_dev_if) == 0 || set_option(ctx, SO_BINDTOIFINDEX, 0)
 }
 
-/// Lets the socket go its way, without what an earlier connect(2) on it may have left.
+/// Lets the socket go its way, without the mark that an earlier connect(2) on it may have left.
 #[inline(always)]
 pub fn leave(ctx: &SockAddrContext) -> bool {
     let Some(socket) = socket(ctx) else { return true };
-    read!((*socket).mark) != MARK_LOOP || (unbind(ctx) && set_option(ctx, SO_MARK, 0))
+    read!((*socket).mark) != MARK_LOOP || set_option(ctx, SO_MARK, 0)
 }
 
 /// The application gets ECONNREFUSED; without this it would be EPERM.

@@ -48,8 +48,7 @@ fn connect(
         Verdict::Local => context::leave(ctx),
         Verdict::Direct(counter) => {
             maps::count(cookie, counter);
-            // To unbind a socket takes CAP_NET_RAW. Where the application lacks it the agent carries the connection.
-            context::leave(ctx) || context::take(ctx)
+            context::leave(ctx)
         }
         Verdict::Capture(counter) => {
             maps::count(cookie, counter);

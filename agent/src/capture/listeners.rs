@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
 use sotto_abi::{MARK_AGENT, MARK_LOOP};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -117,12 +116,10 @@ impl PodListeners {
 /// Listens in the calling thread's network namespace.
 fn listen(role: Role, address: SocketAddr) -> Result<TcpListener, ListenError> {
     let options = ListenOptions {
-        // What the pod opens arrives marked; without a mark of ours the accepted socket takes it on, and so tells
-        // what it accepted. What comes from outside must not take the loop, whatever mark it bears.
-        mark: (role != Role::Outbound).then_some(MARK_AGENT),
+        // What the pod opens arrives marked; answers of any kind must carry the same mark, or they leave the
+        // pod in the clear. What comes from outside must not take the loop.
+        mark: Some(if role == Role::Outbound { MARK_LOOP } else { MARK_AGENT }),
         transparent: true,
-        // The application's end is bound to it too, and must see our answers arrive there.
-        on_loopback: role == Role::Outbound,
         // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's peer is no
         // app: it may have an alert to read.
         reset_on_close: role != Role::Hbone,
@@ -135,8 +132,7 @@ fn is_family_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// `None` for a connection that no redirection made: to the listener's own address, or without the mark to where
-/// no route of the pod leads but the loop's. The second may be ours, and would come back again and again.
+/// `None` for a connection to the listener's own address, which no redirection made.
 fn captured(
     stream: TcpStream,
     client: SocketAddr,
@@ -148,10 +144,6 @@ fn captured(
     let local = stream.local_addr().ok()?;
     if local == own {
         tracing::debug!(%client, ?role, "dropped a connection to a listener's own address");
-        return None;
-    }
-    if role == Role::Outbound && SockRef::from(&stream).mark().ok()? != MARK_LOOP {
-        tracing::debug!(%client, destination = %local, "dropped a connection to where no route leads");
         return None;
     }
     Some(Captured {

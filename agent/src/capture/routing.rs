@@ -1,27 +1,10 @@
-//! What a pod's network namespace needs so that captured flows loop through `lo`: three settings, routes, rules.
-//! All idempotent.
-//!
-//! Two kinds of flows take the loop, and always bear its mark: what the pod opens, whose sockets are bound to `lo`,
-//! and what the application answers to our dials with a client's source, whose sockets are not. A rule can lead
-//! both. But a namespace with a rule of its own goes from rule to rule for every destination, those outside the
-//! mesh too, and checks the source of what arrives:
-//!
-//! | flows | IPv4 | IPv6 |
-//! |---|---|---|
-//! | the pod opens | a route in the last table: as the pod has a default route, only what is bound to `lo` gets there | the rule |
-//! | answers to our dials | the rule, added with the first ([`crate::sys::socket::AppDialler`]) | the rule |
-//!
-//! IPv6 has no last table, and in the main one it passes over a route whose router does not answer. A pod without
-//! a default route has the rule in any case.
-//!
-//! What the rule would do better: the kernel's reset for a socket that is gone for good knows of no device. Without
-//! the rule it leaves the pod (it bears no payload), and who wrote to the socket learns it by timeout only. An
-//! application's socket is not gone before `tcp_fin_timeout` (60 s) after it is closed.
+//! What a pod's network namespace needs so that marked flows loop through `lo`: three settings, and one rule and
+//! one route for each family. All idempotent.
 
 use std::io;
 use std::net::IpAddr;
 
-use sotto_abi::LOOP_TABLE;
+use sotto_abi::{LOOP_RULE_PRIORITY, LOOP_TABLE, MARK_LOOP};
 
 use crate::mesh::LocalPod;
 use crate::sys::netlink::{Family, LoopRoute, MarkRule, Netlink};
@@ -62,9 +45,6 @@ const SETTINGS: [&str; 3] =
 /// ends: with bbr as the node's default, pacing on loopback costs a third of the throughput.
 const UNPACED: [&str; 2] = ["cubic", "reno"];
 
-/// The table that is asked last (`RT_TABLE_DEFAULT`), and where in it we stand: behind all that a pod may have there.
-const LAST: (u32, u32) = (253, u32::MAX);
-
 /// Which of [`SETTINGS`] were on before we came, a bit each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct SavedSettings(pub(super) u32);
@@ -81,12 +61,8 @@ pub(super) fn open(netns: &Netns, pod: &LocalPod) -> Result<SavedSettings, Routi
             }
         }
         for ip in addresses(pod) {
-            done("add a route", set_route(&netlink, loop_route(ip)))?;
-            if ip.is_ipv4() && done("read the routes", has_default_route())? {
-                done("add a route", set_route(&netlink, last_route(ip)))?;
-            } else {
-                done("add a rule", netlink.add_rule(rule(ip)))?;
-            }
+            done("add a rule", netlink.add_rule(rule(ip)))?;
+            done("add a route", set_route(&netlink, ip))?;
         }
         Ok(saved)
     };
@@ -104,10 +80,7 @@ pub(super) fn close(
         let netlink = done("open netlink", Netlink::open())?;
         for &ip in addresses {
             results.push(done("delete a rule", netlink.delete_rule(rule(ip))));
-            results.push(done("delete a route", netlink.delete_route(loop_route(ip))));
-            if ip.is_ipv4() {
-                results.push(done("delete a route", netlink.delete_route(last_route(ip))));
-            }
+            results.push(done("delete a route", netlink.delete_route(route(ip, None))));
         }
         let has_v6 = addresses.iter().any(IpAddr::is_ipv6);
         for (bit, name) in settings(has_v6) {
@@ -145,65 +118,25 @@ fn switch(name: &'static str, on: bool) -> Result<bool, RoutingError> {
 }
 
 fn rule(ip: IpAddr) -> MarkRule {
-    MarkRule::to_loopback(Family::of(ip))
-}
-
-fn loop_route(ip: IpAddr) -> LoopRoute {
-    LoopRoute { source: ip, table: LOOP_TABLE, metric: 0, congestion_control: None }
-}
-
-fn last_route(ip: IpAddr) -> LoopRoute {
-    let (table, metric) = LAST;
-    LoopRoute { table, metric, ..loop_route(ip) }
+    let family = if ip.is_ipv4() { Family::V4 } else { Family::V6 };
+    MarkRule { family, mark: MARK_LOOP, table: LOOP_TABLE, priority: LOOP_RULE_PRIORITY }
 }
 
 /// Sets the route with the first congestion control that this kernel has.
-fn set_route(netlink: &Netlink, route: LoopRoute) -> io::Result<()> {
+fn set_route(netlink: &Netlink, ip: IpAddr) -> io::Result<()> {
     for name in UNPACED {
-        match netlink.set_route(LoopRoute { congestion_control: Some(name), ..route }) {
+        match netlink.set_route(route(ip, Some(name))) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
             set => return set,
         }
     }
-    netlink.set_route(route)
+    netlink.set_route(route(ip, None))
 }
 
-/// Whether IPv4 knows a way to everywhere: without one the last table would answer for all that has none.
-fn has_default_route() -> io::Result<bool> {
-    Ok(leads_everywhere(&std::fs::read_to_string("/proc/thread-self/net/route")?))
-}
-
-/// Reads `/proc/net/route`: interface, destination, gateway, flags, three numbers, mask. A route that refuses has
-/// `*` for its interface.
-fn leads_everywhere(routes: &str) -> bool {
-    routes.lines().any(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        matches!(fields[..], [device, "00000000", _, _, _, _, _, "00000000", ..] if device != "*")
-    })
+fn route(ip: IpAddr, congestion_control: Option<&'static str>) -> LoopRoute {
+    LoopRoute { source: ip, table: LOOP_TABLE, congestion_control }
 }
 
 fn done<T>(action: &'static str, result: io::Result<T>) -> Result<T, RoutingError> {
     result.map_err(|source| RoutingError::Netlink { action, source })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEAD: &str =
-        "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
-
-    fn with(route: &str) -> bool {
-        leads_everywhere(&format!("{HEAD}{route}\t0\t0\t0\n"))
-    }
-
-    #[test]
-    fn only_a_default_route_over_a_device_leads_everywhere() {
-        assert!(with("eth0\t00000000\t01004D0A\t0003\t0\t0\t0\t00000000"));
-        assert!(!with("eth0\t00004D0A\t00000000\t0001\t0\t0\t0\t00FFFFFF"));
-        assert!(!with("eth0\t00000000\t01004D0A\t0003\t0\t0\t0\t00000080"));
-        assert!(!with("*\t00000000\t00000000\t0200\t0\t0\t0\t00000000"));
-        assert!(!leads_everywhere(HEAD));
-        assert!(!leads_everywhere(""));
-    }
 }

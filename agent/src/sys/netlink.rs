@@ -12,7 +12,6 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt::ReceiveTimeout,
 };
 use nix::sys::time::TimeVal;
-use sotto_abi::{LOOP_RULE_PRIORITY, LOOP_TABLE, MARK_LOOP};
 
 /// IPv4 or IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,15 +35,13 @@ pub struct MarkRule {
     pub priority: u32,
 }
 
-/// `ip route add local default dev lo src <source> table <table> metric <metric> [congctl <congestion_control>]`.
+/// `ip route add local default dev lo src <source> table <table> [congctl <congestion_control>]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoopRoute {
     /// The source of flows that take it, and with it the family.
     pub source: IpAddr,
     /// The routing table.
     pub table: u32,
-    /// Lower goes before, among the table's default routes; 0 is what the family takes by itself.
-    pub metric: u32,
     /// What connections over it start with, both ends; none for the namespace's default.
     pub congestion_control: Option<&'static str>,
 }
@@ -163,14 +160,6 @@ fn ignore(result: io::Result<()>, errno: i32) -> io::Result<()> {
 }
 
 impl Family {
-    /// An address's.
-    pub const fn of(ip: IpAddr) -> Self {
-        match ip {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-
     /// `AF_INET` or `AF_INET6`, as the one byte of rtnetlink's headers.
     fn number(self) -> u8 {
         match self {
@@ -181,11 +170,6 @@ impl Family {
 }
 
 impl MarkRule {
-    /// The rule that leads marked flows to `lo`.
-    pub const fn to_loopback(family: Family) -> Self {
-        Self { family, mark: MARK_LOOP, table: LOOP_TABLE, priority: LOOP_RULE_PRIORITY }
-    }
-
     /// `struct fib_rule_hdr` and its attributes.
     fn encode(self) -> Vec<u8> {
         let mut body = vec![self.family.number(), 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL];
@@ -200,10 +184,9 @@ impl MarkRule {
 impl LoopRoute {
     /// `struct rtmsg` and its attributes: destination `0/0`, type `local`, scope `host`.
     fn encode(self) -> Vec<u8> {
-        let family = Family::of(self.source);
-        let source = match self.source {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
+        let (family, source) = match self.source {
+            IpAddr::V4(ip) => (Family::V4, ip.octets().to_vec()),
+            IpAddr::V6(ip) => (Family::V6, ip.octets().to_vec()),
         };
         let scope = match family {
             Family::V4 => RT_SCOPE_HOST,
@@ -214,7 +197,6 @@ impl LoopRoute {
         attribute(&mut body, RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
         attribute(&mut body, RTA_PREFSRC, &source);
         attribute(&mut body, RTA_TABLE, &self.table.to_ne_bytes());
-        attribute(&mut body, RTA_PRIORITY, &self.metric.to_ne_bytes());
         if let Some(name) = self.congestion_control {
             let mut metrics = Vec::new();
             attribute(&mut metrics, RTAX_CC_ALGO, &[name.as_bytes(), b"\0"].concat());
@@ -244,7 +226,6 @@ const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_HOST: u8 = 254;
 const RTN_LOCAL: u8 = 2;
 const RTA_OIF: u16 = 4;
-const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 const RTA_TABLE: u16 = 15;

@@ -18,7 +18,6 @@ pub use dial::{AppDialler, dial_from};
 
 /// Connections waiting to be accepted.
 pub const BACKLOG: i32 = 4096;
-const LOOPBACK: &[u8] = b"lo";
 
 /// How a listener is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +26,6 @@ pub struct ListenOptions {
     pub mark: Option<u32>,
     /// `IP_TRANSPARENT`: accepted sockets may have foreign local addresses.
     pub transparent: bool,
-    /// `SO_BINDTODEVICE` to `lo`, inherited by accepted sockets.
-    pub on_loopback: bool,
     /// As [`reset_on_close`], inherited by accepted sockets.
     pub reset_on_close: bool,
     /// Connections waiting to be accepted.
@@ -37,13 +34,7 @@ pub struct ListenOptions {
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self {
-            mark: None,
-            transparent: false,
-            on_loopback: false,
-            reset_on_close: false,
-            backlog: BACKLOG,
-        }
+        Self { mark: None, transparent: false, reset_on_close: false, backlog: BACKLOG }
     }
 }
 
@@ -59,9 +50,6 @@ pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpList
     }
     if options.transparent {
         set_transparent(&socket, address)?;
-    }
-    if options.on_loopback {
-        socket.bind_device(Some(LOOPBACK))?;
     }
     if options.reset_on_close {
         socket.set_linger(Some(Duration::ZERO))?;

@@ -21,9 +21,9 @@ pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/sotto/v1";
 pub const MARK_LOOP: u32 = 0x111;
 /// Mark of the agent's own inbound sockets, inside a pod's network namespace only.
 pub const MARK_AGENT: u32 = 0x539;
-/// Routing table that leads everything to `lo`.
+/// Routing table, and priority of the rule, that send marked flows to `lo`.
 pub const LOOP_TABLE: u32 = 100;
-/// Priority of the rule that selects [`LOOP_TABLE`] for marked flows.
+/// Priority of the rule that selects [`LOOP_TABLE`].
 pub const LOOP_RULE_PRIORITY: u32 = 100;
 /// The port of HBONE.
 pub const HBONE_PORT: u16 = 15008;

@@ -120,7 +120,7 @@ fn own_listeners(bench: &Bench) -> Result<Vec<SocketAddr>> {
     let own: Vec<SocketAddr> = listening
         .lines()
         .filter_map(|line| line.split_whitespace().nth(3))
-        .filter_map(|address| address.replace("%lo", "").parse().ok())
+        .filter_map(|address| address.parse().ok())
         .filter(|address: &SocketAddr| address.ip().is_loopback())
         .collect();
     assert!(own.len() >= 6, "{listening}");

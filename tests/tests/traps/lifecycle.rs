@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use kit::lab::{LabPod, Relay, ask, connect};
+use kit::lab::{LabPod, ask, connect};
 use sotto::mesh::destinations::DestinationsDelta;
 use sotto_abi::{Counter, names};
 
@@ -279,42 +279,6 @@ fn a_pod_made_anew_under_its_uid_is_captured_in_its_new_namespace() -> Result<()
     assert_eq!(relay.count(), 1);
     who_am_i(&bench.client, bench.targets()[0])?;
     assert_eq!(bench.kernel.adopted()?.len(), 1);
-    Ok(())
-}
-
-/// The routing rules of a pod that are not the kernel's own three, of one family.
-fn rules(pod: &LabPod, family: &'static str) -> Result<Vec<String>> {
-    let listed =
-        pod.run(move || std::process::Command::new("ip").args([family, "rule"]).output())?;
-    let listed = String::from_utf8(listed.stdout)?;
-    let is_own = |line: &&str| !["0:", "32766:", "32767:"].iter().any(|own| line.starts_with(own));
-    Ok(listed.lines().filter(is_own).map(str::to_owned).collect())
-}
-
-#[test]
-fn a_pod_has_no_rule_for_ipv4_until_it_is_called() -> Result<()> {
-    let mut bench = Bench::new("late")?;
-    let (client, server) = (bench.client.clone(), bench.server.clone());
-    let before = [traces(&client)?, traces(&server)?];
-    let relays = [bench.enrol_client()?, bench.enrol_server()?];
-    let to = bench.targets()[0];
-    let count = |pod: &LabPod| Ok::<_, anyhow::Error>(rules(pod, "-4")?.len());
-    assert_eq!([count(&client)?, count(&server)?], [0, 0]);
-    who_am_i(&client, to)?;
-    assert_eq!(relays.each_ref().map(Relay::count), [1, 1]);
-    assert_eq!([count(&client)?, count(&server)?], [0, 1]);
-    // With the rule, what the pod opens is captured as before.
-    let serving = client.serve(PORT)?;
-    who_am_i(&server, SocketAddr::new(client.ip4(), PORT))?;
-    assert_eq!(relays.each_ref().map(Relay::count), [2, 2]);
-    for pod in [&client, &server] {
-        bench.kernel.release(&pod.capture.pod.uid)?;
-    }
-    drop((relays, serving));
-    for (pod, before) in [&client, &server].into_iter().zip(before) {
-        bench.kernel.finish_release(&pod.capture)?;
-        assert_eq!(traces(pod)?, before);
-    }
     Ok(())
 }
 

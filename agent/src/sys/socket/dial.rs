@@ -2,7 +2,7 @@
 //!
 //! Only the socket's creation happens inside the namespace: a socket stays where it was made.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,9 +12,8 @@ use sotto_abi::MARK_LOOP;
 use tokio::net::TcpStream;
 
 use super::super::Netns;
-use super::super::netlink::{Family, MarkRule, Netlink};
 use super::ports;
-use super::{LOOPBACK, keep_alive, set_transparent, tcp};
+use super::{keep_alive, set_transparent, tcp};
 
 /// Ports tried before giving up: the application or an old connection may hold some.
 const PORT_ATTEMPTS: u32 = 32;
@@ -30,19 +29,17 @@ pub struct AppDialler {
     netns: Netns,
     /// By family: IPv4, IPv6.
     ready: RefCell<[Vec<Socket>; 2]>,
-    /// Whether the rule is there that leads answers over IPv4 back to us.
-    has_rule: Cell<bool>,
 }
 
 impl AppDialler {
     /// For the pod in `netns`.
     pub fn new(netns: Netns) -> Self {
-        Self { netns, ready: RefCell::default(), has_rule: Cell::default() }
+        Self { netns, ready: RefCell::default() }
     }
 
     /// Connects to the application as `source` if given (else as the pod itself).
     ///
-    /// With a source, answers return to us over `lo`, led by the mark, a rule and the pod's loop route.
+    /// With a source, replies return to us over `lo` through the mark and the pod's loop route.
     ///
     /// # Errors
     /// The namespace is gone, no source port is free, the application refuses, or `timeout` passes.
@@ -94,23 +91,11 @@ impl AppDialler {
         if let Some(socket) = ready.pop() {
             return Ok(socket);
         }
-        let made: io::Result<Vec<_>> = self.netns.enter(|| {
-            self.lead_back(destination)?;
-            (0..STOCK).map(|_| disguisable(destination)).collect()
-        })?;
+        let made: io::Result<Vec<_>> =
+            self.netns.enter(|| (0..STOCK).map(|_| disguisable(destination)).collect())?;
         ready.extend(made?);
         // None only if `STOCK` were 0.
         ready.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    /// Adds the rule without which answers would leave the pod. A pod that nobody calls is better off without it,
-    /// so for IPv4 it comes with the first dial; for IPv6 it was there before.
-    fn lead_back(&self, destination: SocketAddr) -> io::Result<()> {
-        if destination.is_ipv4() && !self.has_rule.get() {
-            Netlink::open()?.add_rule(MarkRule::to_loopback(Family::V4))?;
-            self.has_rule.set(true);
-        }
-        Ok(())
     }
 }
 
@@ -135,7 +120,7 @@ fn disguisable(destination: SocketAddr) -> io::Result<Socket> {
     socket.set_mark(MARK_LOOP)?;
     // A pod's own address lives on its device: bound to `lo`, the lookup skips that local route and takes the
     // loop table, so the connection arrives on `lo` and is not captured again.
-    socket.bind_device(Some(LOOPBACK))?;
+    socket.bind_device(Some(b"lo"))?;
     socket.set_reuse_address(true)?;
     Ok(socket)
 }

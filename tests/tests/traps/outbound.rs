@@ -1,10 +1,10 @@
 //! What a pod opens.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 
-use anyhow::Result;
-use kit::lab::{ask_from, connect};
+use anyhow::{Context, Result};
+use kit::lab::{ask, ask_from, connect};
 use socket2::{Domain, Protocol, Socket, Type};
 use sotto::capture::Role;
 
@@ -151,6 +151,32 @@ fn a_client_port_may_be_used_again_for_the_same_destination() -> Result<()> {
     Ok(())
 }
 
+/// Both may end at the same address and port. The kernel keeps their own ports apart as long as both are bound to
+/// the same device, or neither is.
+#[test]
+fn a_connection_that_goes_out_never_takes_the_port_of_a_captured_one() -> Result<()> {
+    let mut bench = Bench::new("ports")?;
+    let (relay, client) = (bench.enrol_client()?, bench.client.clone());
+    client.run(|| sotto::sys::sysctl::write("net.ipv4.ip_local_port_range", "40000 40005"))?;
+    for to in bench.targets() {
+        bench.kernel.set_synced(false)?;
+        let before = relay.count();
+        let mut captured = client.run(move || connect(to))?;
+        ask(&mut captured, "hello")?;
+        assert_eq!(relay.count() - before, 1);
+
+        bench.kernel.set_synced(true)?;
+        let direct: Vec<_> =
+            std::iter::from_fn(|| client.run(move || connect(to)).ok()).take(6).collect();
+        assert!(!direct.is_empty() && direct.len() < 6, "{direct:?}");
+        assert_eq!(relay.count() - before, 1);
+        for mut stream in direct.into_iter().chain([captured]) {
+            ask(&mut stream, "still here").with_context(|| format!("{stream:?}"))?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_burst_of_short_connections_leaves_none_behind() -> Result<()> {
     let mut bench = Bench::new("burst")?;
@@ -161,7 +187,7 @@ fn a_burst_of_short_connections_leaves_none_behind() -> Result<()> {
         bench.client.run(move || -> Result<()> {
             for round in 0..300 {
                 let mut stream = connect(to)?;
-                kit::lab::ask(&mut stream, &round.to_string())?;
+                ask(&mut stream, &round.to_string())?;
             }
             Ok(())
         })?;
@@ -190,7 +216,7 @@ fn datagrams_are_not_touched() -> Result<()> {
 }
 
 /// What a socket uses; the kernel pads it with zeros.
-fn congestion_control(socket: &std::net::TcpStream) -> Result<String> {
+fn congestion_control(socket: &TcpStream) -> Result<String> {
     let name = socket2::SockRef::from(socket).tcp_congestion()?;
     Ok(String::from_utf8(name)?.trim_end_matches('\0').to_owned())
 }

@@ -100,10 +100,12 @@ impl Violation {
 impl From<HpackError> for Violation {
     fn from(error: HpackError) -> Self {
         let what = match error {
+            HpackError::ListSize => return Self::abuse("header block unpacks to too much"),
             HpackError::Truncated => "header block ends within a field",
             HpackError::IntegerOverflow => "header block has an integer too large",
             HpackError::Index => "header block refers to no entry",
             HpackError::TableSize => "header block enlarges the table beyond the limit",
+            HpackError::TableSizes => "header block changes the table size again and again",
             HpackError::LateTableSize => "header block changes the table size after a field",
             HpackError::HuffmanEos => "header string has EOS in it",
             HpackError::HuffmanPadding => "header string has invalid padding",

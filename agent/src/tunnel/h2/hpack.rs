@@ -20,6 +20,8 @@ pub(super) const TABLE_SIZE: usize = 4096;
 /// from here (RFC 9113 section 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HpackError {
+    /// The header block unpacks to more than anyone needs.
+    ListSize,
     /// The header block ends within a field.
     Truncated,
     /// The header block has an integer too large.
@@ -28,6 +30,8 @@ pub(super) enum HpackError {
     Index,
     /// The header block enlarges the table beyond the limit.
     TableSize,
+    /// The header block changes the table size more often than it takes to say all changes.
+    TableSizes,
     /// The header block changes the table size after a field.
     LateTableSize,
     /// The header string has EOS in it.

@@ -10,6 +10,8 @@ use crate::tunnel::h2::frame::{
 };
 use crate::tunnel::h2::streams::{Sending, Stream};
 
+const WINDOW_TOO_LARGE: &str = "SETTINGS_INITIAL_WINDOW_SIZE too large";
+
 impl Connection {
     /// RFC 9113 section 6.5.
     pub(super) fn settings_frame(&mut self, head: Head, payload: &[u8]) -> Result<(), Violation> {
@@ -21,9 +23,11 @@ impl Connection {
             // No limit, if it does not set one (section 6.5.2).
             self.peer.max_streams = u32::MAX;
         }
+        let before = self.peer.initial_window;
         for entry in payload.chunks_exact(6) {
             self.setting(u16::from_be_bytes([entry[0], entry[1]]), number(&entry[2..]))?;
         }
+        self.initial_window_changed(before)?;
         self.owe(frame::put_settings_ack);
         self.pending.push_back(Event::Settings);
         Ok(())
@@ -50,7 +54,10 @@ impl Connection {
                 return Err(Violation::protocol("invalid SETTINGS_ENABLE_PUSH"));
             }
             setting::MAX_CONCURRENT_STREAMS => self.peer.max_streams = value,
-            setting::INITIAL_WINDOW_SIZE => self.initial_window(value)?,
+            setting::INITIAL_WINDOW_SIZE if value > MAX_31 => {
+                return Err(Violation::flow(WINDOW_TOO_LARGE));
+            }
+            setting::INITIAL_WINDOW_SIZE => self.peer.initial_window = value,
             setting::MAX_FRAME_SIZE => {
                 if !(MIN_MAX_FRAME..=MAX_MAX_FRAME).contains(&value) {
                     return Err(Violation::protocol("invalid SETTINGS_MAX_FRAME_SIZE"));
@@ -70,18 +77,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Section 6.9.2: all streams' windows move by the difference, perhaps below 0.
-    fn initial_window(&mut self, value: u32) -> Result<(), Violation> {
-        const WHAT: &str = "SETTINGS_INITIAL_WINDOW_SIZE too large";
-        if value > MAX_31 {
-            return Err(Violation::flow(WHAT));
+    /// Section 6.9.2: all streams' windows move by the difference, perhaps below 0. Once a frame,
+    /// whatever the values on the way: every stream is touched.
+    fn initial_window_changed(&mut self, before: u32) -> Result<(), Violation> {
+        let difference = self.peer.initial_window.cast_signed() - before.cast_signed();
+        if difference == 0 {
+            return Ok(());
         }
-        let difference = value.cast_signed() - self.peer.initial_window.cast_signed();
-        self.peer.initial_window = value;
         let mut opened = false;
         for stream in self.streams.values_mut() {
             let window = stream.send_window.checked_add(difference);
-            let window = window.ok_or(Violation::flow(WHAT))?;
+            let window = window.ok_or(Violation::flow(WINDOW_TOO_LARGE))?;
             opened |= stream.send_window <= 0 && window > 0;
             stream.send_window = window;
         }

@@ -13,6 +13,10 @@ use crate::tunnel::h2::streams::{Late, Receiving, Sending, Stream};
 /// CONTINUATION frames of one header block.
 const MAX_CONTINUATIONS: u32 = 32;
 
+/// A header list this many times the largest allowed is not only refused: unpacking it, as the state of
+/// compression needs, would cost more than what was sent for it.
+const UNPACKED: usize = 4;
+
 /// A header block whose end has not come.
 #[derive(Debug)]
 pub(super) struct Block {
@@ -75,7 +79,8 @@ impl Connection {
     /// Whatever comes of it, the block must be decoded: the next one depends on it.
     fn decode(&mut self, kind: Kind, block: &[u8]) -> Result<Fields, Violation> {
         let mut fields = Fields::new(kind, self.config.max_header_list);
-        self.decoder.decode(block, |name, value| fields.take(name, value))?;
+        let room = UNPACKED * self.config.max_header_list as usize;
+        self.decoder.decode(block, room, |name, value| fields.take(name, value))?;
         Ok(fields)
     }
 

@@ -1,7 +1,10 @@
 //! Reads header blocks (RFC 7541 section 6).
 
-use super::table::{DynamicTable, Entry, field};
+use super::table::{DynamicTable, ENTRY_OVERHEAD, Entry, field};
 use super::{HpackError, huffman, integer};
+
+/// Changes of the table's size in one header block (RFC 7541 section 4.2).
+const MAX_SIZE_UPDATES: u32 = 2;
 
 /// One direction's decoding state; its memory is bounded by the table size given.
 #[derive(Debug)]
@@ -20,27 +23,43 @@ impl Decoder {
 
     /// Decodes a whole block, passing each name and value on as sent: neither is validated.
     ///
+    /// At most `room` bytes are unpacked, as RFC 9113 section 6.5.2 counts them: two bytes can refer
+    /// to as many as the table holds.
+    ///
     /// # Errors
     /// The block breaks the rules: a connection error COMPRESSION_ERROR (RFC 9113 section 4.3).
     pub(crate) fn decode(
         &mut self,
         block: &[u8],
+        mut room: usize,
         mut visit: impl FnMut(&[u8], &[u8]),
     ) -> Result<(), HpackError> {
         let mut rest = block;
-        // Size updates come before the first field only (section 4.2).
+        // Section 4.2: before the first field only, and the smallest and the final size say all that
+        // may have happened since the block before. Each may empty the table, so more cost us work.
+        let mut updates = 0;
         while let Some(0x20..0x40) = rest.first() {
+            updates += 1;
+            if updates > MAX_SIZE_UPDATES {
+                return Err(HpackError::TableSizes);
+            }
             let size = integer::decode(&mut rest, 5)? as usize;
             if size > self.limit {
                 return Err(HpackError::TableSize);
             }
             self.table.resize(size);
         }
+        let mut visit = |name: &[u8], value: &[u8]| {
+            let size = name.len() + value.len() + ENTRY_OVERHEAD;
+            room = room.checked_sub(size).ok_or(HpackError::ListSize)?;
+            visit(name, value);
+            Ok(())
+        };
         while let Some(first) = rest.first() {
             match first {
                 0x80.. => {
                     let (name, value) = field(&self.table, integer::decode(&mut rest, 7)?)?;
-                    visit(name, value);
+                    visit(name, value)?;
                 }
                 0x40.. => self.indexed_literal(&mut rest, &mut visit)?,
                 0x20.. => return Err(HpackError::LateTableSize),
@@ -55,13 +74,13 @@ impl Decoder {
     fn indexed_literal(
         &mut self,
         rest: &mut &[u8],
-        visit: &mut impl FnMut(&[u8], &[u8]),
+        visit: &mut impl FnMut(&[u8], &[u8]) -> Result<(), HpackError>,
     ) -> Result<(), HpackError> {
         let index = integer::decode(rest, 6)?;
         let name =
             if index == 0 { string(rest, &mut self.name)? } else { field(&self.table, index)?.0 };
         let entry = Entry::new(name, string(rest, &mut self.value)?);
-        visit(entry.name(), entry.value());
+        visit(entry.name(), entry.value())?;
         self.table.insert(entry);
         Ok(())
     }
@@ -69,13 +88,12 @@ impl Decoder {
     fn plain_literal(
         &mut self,
         rest: &mut &[u8],
-        visit: &mut impl FnMut(&[u8], &[u8]),
+        visit: &mut impl FnMut(&[u8], &[u8]) -> Result<(), HpackError>,
     ) -> Result<(), HpackError> {
         let index = integer::decode(rest, 4)?;
         let name =
             if index == 0 { string(rest, &mut self.name)? } else { field(&self.table, index)?.0 };
-        visit(name, string(rest, &mut self.value)?);
-        Ok(())
+        visit(name, string(rest, &mut self.value)?)
     }
 
     /// One large string must not cost memory for the rest of a connection's life.

@@ -16,7 +16,8 @@ type List = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<List, HpackError> {
     let mut fields = Vec::new();
-    decoder.decode(block, |name, value| fields.push((name.to_vec(), value.to_vec())))?;
+    decoder
+        .decode(block, usize::MAX, |name, value| fields.push((name.to_vec(), value.to_vec())))?;
     Ok(fields)
 }
 
@@ -192,6 +193,29 @@ fn the_table_is_resized_only_before_fields_and_within_the_limit() {
     assert_eq!(decoder.table_size(), 0);
     fails(&[0x3f, 0xe2, 0x1f], HpackError::TableSize);
     fails(&[0x82, 0x20], HpackError::LateTableSize);
+}
+
+#[test]
+fn two_table_sizes_in_a_block_say_all_that_happened_and_more_are_refused() {
+    let mut decoder = Decoder::new(TABLE_SIZE);
+    assert_eq!(decode(&mut decoder, &[0x20, 0x3f, 0xe1, 0x1f, 0x82]).unwrap().len(), 1);
+    // Each block has its own two.
+    assert_eq!(decode(&mut decoder, &[0x20, 0x20, 0x82]).unwrap().len(), 1);
+    fails(&[0x20, 0x20, 0x20, 0x82], HpackError::TableSizes);
+    fails(&[0x20, 0x3f, 0xe1, 0x1f].repeat(4000), HpackError::TableSizes);
+}
+
+#[test]
+fn a_block_unpacks_to_no_more_than_there_is_room_for() {
+    let mut decoder = Decoder::new(TABLE_SIZE);
+    let name = [&[0x40, 0x7f, 0xa1, 0x1e][..], &[b'x'; 4000], &[0]].concat();
+    decode(&mut decoder, &name).unwrap();
+    let mut unpacked = 0;
+    // Its name again, as often as it is asked for with two bytes.
+    let bomb = [0x7e, 0].repeat(30_000);
+    let result = decoder.decode(&bomb, 100_000, |name, value| unpacked += name.len() + value.len());
+    assert_eq!(result, Err(HpackError::ListSize));
+    assert!((90_000..=100_000).contains(&unpacked), "{unpacked}");
 }
 
 #[test]

@@ -150,18 +150,29 @@ fn header_blocks_are_bounded_in_bytes_and_frames() {
     assert_eq!(feed(&mut serving(Config::default()), &enough).unwrap().len(), 1);
 }
 
+/// A request with an entry of 4000 bytes for the table, and that entry so many times again.
+fn bomb(copies: usize) -> Vec<u8> {
+    let large = [&[0x40, 1, b'a', 0x7f, 0xa1, 0x1e][..], &[b'x'; 4000]].concat();
+    frame(kind::HEADERS, WHOLE, 1, &[connect(), large, vec![0x80 | 62; copies]].concat())
+}
+
 #[test]
-fn a_header_bomb_costs_no_more_than_the_list_allows() {
-    // One entry of 4000 bytes in the table, referred to 60,000 times: 240 MB if it were unpacked.
+fn a_header_list_larger_than_allowed_is_refused_and_the_connection_goes_on() {
     let mut server = server(Config::default());
-    let large = "x".repeat(4000);
-    let mut bomb = connect();
-    bomb.extend([0x40, 1, b'a', 0x7f, 0xa1, 0x1e]);
-    bomb.extend(large.as_bytes());
-    bomb.extend(vec![0x80 | 62; 60_000]);
-    let told = feed(&mut server, &frame(kind::HEADERS, WHOLE, 1, &bomb)).unwrap();
-    assert_eq!(told, []);
+    assert_eq!(feed(&mut server, &bomb(20)).unwrap(), []);
     assert_eq!(server.open_streams(), 0);
+    feed(&mut server, &frame(kind::HEADERS, WHOLE, 3, &connect())).unwrap();
+    assert_eq!(server.open_streams(), 1);
+}
+
+#[test]
+fn a_header_bomb_ends_the_connection_before_it_is_unpacked() {
+    // 240 MB if it were.
+    assert_eq!(broken(server(Config::default()), &bomb(60_000)), Code::ENHANCE_YOUR_CALM);
+    // Nobody waits for the list of a stream that is gone; it costs the same.
+    let mut serving = serving(Config::default());
+    serving.reset(StreamId(1), Code::CANCEL);
+    assert_eq!(broken(serving, &bomb(60_000)), Code::ENHANCE_YOUR_CALM);
 }
 
 #[test]

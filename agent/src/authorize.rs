@@ -27,6 +27,11 @@ mod tests;
 /// while it is only referenced: <https://istio.io/latest/docs/reference/config/security/peer_authentication/>.
 pub const STATIC_STRICT: &str = "istio_converted_static_strict";
 
+/// What the names of policies made of a `PeerAuthentication` with ports of its own begin with. Each denies
+/// some of what has no identity, and nothing else. istiod names some that it never sends: where a namespace
+/// or the mesh is STRICT and the workload is not. No object of a user's can have the name.
+pub const CONVERTED_PREFIX: &str = "converted_peer_authentication_";
+
 /// One connection that asks to be let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {

@@ -6,7 +6,7 @@ use crate::mesh::policy::Action;
 use crate::mesh::{MatchedRule, Mesh, PolicyIndex, PolicyKey, PolicySet, Selection, Workload};
 
 use super::matches::Subject;
-use super::{Decision, Denial, Permit, Request, STATIC_STRICT};
+use super::{CONVERTED_PREFIX, Decision, Denial, Permit, Request, STATIC_STRICT};
 
 /// A policy that would have acted, were it enforced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub fn decide(mesh: &Mesh, destination: &Workload, request: &Request) -> Decisio
     if let Some(by) = plaintext_denied.or_else(|| governing.first(&subject, Action::Deny)) {
         return Decision::Deny(Denial::Explicit(by));
     }
-    let unknown: Vec<_> = governing.unknown().cloned().collect();
+    let unknown: Vec<_> = governing.unknown(mesh, request).cloned().collect();
     if !unknown.is_empty() {
         return Decision::Unknown(unknown);
     }
@@ -82,10 +82,21 @@ impl<'a> Governing<'a> {
         self.missing().rfind(|key| key.name == STATIC_STRICT)
     }
 
-    /// What should be known and is not: it allows nothing.
-    pub(super) fn unknown(&self) -> impl Iterator<Item = &PolicyKey> {
-        let missing = self.missing().filter(|key| key.name != STATIC_STRICT);
+    /// What should be known and is not: it allows nothing to this request.
+    pub(super) fn unknown(
+        &self,
+        mesh: &Mesh,
+        request: &Request,
+    ) -> impl Iterator<Item = &PolicyKey> {
+        let passes = |key: &PolicyKey| request.source.is_some() && is_of_plaintext(mesh, key);
+        let missing = self.missing();
+        let missing = missing.filter(move |key| key.name != STATIC_STRICT && !passes(key));
         self.sets().flat_map(PolicySet::unreadable).chain(missing)
+    }
+
+    /// Policies that are named and not here, and could deny nothing to who has an identity.
+    pub(super) fn of_plaintext(&self, mesh: &Mesh) -> impl Iterator<Item = &PolicyKey> {
+        self.missing().filter(|key| is_of_plaintext(mesh, key))
     }
 
     fn missing(&self) -> impl DoubleEndedIterator<Item = &PolicyKey> {
@@ -112,6 +123,12 @@ impl<'a> Governing<'a> {
         self.sets().all(|set| set.allow().is_empty())
             && self.selected.as_ref().is_none_or(|selected| selected.allow().is_empty())
     }
+}
+
+/// Whether a policy that is not here could deny plaintext alone. One that has arrived and cannot be read
+/// may say anything.
+fn is_of_plaintext(mesh: &Mesh, key: &PolicyKey) -> bool {
+    key.name.starts_with(CONVERTED_PREFIX) && mesh.unreadable_policy(key).is_none()
 }
 
 fn in_index<R: Ord + Clone>(

@@ -68,7 +68,14 @@ pub fn explain(mesh: &Mesh, destination: &Workload, request: &Request) -> Explan
         ..unknown(mesh, policy)
     });
     considered.extend(strict);
-    considered.extend(governing.unknown().map(|policy| unknown(mesh, policy)));
+    if request.source.is_some() {
+        considered.extend(governing.of_plaintext(mesh).map(|policy| Considered {
+            action: Some(Action::Deny),
+            finding: Finding::Differ(vec!["it denies only what has no identity".to_owned()]),
+            ..unknown(mesh, policy)
+        }));
+    }
+    considered.extend(governing.unknown(mesh, request).map(|policy| unknown(mesh, policy)));
     considered.sort_by_key(|policy| (policy.dry_run, policy.action == Some(Action::Allow)));
     Explanation { decision: decide(mesh, destination, request), considered }
 }

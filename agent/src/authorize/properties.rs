@@ -26,7 +26,8 @@ const DOMAINS: [&str; 2] = ["cluster.local", "other"];
 const PORTS: [u16; 3] = [80, 443, 9080];
 const RANGES: [&str; 4] = ["10.0.0.0/8", "10.0.0.1/32", "fd00::/8", "0.0.0.0/0"];
 const ADDRESSES: [&str; 3] = ["10.0.0.1", "192.168.0.1", "fd00::1"];
-const NAMES: [&str; 4] = ["p", "q", "r", STATIC_STRICT];
+const NAMES: [&str; 5] = ["p", "q", "r", STATIC_STRICT, CONVERTED];
+const CONVERTED: &str = "converted_peer_authentication_p";
 
 fn any_identity() -> impl Strategy<Value = SpiffeId> {
     (select(&DOMAINS[..]), select(&NAMESPACES[..]), select(&ACCOUNTS[..]))

@@ -182,6 +182,23 @@ fn the_static_strict_policy_is_enforced_before_it_arrives() {
 }
 
 #[test]
+fn a_converted_policy_that_never_comes_keeps_out_plaintext_alone() {
+    for name in ["bookinfo/converted_peer_authentication_w", "root/converted_peer_authentication_x"]
+    {
+        let to = workload(&[name]);
+        let decision = decide(&Mesh::default(), &to, &plaintext());
+        assert_eq!(decision, Decision::Unknown(vec![key(name)]));
+        assert_eq!(verdict(&decide(&Mesh::default(), &to, &productpage())), "allow");
+    }
+    // What has arrived and cannot be read may say anything.
+    let name = "bookinfo/converted_peer_authentication_w";
+    let (mut store, reader) = Store::new();
+    store.apply([MeshEvent::UnreadablePolicy(key(name), PolicyScope::WorkloadSelector)]);
+    let decision = decide(&reader.load(), &workload(&[name]), &productpage());
+    assert_eq!(decision, Decision::Unknown(vec![key(name)]));
+}
+
+#[test]
 fn the_static_strict_policy_denies_plaintext_alone() {
     let name = "istio-system/istio_converted_static_strict";
     let strict = policy(

@@ -13,6 +13,7 @@ pub(super) fn decide(all: &[Authorization], to: &Workload, request: &Request) ->
     let missing = to.authorization_policies.iter();
     let (strict, unknown): (Vec<_>, Vec<_>) = missing
         .filter(|key| !all.iter().any(|p| p.key == **key))
+        .filter(|key| key.name != CONVERTED || request.source.is_none())
         .partition(|key| key.name == STATIC_STRICT);
     let hits =
         |action| enforced.iter().filter(|p| p.action == action && matches(p, request)).count();

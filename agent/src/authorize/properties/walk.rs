@@ -20,6 +20,7 @@ pub(super) fn decide(all: &[Authorization], to: &Workload, request: &Request) ->
         })
     };
     let missing = to.authorization_policies.iter().filter(|key| found(key).is_none());
+    let missing = missing.filter(|key| key.name != CONVERTED || request.source.is_none());
     let (strict, unknown): (Vec<_>, Vec<_>) =
         missing.cloned().partition(|key| key.name == STATIC_STRICT);
     let strict = strict.last().filter(|_| request.source.is_none());

@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{needs, shell, test, tidy};
+use crate::{ebpf, needs, shell, test, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Runs the steps after a failed one too.
     #[arg(long)]
     keep_going: bool,
+    /// Fails where a step, or a part of one, cannot be run: what a release is made with.
+    #[arg(long)]
+    complete: bool,
 }
 
 /// A step: its name, and what it does.
@@ -31,8 +34,8 @@ const STEPS: [Step; 9] = [
 
 enum Outcome {
     Done,
-    /// Not run here, and why.
-    Skip(&'static str),
+    /// All or a part was not run here: what, and why.
+    Without(String),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -42,7 +45,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for (name, step) in STEPS {
         eprintln!("\n=== {name}");
         let started = Instant::now();
-        let outcome = step(&sh);
+        let outcome = step(&sh).and_then(|outcome| match outcome {
+            Outcome::Without(what) if args.complete => bail!("not run: {what}"),
+            outcome => Ok(outcome),
+        });
         let took = started.elapsed();
         report.push(line(name, &outcome, took));
         if let Err(error) = outcome {
@@ -60,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn line(name: &str, outcome: &Result<Outcome>, took: Duration) -> String {
     let said = match outcome {
         Ok(Outcome::Done) => "ok".to_owned(),
-        Ok(Outcome::Skip(why)) => format!("skipped: {why}"),
+        Ok(Outcome::Without(what)) => format!("NOT RUN: {what}"),
         Err(_) => "FAILED".to_owned(),
     };
     format!("{name:<10} {:>7.1} s  {said}", took.as_secs_f64())
@@ -99,33 +105,25 @@ fn doc(sh: &Shell) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What must not be linked in is looked for here too, since few machines have cargo-deny.
+/// Licences, sources, what must not be linked in, and known vulnerabilities.
+///
+/// The database of these is a repository that not every machine reaches; where it is not reached, all
+/// else is checked and that is told. `--complete` takes no such excuse.
 fn deny(sh: &Shell) -> Result<Outcome> {
-    let linked = cmd!(sh, "cargo tree --quiet --edges normal,build --prefix none").read()?;
-    for banned in ["ring", "openssl-sys", "native-tls"] {
-        if linked.lines().any(|line| line.split(' ').next() == Some(banned)) {
-            bail!("{banned} is linked in: find out by whom with `cargo tree --invert {banned}`");
-        }
-    }
-    if !shell::has("cargo-deny") {
-        return Ok(Outcome::Skip(
-            "licences and sources, as cargo-deny is not installed (cargo install --locked cargo-deny)",
+    needs::cargo(sh, &needs::DENY)?;
+    cmd!(sh, "cargo deny --offline check bans licenses sources").run()?;
+    if cmd!(sh, "timeout 60 cargo deny fetch db").run().is_err() {
+        return Ok(Outcome::Without(
+            "advisories, as RustSec's database cannot be reached from here".into(),
         ));
     }
-    // Without advisories: their database is a repository that not every machine reaches.
-    cmd!(sh, "cargo deny --offline check bans licenses sources").run()?;
+    cmd!(sh, "cargo deny --offline check advisories").run()?;
     Ok(Outcome::Done)
 }
 
 /// The object in the tree against its sources; the agent's build compares their hashes in any case.
 fn ebpf(sh: &Shell) -> Result<Outcome> {
-    let nightly =
-        cmd!(sh, "rustup run nightly rustc --version").quiet().ignore_stdout().ignore_stderr();
-    if !shell::has("rustup") || nightly.run().is_err() {
-        return Ok(Outcome::Skip("no nightly toolchain to build the object with"));
-    }
-    cmd!(sh, "cargo xtask ebpf --check").run()?;
-    Ok(Outcome::Done)
+    ebpf::check(sh).map(|without| without.map_or(Outcome::Done, Outcome::Without))
 }
 
 /// The same rendering that a user's `kubectl apply -k` does; the tests look into the documents.

@@ -19,6 +19,9 @@ const OBJECT: &str = "ebpf/prebuilt/sotto.o";
 /// The fingerprint of the sources it was built from.
 const RECORD: &str = "ebpf/prebuilt/sources.sha256";
 
+/// The compiler and the linker that built it: others build the same programs, in other bytes.
+const TOOLS: &str = "ebpf/prebuilt/toolchain";
+
 /// Flags of `cargo xtask ebpf`.
 #[derive(clap::Args)]
 pub(crate) struct EbpfArgs {
@@ -45,27 +48,53 @@ pub(crate) fn run(args: &EbpfArgs) -> Result<()> {
     if args.load || args.unload {
         return by_agent(&sh, args);
     }
+    if args.check {
+        return check(&sh)?.map_or(Ok(()), |why| bail!("not compared: {why}"));
+    }
     toolchain::provide(&sh)?;
-    let object = build::object(&sh)?;
-    let root = root()?;
-    if args.check { compare(&root, &object) } else { replace(&root, &object) }
+    replace(&sh, &root()?, &build::object(&sh)?)
 }
 
-fn replace(root: &Path, object: &[u8]) -> Result<()> {
+/// Builds the object and compares it with the one in the tree. Where that cannot be done, returns why;
+/// the fingerprint of the sources is compared in any case.
+pub(crate) fn check(sh: &Shell) -> Result<Option<String>> {
+    let root = root()?;
+    compare_sources(&root)?;
+    if let Err(error) = toolchain::provide(sh) {
+        return Ok(Some(format!("the toolchain of the eBPF object cannot be had: {error:#}")));
+    }
+    let (tools, recorded) = (toolchain::name(sh)?, read(&root, TOOLS)?);
+    if tools != recorded {
+        return Ok(Some(format!("the eBPF object is of {recorded}; here is {tools}")));
+    }
+    compare(&root, &build::object(sh)?)?;
+    Ok(None)
+}
+
+fn read(root: &Path, file: &str) -> Result<String> {
+    let text = std::fs::read_to_string(root.join(file));
+    Ok(text.with_context(|| format!("failed to read {file}"))?.trim().to_owned())
+}
+
+fn replace(sh: &Shell, root: &Path, object: &[u8]) -> Result<()> {
     let sources = fingerprint::fingerprint(root).context("failed to read the eBPF sources")?;
     std::fs::create_dir_all(root.join("ebpf/prebuilt"))?;
     std::fs::write(root.join(OBJECT), object)?;
     std::fs::write(root.join(RECORD), format!("{sources}\n"))?;
+    std::fs::write(root.join(TOOLS), format!("{}\n", toolchain::name(sh)?))?;
     eprintln!("{OBJECT}: {} bytes, from sources {sources}", object.len());
     Ok(())
 }
 
-fn compare(root: &Path, object: &[u8]) -> Result<()> {
+fn compare_sources(root: &Path) -> Result<()> {
     let sources = fingerprint::fingerprint(root).context("failed to read the eBPF sources")?;
-    let recorded = std::fs::read_to_string(root.join(RECORD)).unwrap_or_default();
-    if recorded.trim() != sources {
+    if read(root, RECORD)? != sources {
         bail!("{RECORD} is not that of the sources: run `cargo xtask ebpf`");
     }
+    Ok(())
+}
+
+fn compare(root: &Path, object: &[u8]) -> Result<()> {
     let prebuilt = std::fs::read(root.join(OBJECT))?;
     if prebuilt != object {
         bail!(

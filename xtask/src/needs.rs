@@ -17,8 +17,26 @@ const TEST_TOOLS: [(&str, &str); 4] = [
 /// Installs what `cargo xtask test` runs on, as far as it is absent.
 pub(crate) fn for_tests(sh: &Shell) -> Result<()> {
     debian(sh, &TEST_TOOLS)?;
-    if !has("cargo-nextest") {
-        cmd!(sh, "cargo install --locked cargo-nextest").run()?;
+    cargo(sh, &NEXTEST)
+}
+
+/// A tool from crates.io, in the version that the project is checked with.
+pub(crate) struct CargoTool {
+    name: &'static str,
+    version: &'static str,
+}
+
+const NEXTEST: CargoTool = CargoTool { name: "cargo-nextest", version: "0.9.151" };
+/// Licences, sources, bans, advisories.
+pub(crate) const DENY: CargoTool = CargoTool { name: "cargo-deny", version: "0.20.2" };
+/// Bills of materials.
+pub(crate) const CYCLONEDX: CargoTool = CargoTool { name: "cargo-cyclonedx", version: "0.5.9" };
+
+/// Installs the tool if there is none of its name; another version is the user's own choice.
+pub(crate) fn cargo(sh: &Shell, CargoTool { name, version }: &CargoTool) -> Result<()> {
+    if !has(name) {
+        // Unoptimised: built in half the time, and none of them works for long.
+        cmd!(sh, "cargo install --locked --debug {name} --version {version}").run()?;
     }
     Ok(())
 }

@@ -28,6 +28,13 @@ pub(super) fn provide(sh: &Shell) -> Result<()> {
     Ok(())
 }
 
+/// The tools by their versions, on one line.
+pub(super) fn name(sh: &Shell) -> Result<String> {
+    let rustc = cmd!(sh, "rustc +{TOOLCHAIN} --version").quiet().read()?;
+    let linker = cmd!(sh, "bpf-linker --version").quiet().read()?;
+    Ok(format!("{rustc}, {linker}"))
+}
+
 /// The compiler's root folder.
 pub(super) fn sysroot(sh: &Shell) -> Result<PathBuf> {
     Ok(cmd!(sh, "rustc +{TOOLCHAIN} --print sysroot").quiet().read()?.into())

@@ -17,6 +17,7 @@ mod definition;
 mod discovery;
 mod error;
 mod exec;
+mod guards;
 mod json;
 mod jsonpath;
 mod lifecycle;

@@ -38,7 +38,13 @@ impl State {
         if !place.resource.is(DEFINITIONS.0, DEFINITIONS.1) {
             return Ok(object);
         }
-        self.registry.put(definition::resource_of(&place.resource, &object)?);
+        let resource = definition::resource_of(&place.resource, &object)?;
+        if resource.versions.is_empty() {
+            // Nothing of it is served; its objects stay where they are.
+            self.registry.remove(&resource.key());
+        } else {
+            self.registry.put(resource);
+        }
         if at(&object, &["status", "conditions"]).is_some() {
             return Ok(object);
         }

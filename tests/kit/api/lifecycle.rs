@@ -64,8 +64,22 @@ impl State {
         &mut self,
         resource: &Arc<Resource>,
         namespace: &str,
-        mut object: Value,
+        object: Value,
     ) -> Result<Arc<Value>, ApiError> {
+        let (place, object) = self.prepare(resource, namespace, object)?;
+        self.commit(&place, object)
+    }
+
+    /// The object that [`create`](Self::create) would store, and where.
+    ///
+    /// # Errors
+    /// As of `create`.
+    pub(super) fn prepare(
+        &self,
+        resource: &Arc<Resource>,
+        namespace: &str,
+        mut object: Value,
+    ) -> Result<(Place, Value), ApiError> {
         names::settle(resource, namespace, &mut object)?;
         let place = Place::of(resource, &object);
         if self.find(&place).is_some() {
@@ -88,8 +102,16 @@ impl State {
         defaults::fill(resource, &mut object);
         self.assign_service_address(resource, &mut object)?;
         self.check(&place, &object, None)?;
-        let object = self.put(&place, object);
-        self.created(&place, object)
+        Ok((place, object))
+    }
+
+    /// Stores what [`prepare`](Self::prepare) made.
+    ///
+    /// # Errors
+    /// What follows from it fails.
+    pub(super) fn commit(&mut self, place: &Place, object: Value) -> Result<Arc<Value>, ApiError> {
+        let object = self.put(place, object);
+        self.created(place, object)
     }
 
     /// Replaces a part of an object that exists. A `resourceVersion` in the object must be the newest.
@@ -102,6 +124,20 @@ impl State {
         part: Part,
         object: Value,
     ) -> Result<Arc<Value>, ApiError> {
+        let (old, object) = self.prepare_update(place, part, object)?;
+        self.commit_update(place, old, object)
+    }
+
+    /// The object as it is, and as [`update`](Self::update) would store it.
+    ///
+    /// # Errors
+    /// As of `update`.
+    pub(super) fn prepare_update(
+        &self,
+        place: &Place,
+        part: Part,
+        object: Value,
+    ) -> Result<(Arc<Value>, Value), ApiError> {
         let old = self.get(place)?;
         check_precondition(place, &old, &object, "resourceVersion")?;
         check_precondition(place, &old, &object, "uid")?;
@@ -116,6 +152,19 @@ impl State {
             }
         }
         self.check(place, &object, Some(&old))?;
+        Ok((old, object))
+    }
+
+    /// Stores what [`prepare_update`](Self::prepare_update) made.
+    ///
+    /// # Errors
+    /// What follows from it fails.
+    pub(super) fn commit_update(
+        &mut self,
+        place: &Place,
+        old: Arc<Value>,
+        object: Value,
+    ) -> Result<Arc<Value>, ApiError> {
         if *old == object {
             return Ok(old);
         }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::admission::{self, Admitted};
 use super::body;
 use super::error::ApiError;
+use super::guards;
 use super::json::string_at;
 use super::lifecycle::{DeleteOptions, Part};
 use super::reply::{View, json_reply, warn};
@@ -18,12 +19,15 @@ use super::resource::Resource;
 use super::scale;
 use super::state::{Place, State};
 use super::store::Store;
+use super::tokens::Identity;
 
 /// A request about objects of a resource.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     /// The objects.
     pub store: &'a Store,
+    /// Who asks.
+    pub caller: &'a Identity,
     /// Which resource.
     pub resource: &'a Arc<Resource>,
     /// The path.
@@ -105,10 +109,39 @@ impl Call<'_> {
         }
     }
 
+    /// Stores a new object, if no admission policy denies it.
+    fn store_new(
+        &self,
+        state: &mut State,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Arc<Value>, ApiError> {
+        let (place, object) = state.prepare(self.resource, namespace, object)?;
+        guards::check(state, &self.change(&object, None))?;
+        state.commit(&place, object)
+    }
+
+    /// Stores a changed object, if no admission policy denies it.
+    fn store_change(
+        &self,
+        state: &mut State,
+        place: &Place,
+        object: Value,
+    ) -> Result<Arc<Value>, ApiError> {
+        let (old, object) = state.prepare_update(place, self.part(), object)?;
+        guards::check(state, &self.change(&object, Some(&old)))?;
+        state.commit_update(place, old, object)
+    }
+
+    fn change<'c>(&'c self, object: &'c Value, old: Option<&'c Value>) -> guards::Change<'c> {
+        let subresource = &self.target.subresource;
+        guards::Change { resource: self.resource, subresource, caller: self.caller, object, old }
+    }
+
     fn create(&self, body: &Bytes) -> Result<Response<Body>, ApiError> {
         let (object, warnings) = self.admit(body::object(body, self.content_type)?)?;
         let namespace = &self.target.namespace;
-        let object = self.with(|state| state.create(self.resource, namespace, object))?;
+        let object = self.with(|state| self.store_new(state, namespace, object))?;
         Ok(self.reply(StatusCode::CREATED, &object, &warnings))
     }
 
@@ -127,7 +160,7 @@ impl Call<'_> {
             )));
         }
         let (object, warnings) = self.admit(object)?;
-        let object = self.with(|state| state.update(&place, self.part(), object))?;
+        let object = self.with(|state| self.store_change(state, &place, object))?;
         Ok(self.reply(StatusCode::OK, &object, &warnings))
     }
 
@@ -150,7 +183,7 @@ impl Call<'_> {
             let mut object = self.view.convert(&old);
             patch.apply(&mut object)?;
             let (object, warnings) = self.admit(object)?;
-            let object = state.update(&place, self.part(), object)?;
+            let object = self.store_change(state, &place, object)?;
             Ok(self.reply(StatusCode::OK, &object, &warnings))
         })
     }
@@ -164,7 +197,7 @@ impl Call<'_> {
         patch.apply(&mut object)?;
         object["metadata"]["name"] = json!(self.target.name);
         let (object, warnings) = self.admit(object)?;
-        let object = state.create(self.resource, &self.target.namespace, object)?;
+        let object = self.store_new(state, &self.target.namespace, object)?;
         Ok(self.reply(StatusCode::CREATED, &object, &warnings))
     }
 

@@ -7,6 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenReview};
 use k8s_openapi::api::authorization::v1::{
@@ -209,6 +212,8 @@ fn built_in() -> Vec<Resource> {
         row::<PodDisruptionBudget>("pdb").with_status(),
         row::<NetworkPolicy>("netpol"),
         row::<PriorityClass>("pc").cluster(),
+        row::<ValidatingAdmissionPolicy>("").cluster().with_status(),
+        row::<ValidatingAdmissionPolicyBinding>("").cluster(),
         row::<CustomResourceDefinition>("crd,crds").cluster().with_status(),
         row::<TokenReview>("").cluster().review(),
         row::<SelfSubjectReview>("").cluster().review(),

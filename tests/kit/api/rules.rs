@@ -20,7 +20,7 @@ const OLD: &str = "oldSelf";
 const KEYS: [&str; 2] = ["rule", "message"];
 
 /// CEL's own functions and macros.
-static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+pub(super) static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// The rules and patterns of one schema, compiled, by their text.
 #[derive(Default)]
@@ -176,7 +176,7 @@ impl Check<'_> {
 }
 
 /// A value as CEL sees it.
-fn cel(value: &Value) -> CelValue {
+pub(super) fn cel(value: &Value) -> CelValue {
     match value {
         Value::Null => CelValue::Null,
         Value::Bool(value) => CelValue::Bool(*value),

@@ -177,7 +177,7 @@ impl Api {
             let place = Place::new(resource, &target.namespace, &target.name);
             return self.act(&place, &target.subresource, body::object(&body, content_type)?);
         }
-        Call { store: &self.store, resource, target, params, view, content_type }
+        Call { store: &self.store, caller, resource, target, params, view, content_type }
             .run(&parts.method, &body)
     }
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::error::FieldError;
+use super::guards;
 use super::json::{at, list_at, number_at, string_at};
 use super::resource::Resource;
 use super::schema;
@@ -21,6 +22,7 @@ pub(super) fn errors(resource: &Resource, object: &Value, old: Option<&Value>) -
         }
         return errors;
     }
+    errors.extend(guards::errors(resource, object));
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "pods") => pod_spec("spec", &object["spec"], &mut errors),
         ("", "services") => service(object, &mut errors),

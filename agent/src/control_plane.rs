@@ -13,7 +13,7 @@
 //! | events | the Events still to be written | with the token |
 //! | destination rules | which rules mean enrolled namespaces | with the token |
 //! | publisher | the root certificate's ConfigMaps | with the token |
-//! | listener, one per handshake and connection | the TLS listener | with the token |
+//! | listener, one per handshake and connection | the TLS listener; see [`gate`] for how many | with the token |
 //! | one per ADS stream | what that node holds | with the stream or the token |
 //! | renewal | the serving certificate | with the token |
 //! | health | the readiness and metrics listeners | with the token |
@@ -22,7 +22,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 pub mod ads;
@@ -31,12 +30,14 @@ pub mod caller;
 pub mod cluster;
 pub mod conditions;
 pub mod convert;
+pub mod gate;
 pub mod health;
 pub mod metrics;
 pub mod model;
 mod refresh;
 pub mod serve;
 pub mod snapshot;
+pub mod tokens;
 
 use crate::sys::Shutdown;
 use ads::{Ads, AdsConfig};
@@ -48,6 +49,7 @@ use metrics::Metrics;
 use model::ObjectKey;
 use snapshot::index::Index;
 use snapshot::{Settings, Snapshot};
+use tokens::Tokens;
 
 /// What `sotto control-plane` needs to know.
 #[derive(Debug, Clone)]
@@ -75,15 +77,10 @@ pub struct ControlPlaneConfig {
     pub metrics_address: SocketAddr,
     /// A certificate's lifetime when the request names none.
     pub default_certificate_ttl: Duration,
-    /// Requests for more are refused.
+    /// Requests for more get this.
     pub max_certificate_ttl: Duration,
-}
-
-impl ControlPlaneConfig {
-    /// A certificate's lifetime when the request names none.
-    pub const DEFAULT_CERTIFICATE_TTL: Duration = Duration::from_secs(24 * 3600);
-    /// The longest lifetime a request may ask for.
-    pub const MAX_CERTIFICATE_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
+    /// Pods may have certificates for their own identity, not node agents alone.
+    pub workload_certificates: bool,
 }
 
 /// Why the control plane cannot run.
@@ -131,8 +128,10 @@ pub async fn run(
     health::serve(ready_address, metrics_address, readiness.clone(), registry, &shutdown).await?;
     let address = config.listen;
     // Bound first, so that a taken address is an error at once; connections wait in the backlog.
-    let listener = TcpListener::bind(address).await.map_err(|source| {
-        ControlPlaneError::Listen { purpose: "discovery and certificates", address, source }
+    let listener = serve::listen(address).map_err(|source| ControlPlaneError::Listen {
+        purpose: "discovery and certificates",
+        address,
+        source,
     })?;
 
     let root = cluster::root(client.clone(), &config.namespace, &config.trust_domain);
@@ -160,13 +159,13 @@ pub async fn run(
     }
     readiness.done(CLUSTER);
 
-    let reviewer = Arc::new(Reviewer::new(client));
+    let tokens = Arc::new(Tokens::new(Reviewer::new(client)));
     let tls = serve::tls(authority.clone(), config.serving_names(), &shutdown)?;
-    let ads = config.ads(reviewer.clone(), snapshots.clone(), metrics.clone(), &shutdown);
-    let ca = config.ca(reviewer, authority, snapshots, metrics);
+    let ads = config.ads(tokens.clone(), snapshots.clone(), metrics.clone(), &shutdown);
+    let ca = config.ca(tokens, authority, snapshots, metrics.clone());
     tracing::info!(listen = %address, "serving");
     readiness.done(LISTENER);
-    Ok(serve::grpc(listener, tls, ads, ca, &shutdown).await?)
+    Ok(serve::grpc(listener, tls, (ads, ca), &metrics, &shutdown).await?)
 }
 
 impl ControlPlaneConfig {
@@ -227,6 +226,7 @@ impl ControlPlaneConfig {
             admission: Admission {
                 node_accounts: self.node_accounts(),
                 trust_domain: self.trust_domain.as_str().into(),
+                workloads: self.workload_certificates,
             },
             authority,
             cluster_id: self.cluster_id.clone(),

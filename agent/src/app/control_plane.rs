@@ -30,8 +30,9 @@ async fn serve(settings: ControlPlaneSettings) -> anyhow::Result<()> {
         dns_names: settings.dns_names,
         ready_address: settings.ready_address,
         metrics_address: settings.metrics_address,
-        default_certificate_ttl: ControlPlaneConfig::DEFAULT_CERTIFICATE_TTL,
-        max_certificate_ttl: ControlPlaneConfig::MAX_CERTIFICATE_TTL,
+        default_certificate_ttl: settings.certificate_ttl,
+        max_certificate_ttl: settings.max_certificate_ttl,
+        workload_certificates: settings.workload_certificates,
     };
     let all = Shutdown::new();
     let on_signal = all.token.clone();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -30,6 +31,15 @@ pub struct ControlPlaneArgs {
         default_value = "istio-system/sotto"
     )]
     pub trusted_node_account: Vec<String>,
+    /// Lifetime of certificates whose request names none.
+    #[arg(long, env = "DEFAULT_WORKLOAD_CERT_TTL", default_value = "24h")]
+    pub certificate_ttl: String,
+    /// Longest lifetime of certificates; requests for more get this.
+    #[arg(long, env = "MAX_WORKLOAD_CERT_TTL", default_value = "24h")]
+    pub max_certificate_ttl: String,
+    /// Give pods certificates for their own identity too, not node agents alone for their pods.
+    #[arg(long, env = "ALLOW_WORKLOAD_CERTIFICATES")]
+    pub workload_certificates: bool,
     /// Names, besides the usual ones, in the control plane's own certificate.
     #[arg(long, env = "DNS_NAMES", value_delimiter = ',')]
     pub dns_name: Vec<String>,
@@ -47,6 +57,9 @@ pub struct ControlPlaneSettings {
     pub cluster_domain: String,
     /// Namespace and name.
     pub trusted_node_accounts: Vec<(String, String)>,
+    pub certificate_ttl: Duration,
+    pub max_certificate_ttl: Duration,
+    pub workload_certificates: bool,
     pub dns_names: Vec<String>,
     pub kubeconfig: Option<PathBuf>,
     pub ready_address: SocketAddr,
@@ -78,12 +91,22 @@ impl ControlPlaneSettings {
             args.trusted_node_account.iter().filter_map(|a| account(mistakes, a)).collect();
         let ready_address = mistakes.socket("--ready-address", &common.ready_address);
         let metrics_address = mistakes.socket("--metrics-address", &common.metrics_address);
+        let ttl = mistakes.duration("--certificate-ttl", &args.certificate_ttl);
+        let max_ttl = mistakes.duration("--max-certificate-ttl", &args.max_certificate_ttl);
+        if let (Some(ttl), Some(max_ttl)) = (ttl, max_ttl)
+            && ttl > max_ttl
+        {
+            mistakes.note("--certificate-ttl", "is more than --max-certificate-ttl");
+        }
         Some(Self {
             listen: listen?,
             trust_domain: trust_domain?,
             trusted_node_accounts: trusted,
             ready_address: ready_address?,
             metrics_address: metrics_address?,
+            certificate_ttl: ttl?,
+            max_certificate_ttl: max_ttl?,
+            workload_certificates: args.workload_certificates,
             namespace: args.namespace,
             root_namespace: common.root_namespace,
             cluster_id: common.cluster_id,

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::caller::{Authenticate, authenticate};
+use super::gate::Ticket;
 use super::metrics::Metrics;
 use super::model::ObjectKey;
 use super::snapshot::Snapshot;
@@ -75,8 +76,9 @@ impl<A: Authenticate> AggregatedDiscoveryService for Ads<A> {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let caller =
-            authenticate(&*self.authenticator, request.metadata(), &self.cluster_id).await?;
+        let ticket = Ticket::of(request.extensions());
+        let call = (request.metadata(), ticket.as_deref());
+        let caller = authenticate(&*self.authenticator, call, &self.cluster_id).await?;
         if !self.accounts.contains(&caller.account) {
             let account = &caller.account;
             tracing::warn!(%account, "subscriber is not a trusted node account");
@@ -84,6 +86,7 @@ impl<A: Authenticate> AggregatedDiscoveryService for Ads<A> {
                 "service account {account} is not a trusted node account"
             )));
         }
+        ticket.iter().for_each(|ticket| ticket.prove());
         // One response of each type is in flight at most, so this never fills.
         let (out, responses) = mpsc::channel(2);
         let stream = stream::Stream {

@@ -1,11 +1,13 @@
 //! Who calls: a service account, proven by a bearer token made for the mesh.
 
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
 
 use secrecy::SecretString;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use super::gate::{Source, Ticket};
 use super::model::ObjectKey;
 
 /// The audience that tokens for the control plane are made for.
@@ -40,12 +42,22 @@ pub enum AuthenticateError {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Asks who holds a token.
+pub trait Review: Send + Sync + 'static {
+    /// Asks who holds `token`. Bounded in time.
+    fn review(
+        &self,
+        token: &SecretString,
+    ) -> impl Future<Output = Result<Caller, AuthenticateError>> + Send;
+}
+
 /// Tells who holds a token.
 pub trait Authenticate: Send + Sync + 'static {
-    /// Asks who holds `token`. Bounded in time.
+    /// Tells who holds `token`, for somebody at `source`. Bounded in time.
     fn authenticate(
         &self,
         token: &SecretString,
+        source: Source,
     ) -> impl Future<Output = Result<Caller, AuthenticateError>> + Send;
 }
 
@@ -55,17 +67,19 @@ pub trait Authenticate: Send + Sync + 'static {
 /// `Unauthenticated`, or `Unavailable` if the question could not be asked.
 pub async fn authenticate(
     authenticator: &impl Authenticate,
-    metadata: &MetadataMap,
+    (metadata, ticket): (&MetadataMap, Option<&Ticket>),
     cluster_id: &str,
 ) -> Result<Caller, Status> {
     let checked = cluster(metadata, cluster_id).and_then(|()| bearer(metadata));
+    // Those of whom it is not known share a place.
+    let source = ticket.map_or_else(|| IpAddr::V4(Ipv4Addr::UNSPECIFIED).into(), Ticket::source);
     let result = match checked {
-        Ok(token) => authenticator.authenticate(&token).await,
+        Ok(token) => authenticator.authenticate(&token, source).await,
         Err(reason) => Err(AuthenticateError::Rejected(reason)),
     };
     result.map_err(|error| {
-        let source = std::error::Error::source(&error).map(ToString::to_string);
-        tracing::warn!(%error, source, "caller not authenticated");
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::warn!(%error, cause, ?source, "caller not authenticated");
         match error {
             AuthenticateError::Rejected(_) => Status::unauthenticated("authentication failure"),
             AuthenticateError::Unavailable(_) => Status::unavailable(error.to_string()),

@@ -15,6 +15,8 @@ pub struct Metrics {
     pub issued: Counter,
     /// Certificate requests refused.
     pub refused: Counter,
+    /// Connections that ended before their caller proved who it is.
+    pub dropped: Counter,
     /// Notices of Kubernetes watches that failed and were retried.
     pub watch_errors: Family<OfKind, Counter>,
     pushes: Family<OfKind, Counter>,
@@ -40,6 +42,11 @@ impl Metrics {
             "certificates_refused",
             "Certificate requests refused",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "connections_dropped",
+            "Connections ended by us before their caller proved who it is",
+            metrics.dropped.clone(),
         );
         registry.register(
             "watch_errors",

@@ -10,12 +10,12 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
@@ -25,21 +25,32 @@ use tonic::transport::Server;
 use tonic::{Code, Status};
 
 use super::ca::{Authority, AuthorityError};
+use super::gate::{Gate, Limits, Ticket};
+use super::metrics::Metrics;
 use crate::sys::Shutdown;
+use guarded::Guarded;
+
+mod guarded;
 
 /// How long the serving certificate lives; it is renewed at half of that.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How soon a failed renewal is tried again.
 const RENEWAL_RETRY: Duration = Duration::from_secs(60);
-/// How long a peer may take for its handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes at a time; more wait in the listen backlog.
-const HANDSHAKES: usize = 256;
+/// How long a peer may take to say hello...
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+/// ...for its whole handshake...
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(6);
+/// ...and until it has proven who it is, which takes us a token review.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections until then. A node agent has two.
+const LIMITS: Limits = Limits { per_source: 64, total: 1024 };
+/// Connections that the kernel keeps until we take them; it may be set to keep less.
+const BACKLOG: u32 = 4096;
 /// How often an idle connection is probed, and how long the answer may take.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests at a time on one connection.
-const MAX_STREAMS: u32 = 128;
+const MAX_STREAMS: u32 = 32;
 /// Pause after a failed accept, usually for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -116,6 +127,17 @@ fn certify(authority: &Authority, names: &[String]) -> Result<CertifiedKey, Serv
     Ok(CertifiedKey::new(made.chain, key.map_err(ServeError::Tls)?))
 }
 
+/// Listens; connections wait until [`grpc`] takes them.
+///
+/// # Errors
+/// The address is taken, or none of ours.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Serves both services on `listener` until `shutdown` says so.
 ///
 /// # Errors
@@ -123,12 +145,13 @@ fn certify(authority: &Authority, names: &[String]) -> Result<CertifiedKey, Serv
 pub async fn grpc(
     listener: TcpListener,
     config: Arc<ServerConfig>,
-    ads: impl Grpc,
-    ca: impl Grpc,
+    (ads, ca): (impl Grpc, impl Grpc),
+    metrics: &Metrics,
     shutdown: &Shutdown,
 ) -> Result<(), ServeError> {
     let (ready, connections) = mpsc::channel(64);
-    shutdown.spawn(accept(listener, TlsAcceptor::from(config), ready, shutdown.clone()));
+    let gate = Gate::new(LIMITS, metrics.dropped.clone());
+    shutdown.spawn(accept(listener, config, (gate, ready), shutdown.clone()));
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -191,22 +214,23 @@ fn either<A: Grpc, B: Grpc>(
     })
 }
 
-type Ready = mpsc::Sender<io::Result<TlsStream<TcpStream>>>;
+type Ready = mpsc::Sender<io::Result<Guarded<TlsStream<TcpStream>>>>;
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, ready: Ready, shutdown: Shutdown) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+async fn accept(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    (gate, ready): (Gate, Ready),
+    shutdown: Shutdown,
+) {
     let stop = shutdown.token.clone();
     let accepting = async {
-        // The semaphore is never closed.
-        while let Ok(permit) = handshakes.clone().acquire_owned().await {
+        loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => {
-                    let task = handshake(tcp, peer, tls.clone(), ready.clone());
+                    let ticket = Arc::new(gate.admit(peer.ip().into()));
+                    let task = secure(tcp, peer, (config.clone(), ticket), ready.clone());
                     let stop = shutdown.token.clone();
-                    shutdown.spawn(async move {
-                        stop.run_until_cancelled(task).await;
-                        drop(permit);
-                    });
+                    shutdown.spawn(async move { stop.run_until_cancelled(task).await });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
@@ -218,20 +242,34 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, ready: Ready, shutdown:
     stop.run_until_cancelled(accepting).await;
 }
 
-async fn handshake(tcp: TcpStream, peer: SocketAddr, tls: TlsAcceptor, ready: Ready) {
-    let secured = async {
-        tcp.set_nodelay(true)?;
-        tls.accept(tcp).await
+/// Shakes hands with a peer, and hands the connection on.
+async fn secure(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    (config, ticket): (Arc<ServerConfig>, Arc<Ticket>),
+    ready: Ready,
+) {
+    let deadline = Instant::now() + PROOF_TIMEOUT;
+    let handed_on = async {
+        let stream = timeout(HANDSHAKE_TIMEOUT, handshake(tcp, config)).await??;
+        // While it waits to be served it may have to give way, too.
+        let guarded = Guarded::new(stream, ticket.clone(), deadline);
+        ready.send(Ok(guarded)).await.map_err(|_| io::Error::other("stopping"))
     };
-    match timeout(HANDSHAKE_TIMEOUT, secured).await {
-        Ok(Ok(stream)) => {
-            if ready.send(Ok(stream)).await.is_err() {
-                tracing::debug!(%peer, "connection came while stopping");
-            }
-        }
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "handshake failed"),
-        Err(_) => tracing::debug!(%peer, "handshake took too long"),
+    // Each branch may be dropped: with the connection.
+    tokio::select! {
+        () = ticket.evicted() => tracing::debug!(%peer, "too many connections: the oldest ends"),
+        result = handed_on => if let Err(error) = result {
+            ticket.gave_up();
+            tracing::debug!(%peer, %error, "no handshake");
+        },
     }
+}
+
+async fn handshake(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+    tcp.set_nodelay(true)?;
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
+    timeout(HELLO_TIMEOUT, hello).await??.into_stream(config).await
 }
 
 #[cfg(test)]

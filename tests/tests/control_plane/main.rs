@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -17,6 +18,7 @@ use sotto_proto::ads::aggregated_discovery_service_client::AggregatedDiscoverySe
 use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use sotto_proto::ca::IstioCertificateRequest;
 use sotto_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
+use sotto_proto::security::Authorization;
 use sotto_proto::workload::{Address, TunnelProtocol, Workload, address::Type};
 use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 use tokio::sync::mpsc;
@@ -25,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Streaming};
 
+mod flood;
 mod statuses;
 
 /// Longer than anything here takes.
@@ -33,7 +36,7 @@ const STATIC_STRICT: &str = "istio-system/istio_converted_static_strict";
 const DETAILS: &str = "Kubernetes//Pod/bookinfo/details";
 
 struct Cluster {
-    api: ApiServer,
+    api: Arc<ApiServer>,
     config: ControlPlaneConfig,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), ControlPlaneError>>,
@@ -55,8 +58,9 @@ fn config() -> ControlPlaneConfig {
         dns_names: Vec::new(),
         ready_address: free_port(),
         metrics_address: free_port(),
-        default_certificate_ttl: ControlPlaneConfig::DEFAULT_CERTIFICATE_TTL,
-        max_certificate_ttl: ControlPlaneConfig::MAX_CERTIFICATE_TTL,
+        default_certificate_ttl: Duration::from_secs(24 * 3600),
+        max_certificate_ttl: Duration::from_secs(24 * 3600),
+        workload_certificates: false,
     }
 }
 
@@ -105,16 +109,30 @@ const CONTROL_PLANE: (&str, &str) = ("istio-system", "sotto-control-plane");
 
 async fn client(api: &ApiServer) -> Client {
     let token = api.mint_token(CONTROL_PLANE, None, &[], PATIENCE * 10).unwrap();
-    let kubeconfig = Kubeconfig::from_yaml(&api.kubeconfig(&api.url(), &token)).unwrap();
+    client_with(api, &token).await
+}
+
+async fn client_with(api: &ApiServer, token: &str) -> Client {
+    let kubeconfig = Kubeconfig::from_yaml(&api.kubeconfig(&api.url(), token)).unwrap();
     let options = KubeConfigOptions::default();
     Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap()).unwrap()
 }
 
-async fn start(api: ApiServer) -> Cluster {
-    let (config, shutdown) = (config(), Shutdown::new());
+/// A replica on an API server, which may have others.
+async fn start(api: impl Into<Arc<ApiServer>>) -> Cluster {
+    let (api, config, shutdown) = (api.into(), config(), Shutdown::new());
     let client = client(&api).await;
     let running = tokio::spawn(control_plane::run(config.clone(), client, shutdown.clone()));
     Cluster { api, config, shutdown, running }
+}
+
+/// How a control plane is connected to.
+fn endpoint(address: SocketAddr, root: &str) -> Endpoint {
+    let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(root))
+        .domain_name("istiod.istio-system.svc");
+    endpoint.tls_config(tls).unwrap()
 }
 
 /// Waits for something to become so.
@@ -138,12 +156,14 @@ impl Cluster {
     }
 
     async fn channel(&self) -> Channel {
-        let root = until("the root", async || self.root("istio-system")).await;
-        let endpoint = Endpoint::from_shared(format!("https://{}", self.config.listen)).unwrap();
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(root))
-            .domain_name("istiod.istio-system.svc");
-        endpoint.tls_config(tls).unwrap().connect().await.unwrap()
+        until("the root", async || self.root("istio-system")).await;
+        // One that was there before does not say that somebody listens already.
+        until("a connection", async || self.connect().await.ok()).await
+    }
+
+    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        let root = self.root("istio-system").unwrap();
+        endpoint(self.config.listen, &root).connect().await
     }
 
     fn authorized<T>(&self, message: T) -> Request<T> {
@@ -161,7 +181,17 @@ impl Cluster {
         request
     }
 
-    async fn stop(self) -> ApiServer {
+    /// Waits until it serves: its listener takes connections before, and answers none.
+    async fn ready(&self) {
+        loop {
+            if self.root("istio-system").is_some() && self.connect().await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn stop(self) -> Arc<ApiServer> {
         self.shutdown.drain(Duration::from_secs(10)).await.unwrap();
         self.running.await.unwrap().unwrap();
         self.api
@@ -174,7 +204,7 @@ struct Node {
     responses: Streaming<DeltaDiscoveryResponse>,
     workloads: BTreeMap<String, Workload>,
     services: BTreeSet<String>,
-    policies: BTreeSet<String>,
+    policies: BTreeMap<String, Authorization>,
 }
 
 impl Node {
@@ -192,7 +222,7 @@ impl Node {
             responses,
             workloads: BTreeMap::new(),
             services: BTreeSet::new(),
-            policies: BTreeSet::new(),
+            policies: BTreeMap::new(),
         }
     }
 
@@ -218,7 +248,9 @@ impl Node {
         }
         for resource in response.resources {
             if response.type_url == AUTHORIZATION_TYPE {
-                self.policies.insert(resource.name);
+                let body = resource.resource.unwrap().value;
+                let policy = Authorization::decode(body.as_slice()).unwrap();
+                self.policies.insert(resource.name, policy);
                 continue;
             }
             let body = resource.resource.unwrap().value;
@@ -271,7 +303,7 @@ async fn modes_change_live(version: &str) {
     store.create(policy_kind(version)).unwrap();
     store.create(policy(version, "STRICT")).unwrap();
     node.until("STRICT", Node::strict).await;
-    assert!(node.policies.contains(STATIC_STRICT));
+    assert!(node.policies.contains_key(STATIC_STRICT));
 
     store.apply(policy(version, "STRIKT")).unwrap();
     let enrolled =
@@ -340,7 +372,7 @@ fn the_deployed_roles_allow_what_is_used_and_no_more() {
     assert_eq!(allowed, used.collect());
 }
 
-fn check_rights(api: &ApiServer) {
+fn check_rights(api: &Arc<ApiServer>) {
     let user = format!("system:serviceaccount:{}:{}", CONTROL_PLANE.0, CONTROL_PLANE.1);
     let used = api.usage(&user);
     assert!(!used.is_empty());

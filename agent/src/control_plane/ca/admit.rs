@@ -16,6 +16,8 @@ pub struct Admission {
     pub node_accounts: Arc<[ObjectKey]>,
     /// The only trust domain there are certificates for.
     pub trust_domain: ArcStr,
+    /// A pod whose account is none of those may have one for its own identity.
+    pub workloads: bool,
 }
 
 /// The rule that a request breaks. For the log; the caller is told only that it is refused.
@@ -84,9 +86,14 @@ impl Refusal {
 }
 
 impl Admission {
+    /// Whether this is a node agent's account.
+    pub fn is_node(&self, caller: &Caller) -> bool {
+        self.node_accounts.contains(&caller.account)
+    }
+
     /// The identity to certify: the caller's own, or the one it `asked` for on behalf of a pod:
     ///
-    /// 1. the caller is a trusted node account;
+    /// 1. the caller is a trusted node account, or asks for itself where workloads may;
     /// 2. the identity is well-formed and of our trust domain;
     /// 3. the caller's pod exists, is the one its token is bound to, and runs as that account;
     /// 4. a pod with the identity is on the same node.
@@ -99,15 +106,17 @@ impl Admission {
         asked: Option<&str>,
         snapshot: &Snapshot,
     ) -> Result<SpiffeId, Refusal> {
-        let Some(asked) = asked else {
-            let ObjectKey { namespace, name } = &caller.account;
-            return SpiffeId::new(self.trust_domain.clone(), namespace.clone(), name.clone())
-                .map_err(|error| Refusal::Identity(error.to_string()));
-        };
-        if !self.node_accounts.contains(&caller.account) {
+        let own = asked.is_none() && self.workloads;
+        if !own && !self.is_node(caller) {
             let known: Vec<_> = self.node_accounts.iter().map(ToString::to_string).collect();
             return Err(Refusal::NotTrusted(caller.account.clone(), known.join(", ")));
         }
+        let Some(asked) = asked else {
+            let ObjectKey { namespace, name } = &caller.account;
+            caller_node(caller, snapshot)?;
+            return SpiffeId::new(self.trust_domain.clone(), namespace.clone(), name.clone())
+                .map_err(|error| Refusal::Identity(error.to_string()));
+        };
         let identity: SpiffeId =
             asked.parse().map_err(|error| Refusal::Identity(format!("{error}")))?;
         if *identity.trust_domain() != self.trust_domain {

@@ -14,12 +14,16 @@ use tonic::{Request, Response, Status};
 
 use super::{Admission, Authority, AuthorityError, Refusal};
 use crate::control_plane::caller::{Authenticate, Caller, authenticate};
+use crate::control_plane::gate::Ticket;
 use crate::control_plane::metrics::Metrics;
 use crate::control_plane::snapshot::Snapshot;
 use crate::mesh::SpiffeId;
 
 /// How long a request waits for a pod that we have not heard of.
 const POD_WAIT: Duration = Duration::from_secs(3);
+
+/// The largest request: a key and some names. It is read before it is known who sends it.
+const MAX_REQUEST_BYTES: usize = 16 << 10;
 
 /// Answers certificate requests.
 #[derive(Debug)]
@@ -42,7 +46,7 @@ pub struct CaConfig<A> {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// A certificate's lifetime when the request names none.
     pub default_lifetime: Duration,
-    /// Requests for more are refused.
+    /// Requests for more get this.
     pub max_lifetime: Duration,
     /// Counts.
     pub metrics: Metrics,
@@ -52,6 +56,7 @@ impl<A: Authenticate> Ca<A> {
     /// The gRPC service.
     pub fn service(config: CaConfig<A>) -> IstioCertificateServiceServer<Self> {
         IstioCertificateServiceServer::new(Self { config })
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
     /// Judges a request, again with each snapshot for a while if that may help.
@@ -74,19 +79,11 @@ impl<A: Authenticate> Ca<A> {
     fn lifetime(&self, seconds: i64) -> Result<Duration, Status> {
         let CaConfig { default_lifetime, max_lifetime, .. } = &self.config;
         let asked = match u64::try_from(seconds) {
-            Ok(0) => return Ok(*default_lifetime),
+            Ok(0) => return Ok((*default_lifetime).min(*max_lifetime)),
             Ok(seconds) => Duration::from_secs(seconds),
             Err(_) => return Err(Status::invalid_argument("validity_duration is negative")),
         };
-        if asked > *max_lifetime {
-            let hours = |duration: Duration| duration.as_secs() / 3600;
-            return Err(Status::invalid_argument(format!(
-                "validity_duration of {}h is more than {}h",
-                hours(asked),
-                hours(*max_lifetime)
-            )));
-        }
-        Ok(asked)
+        Ok(asked.min(*max_lifetime))
     }
 
     async fn create(
@@ -94,7 +91,12 @@ impl<A: Authenticate> Ca<A> {
         request: Request<IstioCertificateRequest>,
     ) -> Result<IstioCertificateResponse, Status> {
         let CaConfig { authenticator, cluster_id, authority, .. } = &self.config;
-        let caller = authenticate(&**authenticator, request.metadata(), cluster_id).await?;
+        let ticket = Ticket::of(request.extensions());
+        let call = (request.metadata(), ticket.as_deref());
+        let caller = authenticate(&**authenticator, call, cluster_id).await?;
+        if self.config.admission.is_node(&caller) {
+            ticket.iter().for_each(|ticket| ticket.prove());
+        }
         let request = request.into_inner();
         let asked = impersonated(request.metadata.as_ref());
         let account = &caller.account;

@@ -5,36 +5,26 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use kube::{Api, Client, api::PostParams};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::Semaphore;
 
 use super::request;
-use crate::control_plane::caller::{
-    Authenticate, AuthenticateError, Caller, CallerPod, TOKEN_AUDIENCE,
-};
+use crate::control_plane::caller::{AuthenticateError, Caller, CallerPod, Review, TOKEN_AUDIENCE};
 use crate::control_plane::model::ObjectKey;
-
-/// Reviews at a time; more wait.
-const REVIEWS: usize = 16;
 
 /// Reviews tokens.
 #[derive(Debug)]
 pub struct Reviewer {
     reviews: Api<TokenReview>,
-    at_once: Semaphore,
 }
 
 impl Reviewer {
     /// A reviewer that asks through `client`.
     pub fn new(client: Client) -> Self {
-        Self { reviews: Api::all(client), at_once: Semaphore::new(REVIEWS) }
+        Self { reviews: Api::all(client) }
     }
 }
 
-impl Authenticate for Reviewer {
-    async fn authenticate(&self, token: &SecretString) -> Result<Caller, AuthenticateError> {
-        let unavailable =
-            |error: Box<dyn std::error::Error + Send + Sync>| AuthenticateError::Unavailable(error);
-        let _permit = self.at_once.acquire().await.map_err(|error| unavailable(error.into()))?;
+impl Review for Reviewer {
+    async fn review(&self, token: &SecretString) -> Result<Caller, AuthenticateError> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]),
@@ -44,7 +34,7 @@ impl Authenticate for Reviewer {
         };
         let answer = request(self.reviews.create(&PostParams::default(), &review))
             .await
-            .map_err(|error| unavailable(error.into()))?;
+            .map_err(|error| AuthenticateError::Unavailable(error.into()))?;
         caller(answer).map_err(AuthenticateError::Rejected)
     }
 }

@@ -18,6 +18,7 @@ use super::*;
 use crate::control_plane::ads::{Ads, AdsConfig};
 use crate::control_plane::ca::{Admission, Ca, CaConfig, RootPem};
 use crate::control_plane::caller::{Authenticate, AuthenticateError, Caller, CallerPod};
+use crate::control_plane::gate::Source;
 use crate::control_plane::metrics::Metrics;
 use crate::control_plane::model::ObjectKey;
 use crate::control_plane::snapshot::{Entry, NodeIdentity, PodFacts, Snapshot};
@@ -30,7 +31,11 @@ const DETAILS: &str = "spiffe://cluster.local/ns/bookinfo/sa/details";
 struct Known;
 
 impl Authenticate for Known {
-    async fn authenticate(&self, token: &SecretString) -> Result<Caller, AuthenticateError> {
+    async fn authenticate(
+        &self,
+        token: &SecretString,
+        _: Source,
+    ) -> Result<Caller, AuthenticateError> {
         let pod = Some(CallerPod { name: "sotto-x".to_owned(), uid: "u1".to_owned() });
         match token.expose_secret() {
             "agent" => Ok(Caller { account: ObjectKey::new("istio-system", "sotto"), pod }),
@@ -66,19 +71,26 @@ async fn start() -> Server {
     });
     let ca = Ca::service(CaConfig {
         authenticator: Arc::new(Known),
-        admission: Admission { node_accounts, trust_domain: "cluster.local".into() },
+        admission: Admission {
+            node_accounts,
+            trust_domain: "cluster.local".into(),
+            workloads: false,
+        },
         authority: authority.clone(),
         cluster_id: "Kubernetes".to_owned(),
         snapshots: receiver,
         default_lifetime: Duration::from_secs(24 * 3600),
-        max_lifetime: Duration::from_secs(90 * 24 * 3600),
+        max_lifetime: Duration::from_secs(24 * 3600),
         metrics: Metrics::default(),
     });
     let tls = tls(authority.clone(), vec![NAME.to_owned()], &shutdown).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = shutdown.clone();
-    let served = tokio::spawn(async move { grpc(listener, tls, ads, ca, &stop).await });
+    let served =
+        tokio::spawn(
+            async move { grpc(listener, tls, (ads, ca), &Metrics::default(), &stop).await },
+        );
     let root_pem = authority.root_pem().to_owned();
     Server { address, root_pem, snapshots, shutdown, served }
 }
@@ -215,9 +227,6 @@ async fn requests_that_may_not_be_granted_are_refused() {
     odd.metadata.as_mut().unwrap().fields.values_mut().for_each(|value| value.kind = None);
     assert_eq!(server.refused(&AGENT, odd).await, impersonation);
 
-    let long = IstioCertificateRequest { validity_duration: 91 * 24 * 3600, ..csr() };
-    let told = "validity_duration of 2184h is more than 2160h".to_owned();
-    assert_eq!(server.refused(&AGENT, long).await, (Code::InvalidArgument, told));
     let past = IstioCertificateRequest { validity_duration: -1, ..csr() };
     assert_eq!(server.refused(&AGENT, past).await.0, Code::InvalidArgument);
     let garbage = IstioCertificateRequest { csr: "garbage".to_owned(), ..csr() };
@@ -226,16 +235,35 @@ async fn requests_that_may_not_be_granted_are_refused() {
 }
 
 #[tokio::test]
-async fn without_impersonation_a_caller_gets_its_own_identity() {
+async fn a_workload_gets_no_certificate_of_its_own() {
     let server = start().await;
     let own = IstioCertificateRequest { metadata: None, validity_duration: 0, ..csr() };
-    let answer = server.create(&[("authorization", "Bearer other")], own).await.unwrap();
-    let (_, pem) = x509_parser::pem::parse_x509_pem(answer.cert_chain[0].as_bytes()).unwrap();
-    let names =
-        pem.parse_x509().unwrap().subject_alternative_name().unwrap().unwrap().value.clone();
-    let expected =
-        x509_parser::extensions::GeneralName::URI("spiffe://cluster.local/ns/foo/sa/web");
-    assert_eq!(names.general_names, [expected]);
+    let refused = server.refused(&[("authorization", "Bearer other")], own).await;
+    let told = "request impersonation authentication failure".to_owned();
+    assert_eq!(refused, (Code::Unauthenticated, told));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_asks_for_long_gets_the_longest() {
+    let server = start().await;
+    server.snapshots.send_replace(Arc::new(node()));
+    for (asked, hours) in [(90 * 24 * 3600, 24), (i64::MAX, 24), (0, 24), (3600, 1)] {
+        let request = IstioCertificateRequest { validity_duration: asked, ..csr() };
+        let answer = server.create(&AGENT, request).await.unwrap();
+        let (_, pem) = x509_parser::pem::parse_x509_pem(answer.cert_chain[0].as_bytes()).unwrap();
+        let ends = pem.parse_x509().unwrap().validity().time_to_expiration().unwrap();
+        let ends = ends.whole_minutes();
+        assert!((hours * 60 - 2..=hours * 60).contains(&ends), "{asked}: {ends} minutes");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_certificate_s_is_not_read_to_its_end() {
+    let server = start().await;
+    let large = IstioCertificateRequest { csr: "x".repeat(1 << 20), ..csr() };
+    assert_eq!(server.refused(&[], large).await.0, Code::OutOfRange);
     server.stop().await;
 }
 

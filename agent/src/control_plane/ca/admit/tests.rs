@@ -7,6 +7,7 @@ fn admission() -> Admission {
     Admission {
         node_accounts: Arc::from([ObjectKey::new("istio-system", "sotto")]),
         trust_domain: "cluster.local".into(),
+        workloads: false,
     }
 }
 
@@ -46,10 +47,32 @@ fn agent_may_ask_for_a_pod_of_its_node() {
     check(&caller(), Some(DETAILS), Ok(DETAILS));
 }
 
+/// A pod of `bookinfo/details`.
+fn workload() -> Caller {
+    let pod = CallerPod { name: "details-1".to_owned(), uid: "u2".to_owned() };
+    Caller { account: ObjectKey::new("bookinfo", "details"), pod: Some(pod) }
+}
+
 #[test]
-fn without_impersonation_it_is_the_caller_s_own_identity() {
-    let anyone = Caller { account: ObjectKey::new("foo", "web"), pod: None };
-    check(&anyone, None, Ok("spiffe://cluster.local/ns/foo/sa/web"));
+fn a_node_agent_may_have_its_own_identity() {
+    check(&caller(), None, Ok("spiffe://cluster.local/ns/istio-system/sa/sotto"));
+    let unbound = Caller { pod: None, ..caller() };
+    check(&unbound, None, Err("token of istio-system/sotto is not bound to a pod"));
+}
+
+#[test]
+fn a_workload_may_have_none_unless_that_is_set() {
+    let told = "bookinfo/details is not a trusted node account (known: istio-system/sotto)";
+    check(&workload(), None, Err(told));
+    check(&workload(), Some(DETAILS), Err(told));
+    let set = Admission { workloads: true, ..admission() };
+    let judge = |caller: &Caller, asked| set.judge(caller, asked, &snapshot());
+    assert_eq!(judge(&workload(), None).unwrap().to_string(), DETAILS);
+    // For itself alone, and only while it is there.
+    assert!(judge(&workload(), Some(DETAILS)).is_err());
+    assert!(judge(&Caller { pod: None, ..workload() }, None).is_err());
+    let pod = Some(CallerPod { name: "details-1".to_owned(), uid: "u9".to_owned() });
+    assert!(judge(&Caller { pod, ..workload() }, None).is_err());
 }
 
 #[test]

@@ -142,7 +142,12 @@ pub async fn run(
     cluster::publish(client.clone(), root_pem, metrics.clone(), &shutdown);
 
     let (events, changes) = mpsc::channel(EVENTS);
-    let watches = Watches { client: client.clone(), events, metrics: metrics.clone() };
+    let watches = Watches {
+        client: client.clone(),
+        root_namespace: config.root_namespace.as_str().into(),
+        events,
+        metrics: metrics.clone(),
+    };
     cluster::watch(watches, &shutdown);
     let (publish, mut snapshots) = watch::channel(Arc::new(Snapshot::default()));
     shutdown.spawn(refresh::run(

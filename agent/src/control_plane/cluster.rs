@@ -1,20 +1,23 @@
 //! Kubernetes, as far as the control plane needs it: the only part of it that sees its types.
 
 mod destination;
+mod kinds;
 mod publish;
 mod reduce;
 mod report;
 mod review;
 mod root;
+mod scope;
 mod security;
+mod spawn;
 mod statuses;
 mod watch;
 
+pub use kinds::{Watches, watch};
 pub use kube::Client;
 pub use publish::{ROOT_CONFIG_MAP, publish};
 pub use review::Reviewer;
 pub use root::{ROOT_SECRET, RootError, root};
-pub use watch::{Watches, watch};
 
 use std::future::Future;
 use std::time::Duration;

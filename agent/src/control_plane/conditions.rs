@@ -15,6 +15,21 @@ pub const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 /// Whether all that a resource says is enforced.
 pub const ENFORCED: &str = "Enforced";
 
+/// The longest message, in bytes; Kubernetes' own conditions have up to 32768.
+const MESSAGE: usize = 4096;
+
+/// Of it, what is wrong with a policy, so that what is closed fits into an Event too.
+const PROBLEM: usize = 512;
+
+/// A text of so many bytes at most, cut between characters.
+pub fn clipped(text: &str, bytes: usize) -> String {
+    if text.len() <= bytes {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(bytes.saturating_sub('…'.len_utf8()));
+    format!("{}…", &text[..end])
+}
+
 /// One condition of a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
@@ -30,7 +45,7 @@ pub struct Condition {
 
 impl Condition {
     fn new(kind: &'static str, holds: bool, reason: &'static str, message: &str) -> Self {
-        Self { kind, holds, reason, message: message.to_owned() }
+        Self { kind, holds, reason, message: clipped(message, MESSAGE) }
     }
 }
 
@@ -64,12 +79,22 @@ impl PeerNote {
     }
 }
 
-/// Of a resource that is not understood. `accepted` is the name of its kind's condition.
+/// Of a resource that cannot be read, and would have no effect if it could. `accepted` is the name of
+/// its kind's condition.
 pub fn invalid(accepted: &'static str, problem: &str) -> Vec<Condition> {
-    let told = format!("{problem}; the last good version, if any, stays in force");
+    vec![
+        Condition::new(accepted, false, "Invalid", problem),
+        Condition::new(ENFORCED, false, "NotAccepted", "it has no effect"),
+    ]
+}
+
+/// Of a policy that cannot be read. `accepted` is the name of its kind's condition, `closed` says
+/// what is closed in its stead.
+pub fn closed(accepted: &'static str, problem: &str, closed: &str) -> Vec<Condition> {
+    let told = format!("{}; until that is mended, {closed}", clipped(problem, PROBLEM));
     vec![
         Condition::new(accepted, false, "Invalid", &told),
-        Condition::new(ENFORCED, false, "NotAccepted", "this version is not enforced"),
+        Condition::new(ENFORCED, false, "FailsClosed", closed),
     ]
 }
 
@@ -84,8 +109,10 @@ pub fn authorization_policy(converted: &Converted) -> Vec<Condition> {
             Condition::new(ENFORCED, false, "NotAccepted", "nodes do not enforce the policy"),
         ];
     };
-    let unseen =
-        converted.notes.iter().any(|note| !matches!(note, Note::NothingToDeny | Note::Schemes(_)));
+    let unseen = converted
+        .notes
+        .iter()
+        .any(|note| !matches!(note, Note::NothingToDeny | Note::PortZero | Note::Schemes(_)));
     let accepted = if unseen {
         Condition::new(ZTUNNEL_ACCEPTED, true, "UnsupportedValue", &told)
     } else {

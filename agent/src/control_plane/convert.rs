@@ -3,6 +3,7 @@
 pub mod access;
 pub mod destination;
 pub mod peer;
+pub mod shape;
 pub mod spec;
 
 use sotto_proto::security::{StringMatch, string_match::MatchType};

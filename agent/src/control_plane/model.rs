@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use arcstr::ArcStr;
+use sotto_proto::security::{Action, Group};
 
 /// Labels of an object, or those a selector asks for.
 pub type Labels = BTreeMap<String, String>;
@@ -169,6 +170,18 @@ pub struct Endpoint {
     pub node: ArcStr,
 }
 
+/// Whom a policy governs, of its namespace, or of the mesh if that is the root namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Selector {
+    /// All workloads.
+    #[default]
+    All,
+    /// Those with all of these labels, which are not none.
+    Labels(Labels),
+    /// It cannot be read: whichever it may mean.
+    Unreadable,
+}
+
 /// A mode of mutual TLS.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -183,15 +196,15 @@ pub enum Mode {
     Strict,
 }
 
-/// A PeerAuthentication.
+/// A PeerAuthentication. Of one that cannot be read the mode is `Strict`, on every port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerAuthentication {
     /// Namespace and name.
     pub key: ObjectKey,
     /// When it was made, in milliseconds of the Unix epoch.
     pub created: i64,
-    /// The workloads it governs; none or empty means all of its namespace.
-    pub selector: Option<Labels>,
+    /// Whom it governs.
+    pub selector: Selector,
     /// For every port not in `ports`.
     pub mode: Mode,
     /// By workload port.
@@ -218,15 +231,35 @@ macro_rules! keyed {
 }
 keyed!(Pod, Service, Slice, PeerAuthentication, Namespace, AuthorizationPolicy);
 
-/// An AuthorizationPolicy, already converted: what is enforced at layer 4.
+/// An AuthorizationPolicy, already converted: what is enforced at layer 4. One that cannot be read
+/// denies everything.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuthorizationPolicy {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// The workloads it governs; none or empty means all of its namespace.
-    pub selector: Option<Labels>,
+    /// Whom it governs.
+    pub selector: Selector,
     /// The resource for the nodes, but for its scope; none if it is not for them to enforce.
-    pub rules: Option<super::convert::access::Rules>,
+    pub rules: Option<Rules>,
+}
+
+/// A policy's converted content; its scope depends on where it lives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// ALLOW or DENY.
+    pub action: Action,
+    /// ORed; none matches nothing.
+    pub groups: Vec<Group>,
+    /// Logged, never enforced.
+    pub dry_run: bool,
+}
+
+impl Rules {
+    /// Those of a policy that cannot be read: a group without conditions matches everything.
+    pub fn closed() -> Self {
+        let everything = Group { rules: Vec::new() };
+        Self { action: Action::Deny, groups: vec![everything], dry_run: false }
+    }
 }
 
 /// A change of one kind of record.
@@ -236,15 +269,8 @@ pub enum Change<R> {
     Apply(R),
     /// It went.
     Delete(ObjectKey),
-    /// It came or changed, and cannot be understood: the last good version stays in force.
-    Invalid(ObjectKey),
-    /// The complete list: whatever is in neither part is gone.
-    Replace {
-        /// Those that are understood.
-        records: Vec<R>,
-        /// Those that are not: their last good versions stay in force.
-        invalid: Vec<ObjectKey>,
-    },
+    /// The complete list: whatever is not in it is gone.
+    Replace(Vec<R>),
 }
 
 /// A change of what the snapshot is made of.

@@ -27,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Streaming};
 
+mod closed;
 mod flood;
 mod statuses;
 
@@ -287,7 +288,7 @@ fn policy(version: &str, mode: &str) -> Value {
     policy
 }
 
-/// Modes come, change and go; an unknown one leaves the last good one in force.
+/// Modes come, change and go; an unknown one is STRICT.
 async fn modes_change_live(version: &str) {
     let cluster = start(server()).await;
     let mut node = Node::subscribe(&cluster).await;
@@ -305,13 +306,17 @@ async fn modes_change_live(version: &str) {
     node.until("STRICT", Node::strict).await;
     assert!(node.policies.contains_key(STATIC_STRICT));
 
+    store.apply(policy(version, "PERMISSIVE")).unwrap();
+    node.until("PERMISSIVE", |node| !node.strict()).await;
+    // What cannot be read closes.
     store.apply(policy(version, "STRIKT")).unwrap();
+    node.until("STRICT", Node::strict).await;
     let enrolled =
         json!({ "metadata": { "annotations": { "ambient.istio.io/redirection": "enabled" } } });
     store.patch_status("pods", "bookinfo", "details", &enrolled).unwrap();
     node.until("HBONE", |node| node.workloads[DETAILS].tunnel_protocol() == TunnelProtocol::Hbone)
         .await;
-    assert!(node.strict(), "the last good version stays in force");
+    assert!(node.strict());
     until("an event", async || {
         let events = store.list("events", "bookinfo", "").ok()?;
         events.iter().any(|e| e.to_string().contains("STRIKT")).then_some(())
@@ -329,7 +334,7 @@ async fn modes_change_live(version: &str) {
 }
 
 /// What the control plane may do: its roles, as they are deployed, allow this and no more.
-const RIGHTS: [(&str, &str, &[&str]); 14] = [
+const RIGHTS: [(&str, &str, &[&str]); 15] = [
     ("", "namespaces", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
     ("", "services", &["list", "watch"]),
@@ -337,6 +342,7 @@ const RIGHTS: [(&str, &str, &[&str]); 14] = [
     ("security.istio.io", "peerauthentications", &["list", "watch"]),
     ("security.istio.io", "authorizationpolicies", &["list", "watch"]),
     ("networking.istio.io", "destinationrules", &["list", "watch"]),
+    ("apiextensions.k8s.io", "customresourcedefinitions", &["get"]),
     ("security.istio.io", "peerauthentications/status", &["patch"]),
     ("security.istio.io", "authorizationpolicies/status", &["patch"]),
     ("networking.istio.io", "destinationrules/status", &["patch"]),

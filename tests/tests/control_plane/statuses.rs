@@ -1,7 +1,5 @@
 //! What becomes of policies and rules is told in their status, once.
 
-use std::sync::Arc;
-
 use super::*;
 
 /// The definitions as they are deployed.
@@ -11,7 +9,7 @@ const DEFINITIONS: [&str; 3] = [
     include_str!("../../../deploy/base/crds/peerauthentications.yaml"),
 ];
 
-fn define(api: &ApiServer) {
+pub(super) fn define(api: &ApiServer) {
     for definition in DEFINITIONS {
         for object in kit::objects::parse(definition).unwrap() {
             api.store().create(serde_json::to_value(object).unwrap()).unwrap();
@@ -19,7 +17,7 @@ fn define(api: &ApiServer) {
     }
 }
 
-fn authorization_policy(name: &str, spec: Value) -> Value {
+pub(super) fn authorization_policy(name: &str, spec: Value) -> Value {
     let api = "security.istio.io/v1";
     let mut policy = object(api, "AuthorizationPolicy", "bookinfo", name);
     policy["spec"] = spec;
@@ -52,7 +50,7 @@ impl Cluster {
         .await
     }
 
-    async fn check(&self, plural: &str, name: &str, expected: [&str; 2], says: &str) {
+    pub(super) async fn check(&self, plural: &str, name: &str, expected: [&str; 2], says: &str) {
         let object = self.judged(plural, name).await;
         let (brief, messages) = conditions(&object).unwrap();
         assert_eq!(brief, expected);
@@ -88,6 +86,9 @@ async fn what_became_of_a_policy_is_in_its_status() {
         .unwrap();
     let zero = json!({ "rules": [{ "to": [{ "operation": { "ports": ["0"] } }] }] });
     store.create(authorization_policy("zero", zero)).unwrap();
+    // The definition cannot say what the admission policy does, which is not there.
+    let bad = json!({ "rules": [{ "when": [{ "key": "source.ip", "values": ["10.0.0.300"] }] }] });
+    store.create(authorization_policy("bad", bad)).unwrap();
     let mut dry = authorization_policy("dry", json!({ "action": "DENY", "rules": [{}] }));
     dry["metadata"]["annotations"] = json!({ "istio.io/dry-run": "true" });
     store.create(dry).unwrap();
@@ -98,8 +99,10 @@ async fn what_became_of_a_policy_is_in_its_status() {
     cluster.check(access, "get", part, "(methods): the rule is left out").await;
     let none = ["ZtunnelAccepted=False/UnsupportedValue", "Enforced=False/NotAccepted"];
     cluster.check(access, "audit", none, "action AUDIT is not supported").await;
-    let invalid = ["ZtunnelAccepted=False/Invalid", "Enforced=False/NotAccepted"];
-    cluster.check(access, "zero", invalid, r#"rules[0].to[0].ports: "0" is no port"#).await;
+    let zero = ["ZtunnelAccepted=True/Accepted", "Enforced=False/NotAsWritten"];
+    cluster.check(access, "zero", zero, "no connection has port 0").await;
+    let invalid = ["ZtunnelAccepted=False/Invalid", "Enforced=False/FailsClosed"];
+    cluster.check(access, "bad", invalid, r#"rules[0].when[0].values: "10.0.0.300" is no"#).await;
     let dry = ["ZtunnelAccepted=True/Accepted", "Enforced=False/DryRun"];
     cluster.check(access, "dry", dry, "never enforced").await;
     let disable = ["Accepted=True/Accepted", "Enforced=False/DisableIsPermissive"];
@@ -108,7 +111,8 @@ async fn what_became_of_a_policy_is_in_its_status() {
     for (about, says) in [
         ("get", "(methods): the rule is left out"),
         ("audit", "action AUDIT is not supported"),
-        ("zero", r#"rules[0].to[0].ports: "0" is no port"#),
+        ("zero", "no connection has port 0"),
+        ("bad", r#"values: "10.0.0.300" is no address"#),
         ("default", "same as PERMISSIVE for inbound"),
     ] {
         until("an event", async || {

@@ -11,9 +11,10 @@ use tokio::sync::mpsc;
 
 use super::reduce;
 use super::report::{Reporter, Told, Warning};
-use super::security::{Parsed, SpecError, spec};
-use super::watch::{Custom, Watch, spawn};
-use crate::control_plane::conditions;
+use super::security::spec;
+use super::spawn::spawn;
+use super::watch::{Custom, Read, Watch};
+use crate::control_plane::conditions::{self, ACCEPTED};
 use crate::control_plane::convert::destination::{
     Asked, DestinationRuleSpec, HostNamespace, TlsMode, host_namespace,
 };
@@ -35,7 +36,7 @@ const QUEUE: usize = 256;
 #[derive(Debug, Clone, PartialEq)]
 struct Rule {
     key: ObjectKey,
-    about: ObjectReference,
+    about: Box<ObjectReference>,
     generation: Option<i64>,
     host: String,
     /// Modes that would change what is done.
@@ -83,8 +84,15 @@ fn enrolment(object: KubeNamespace) -> Option<Enrolment> {
     Some(Enrolment { key: reduce::key(&object.metadata), ambient })
 }
 
-fn rule(object: &DynamicObject) -> Result<Parsed<Rule>, SpecError> {
-    let spec: DestinationRuleSpec = spec(object)?;
+/// Reads a rule. One that cannot be read has no effect, as all of them.
+fn rule(object: &DynamicObject) -> Read<Rule> {
+    let spec: DestinationRuleSpec = match spec(object) {
+        Ok(spec) => spec,
+        Err(error) => {
+            let conditions = conditions::invalid(ACCEPTED, &error.to_string());
+            return Read { record: None, told: Told::invalid(conditions) };
+        }
+    };
     let asked = spec.asked();
     let told = Told { conditions: conditions::destination_rule(&asked), warnings: Vec::new() };
     let kind = object.types.as_ref();
@@ -102,12 +110,12 @@ fn rule(object: &DynamicObject) -> Result<Parsed<Rule>, SpecError> {
     };
     let record = Rule {
         key: reduce::key(&object.metadata),
-        about,
+        about: Box::new(about),
         generation: object.metadata.generation,
         host: spec.host,
         differs: asked.into_iter().filter(|a| a.mode != TlsMode::IstioMutual).collect(),
     };
-    Ok(Parsed { record, told })
+    Read { record: Some(record), told }
 }
 
 async fn warn(mut seen: mpsc::Receiver<Seen>, reporter: Reporter) {
@@ -147,12 +155,7 @@ impl Rules {
                 self.told.remove(&key);
                 Vec::new()
             }
-            // It is told to be invalid; what it was before has no effect either.
-            Seen::Rule(Change::Invalid(key)) => {
-                self.rules.remove(&key);
-                Vec::new()
-            }
-            Seen::Rule(Change::Replace { records, .. }) => {
+            Seen::Rule(Change::Replace(records)) => {
                 self.rules.clear();
                 records.into_iter().for_each(|rule| self.keep(rule));
                 let keys: Vec<ObjectKey> = self.rules.keys().cloned().collect();
@@ -175,10 +178,10 @@ impl Rules {
             Change::Apply(namespace) if namespace.ambient => {
                 self.ambient.insert(namespace.key.name);
             }
-            Change::Apply(Enrolment { key, .. }) | Change::Delete(key) | Change::Invalid(key) => {
+            Change::Apply(Enrolment { key, .. }) | Change::Delete(key) => {
                 self.ambient.remove(&key.name);
             }
-            Change::Replace { records, .. } => {
+            Change::Replace(records) => {
                 let ambient = records.into_iter().filter(|namespace| namespace.ambient);
                 self.ambient = ambient.map(|namespace| namespace.key.name).collect();
             }
@@ -204,7 +207,7 @@ impl Rules {
         );
         let about = rule.about.clone();
         self.told.insert(key.clone(), version);
-        Some((about, Warning { reason: "NoEffectInAmbient", note }))
+        Some((*about, Warning { reason: "NoEffectInAmbient", note }))
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::spawn::spawn;
 use super::watch::Watch;
 use super::{ApiError, reduce, request};
 use crate::control_plane::metrics::Metrics;
@@ -54,11 +55,11 @@ pub fn publish(client: Client, root_pem: String, metrics: Metrics, shutdown: &Sh
     let named = kube::runtime::watcher::Config::default()
         .fields(&format!("metadata.name={ROOT_CONFIG_MAP}"));
     let api = Api::<KubeNamespace>::all(client.clone());
-    super::watch::spawn(shutdown, namespaces.plain(api, Default::default(), reduce::namespace));
+    spawn(shutdown, namespaces.plain(api, Default::default(), reduce::namespace));
     let api = Api::<ConfigMap>::all(client.clone());
-    super::watch::spawn(shutdown, maps.plain(api, named, published));
+    spawn(shutdown, maps.plain(api, named, published));
     let publisher = Publisher { client, root_pem, wanted: BTreeSet::new(), there: None };
-    super::watch::spawn(shutdown, publisher.run(seen));
+    spawn(shutdown, publisher.run(seen));
 }
 
 fn published(map: ConfigMap) -> Option<Published> {
@@ -111,7 +112,7 @@ impl Publisher {
             Seen::Namespace(Change::Delete(key)) => {
                 self.wanted.remove(key.name.as_str());
             }
-            Seen::Namespace(Change::Replace { records, .. }) => {
+            Seen::Namespace(Change::Replace(records)) => {
                 let live = records.into_iter().filter(|namespace| !namespace.terminating);
                 self.wanted = live.map(|namespace| namespace.key.name.to_string()).collect();
             }
@@ -122,13 +123,11 @@ impl Publisher {
             Seen::ConfigMap(Change::Delete(key)) => {
                 self.there.get_or_insert_default().remove(key.namespace.as_str());
             }
-            Seen::ConfigMap(Change::Replace { records, .. }) => {
+            Seen::ConfigMap(Change::Replace(records)) => {
                 let maps = records.into_iter();
                 self.there =
                     Some(maps.map(|map| (map.key.namespace.to_string(), map.root)).collect());
             }
-            // Neither kind can be misunderstood.
-            Seen::Namespace(Change::Invalid(_)) | Seen::ConfigMap(Change::Invalid(_)) => {}
         }
     }
 

@@ -10,12 +10,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::request;
+use super::spawn::spawn;
 use super::statuses::{Content, Statuses, Target, Write};
-use crate::control_plane::conditions::{self, ACCEPTED, Condition, ZTUNNEL_ACCEPTED};
+use crate::control_plane::conditions::{self, Condition};
 use crate::sys::Shutdown;
 
 /// Reports waiting to be written; more are dropped, their log lines stay.
 const QUEUE: usize = 64;
+/// The longest message of an Event that the API server takes, in bytes.
+const MESSAGE: usize = 1024;
 const COMPONENT: &str = "sotto-control-plane";
 
 /// What came of a resource.
@@ -43,11 +46,8 @@ impl Told {
         Self { conditions, warnings: notes.into_iter().map(warning).collect() }
     }
 
-    /// Of a resource of this kind that cannot be understood.
-    pub(super) fn invalid(kind: &str, problem: &str) -> Self {
-        let policy = kind == "AuthorizationPolicy";
-        let accepted = if policy { ZTUNNEL_ACCEPTED } else { ACCEPTED };
-        let conditions = conditions::invalid(accepted, problem);
+    /// Of a resource that cannot be read.
+    pub(super) fn invalid(conditions: Vec<Condition>) -> Self {
         let note = conditions.first().map(|condition| condition.message.clone());
         let warning = |note| Warning { reason: "Invalid", note };
         Self { conditions, warnings: note.into_iter().map(warning).collect() }
@@ -66,7 +66,7 @@ impl Reporter {
     pub(super) fn start(client: Client, shutdown: &Shutdown) -> Self {
         let (queue, events) = mpsc::channel(QUEUE);
         let statuses = Statuses::start(client.clone(), shutdown);
-        super::watch::spawn(shutdown, write(client, events));
+        spawn(shutdown, write(client, events));
         Self { events: queue, statuses }
     }
 
@@ -126,7 +126,7 @@ fn event(about: ObjectReference, reason: &str, note: String) -> Event {
         involved_object: about,
         type_: Some("Warning".to_owned()),
         reason: Some(reason.to_owned()),
-        message: Some(note),
+        message: Some(conditions::clipped(&note, MESSAGE)),
         source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: None }),
         reporting_component: Some(COMPONENT.to_owned()),
         first_timestamp: Some(Time(now)),

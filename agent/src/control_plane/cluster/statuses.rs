@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::spawn::spawn;
 use super::{ApiError, request};
 use crate::control_plane::conditions::Condition;
 use crate::control_plane::model::ObjectKey;
@@ -79,7 +80,7 @@ impl Statuses {
     /// A writer whose task `shutdown` owns.
     pub(super) fn start(client: Client, shutdown: &Shutdown) -> Self {
         let shared = Arc::new(Shared { book: Mutex::default(), more: Notify::new() });
-        super::watch::spawn(shutdown, write_all(client, shared.clone()));
+        spawn(shutdown, write_all(client, shared.clone()));
         Self { shared }
     }
 

@@ -89,12 +89,22 @@ fn destination_rules_are_told_that_they_have_no_effect() {
 }
 
 #[test]
-fn what_is_not_understood_is_not_accepted() {
-    let conditions = invalid(ZTUNNEL_ACCEPTED, "spec: x");
-    let expected = ["ZtunnelAccepted=False/Invalid", "Enforced=False/NotAccepted"];
-    assert_eq!(brief(&conditions), expected);
-    let told = "spec: x; the last good version, if any, stays in force";
-    assert_eq!(conditions[0].message, told);
+fn what_cannot_be_read_is_not_accepted_and_says_what_is_closed() {
+    let conditions = closed(ZTUNNEL_ACCEPTED, "spec: x", "all is denied");
+    assert_eq!(brief(&conditions), ["ZtunnelAccepted=False/Invalid", "Enforced=False/FailsClosed"]);
+    assert_eq!(conditions[0].message, "spec: x; until that is mended, all is denied");
+    assert_eq!(conditions[1].message, "all is denied");
+    let conditions = invalid(ACCEPTED, "spec: x");
+    assert_eq!(brief(&conditions), ["Accepted=False/Invalid", "Enforced=False/NotAccepted"]);
+}
+
+#[test]
+fn a_long_message_is_cut_between_characters() {
+    assert_eq!(clipped("abc", 3), "abc");
+    assert_eq!(clipped("abcdef", 5), "ab…");
+    assert_eq!(clipped("ääää", 6), "ä…");
+    let conditions = invalid(ACCEPTED, &"ä".repeat(5000));
+    assert!(conditions[0].message.len() <= MESSAGE && conditions[0].message.ends_with("ä…"));
 }
 
 fn condition(holds: bool, message: &str) -> Condition {

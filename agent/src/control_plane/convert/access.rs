@@ -2,31 +2,24 @@
 //!
 //! What only an HTTP proxy can see is never guessed: an ALLOW rule that asks for it is left out
 //! (it allows nothing), in a DENY rule it is taken as met (it denies more), except that a DENY
-//! rule of nothing else denies nothing. Policies for waypoints, AUDIT and CUSTOM are not sent.
+//! rule of nothing else denies nothing. Policies for waypoints, AUDIT and CUSTOM are not sent. What
+//! cannot be read is an error: whoever asked makes it [`Rules::closed`].
 
 use sotto_proto::security::string_match::MatchType;
 use sotto_proto::security::{Action, Authorization, Group, Match, Rules as Clause, Scope};
 
 use super::spec::{ActionName, AuthorizationPolicySpec, Condition, Operation, Rule, Source};
-use crate::control_plane::model::{AuthorizationPolicy, Labels, ObjectKey, selects};
+use crate::control_plane::model::{
+    AuthorizationPolicy, Labels, ObjectKey, Rules, Selector, selects,
+};
 use values::{addresses, ports, service_accounts, strings};
 
+mod attributes;
 mod note;
 mod values;
 
 pub use note::{Dropped, Note};
 pub use values::ValueError;
-
-/// A policy's converted content; its scope depends on where it lives.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rules {
-    /// ALLOW or DENY.
-    pub action: Action,
-    /// ORed; none matches nothing.
-    pub groups: Vec<Group>,
-    /// Logged, never enforced.
-    pub dry_run: bool,
-}
 
 /// A converted policy and what its author should know of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +46,7 @@ pub fn convert(
             return Ok(Converted { rules: None, notes: vec![Note::UnsupportedAction(other)] });
         }
     };
-    if spec.target_ref.is_some() || spec.target_refs.as_ref().is_some_and(|refs| !refs.is_empty()) {
+    if spec.targeted() {
         return Ok(Converted { rules: None, notes: vec![Note::Targeted] });
     }
     let (mut groups, mut notes) = (Vec::new(), Vec::new());
@@ -61,7 +54,11 @@ pub fn convert(
         notes.push(Note::NothingToDeny);
     }
     for (at, rule) in spec.rules.iter().flatten().enumerate() {
-        let parts = Parts::parse(rule, namespace).map_err(|error| error.within("rules", at))?;
+        let parts =
+            Parts::parse(rule, namespace, action).map_err(|error| error.within("rules", at))?;
+        if parts.port_zero() && !notes.contains(&Note::PortZero) {
+            notes.push(Note::PortZero);
+        }
         let schemes = Dropped { rule: at, names: parts.schemes() };
         if !schemes.names.is_empty() {
             notes.push(Note::Schemes(schemes));
@@ -92,12 +89,10 @@ pub fn authorization(
     trust_domain: &str,
 ) -> Option<Authorization> {
     let rules = policy.rules.as_ref()?;
-    let scope = if selector(policy).is_some() {
-        Scope::WorkloadSelector
-    } else if policy.key.namespace == *root {
-        Scope::Global
-    } else {
-        Scope::Namespace
+    let scope = match policy.selector {
+        Selector::Labels(_) => Scope::WorkloadSelector,
+        Selector::All | Selector::Unreadable if policy.key.namespace == *root => Scope::Global,
+        Selector::All | Selector::Unreadable => Scope::Namespace,
     };
     Some(Authorization {
         name: policy.key.name.to_string(),
@@ -118,14 +113,9 @@ pub fn references<'p>(
 ) -> Vec<&'p ObjectKey> {
     policies
         .filter(|policy| policy.rules.is_some())
-        .filter(|policy| selector(policy).is_some_and(|s| selects(s, labels)))
+        .filter(|policy| matches!(&policy.selector, Selector::Labels(s) if selects(s, labels)))
         .map(|policy| &policy.key)
         .collect()
-}
-
-/// A policy's selector; an empty one selects all, as none does.
-fn selector(policy: &AuthorizationPolicy) -> Option<&Labels> {
-    policy.selector.as_ref().filter(|labels| !labels.is_empty())
 }
 
 /// A rule in parts, each alternative or condition with what layer 4 sees of it.
@@ -144,7 +134,11 @@ struct Part {
 }
 
 impl Parts {
-    fn parse(rule: &Rule, namespace: &str) -> Result<Self, ValueError> {
+    fn parse(rule: &Rule, namespace: &str, action: Action) -> Result<Self, ValueError> {
+        // A list of alternatives without any says neither everybody nor nobody.
+        let none = |given: bool, name| if given { Err(ValueError::empty(name)) } else { Ok(()) };
+        none(rule.from.as_ref().is_some_and(Vec::is_empty), "from")?;
+        none(rule.to.as_ref().is_some_and(Vec::is_empty), "to")?;
         let from = rule.from.iter().flatten().enumerate().map(|(at, from)| {
             let source = from.source.as_ref().ok_or_else(|| ValueError::empty("source"));
             source.and_then(|s| parse_source(s, namespace)).map_err(|e| e.within("from", at))
@@ -154,7 +148,8 @@ impl Parts {
             operation.and_then(parse_operation).map_err(|e| e.within("to", at))
         });
         let when = rule.when.iter().flatten().enumerate();
-        let when = when.map(|(at, when)| parse_condition(when).map_err(|e| e.within("when", at)));
+        let when =
+            when.map(|(at, when)| parse_condition(when, action).map_err(|e| e.within("when", at)));
         Ok(Self {
             from: from.collect::<Result<_, _>>()?,
             to: to.collect::<Result<_, _>>()?,
@@ -172,6 +167,14 @@ impl Parts {
             }
         }
         names
+    }
+
+    /// Whether it asks for port 0, which no connection has.
+    fn port_zero(&self) -> bool {
+        let visible = self.from.iter().chain(&self.to).chain(&self.when).map(|part| &part.visible);
+        visible
+            .flat_map(|v| v.destination_ports.iter().chain(&v.not_destination_ports))
+            .any(|p| *p == 0)
     }
 
     /// Principals with the scheme of SPIFFE ids, which Istio leaves out:
@@ -254,10 +257,10 @@ fn parse_source(source: &Source, namespace: &str) -> Result<Part, ValueError> {
         not_trust_domains,
     } = source;
     let visible = Match {
-        principals: strings(principals),
-        not_principals: strings(not_principals),
-        namespaces: strings(namespaces),
-        not_namespaces: strings(not_namespaces),
+        principals: strings("principals", principals)?,
+        not_principals: strings("notPrincipals", not_principals)?,
+        namespaces: strings("namespaces", namespaces)?,
+        not_namespaces: strings("notNamespaces", not_namespaces)?,
         service_accounts: service_accounts("serviceAccounts", accounts, namespace)?,
         not_service_accounts: service_accounts("notServiceAccounts", not_accounts, namespace)?,
         source_ips: addresses("ipBlocks", ip_blocks)?,
@@ -302,7 +305,7 @@ fn parse_operation(operation: &Operation) -> Result<Part, ValueError> {
     part("operation", visible, &unseen)
 }
 
-fn parse_condition(condition: &Condition) -> Result<Part, ValueError> {
+fn parse_condition(condition: &Condition, action: Action) -> Result<Part, ValueError> {
     let Condition { key, values, not_values } = condition;
     if !present(values) && !present(not_values) {
         return Err(ValueError::empty("values"));
@@ -324,11 +327,19 @@ fn parse_condition(condition: &Condition) -> Result<Part, ValueError> {
             not_destination_ports: ports("notValues", not_values)?,
             ..empty
         },
-        "source.namespace" => {
-            Match { namespaces: strings(values), not_namespaces: strings(not_values), ..empty }
-        }
-        "source.principal" => {
-            Match { principals: strings(values), not_principals: strings(not_values), ..empty }
+        "source.namespace" => Match {
+            namespaces: strings("values", values)?,
+            not_namespaces: strings("notValues", not_values)?,
+            ..empty
+        },
+        "source.principal" => Match {
+            principals: strings("values", values)?,
+            not_principals: strings("notValues", not_values)?,
+            ..empty
+        },
+        // One that is misspelt must not make a DENY deny nothing. An ALLOW without it allows less.
+        key if action == Action::Deny && !attributes::known(key) => {
+            return Err(ValueError::unknown("key", key));
         }
         _ => return Ok(Part { visible: empty, unseen: vec![key.clone()] }),
     };

@@ -8,6 +8,9 @@
 //!    **in the root namespace, with a selector that matches**. Istio drops the latter kind; here
 //!    they apply to matching workloads of every namespace, below the namespace's own.
 //!
+//! A policy whose selector cannot be read counts wherever it may belong: at its namespace's level,
+//! and as one that selects each workload.
+//!
 //! A narrower level wins unless its mode is `UNSET`. Modes by port count at the workload level
 //! only. `DISABLE` is `PERMISSIVE`, under a STRICT parent with `UNSET` mode too.
 //!
@@ -25,7 +28,7 @@ use sotto_proto::security::{
 
 use super::{CONVERTED_PREFIX, STATIC_STRICT, matching};
 use crate::control_plane::model::{
-    Labels, Mode, ObjectKey, PeerAuthentication, of_namespace, selects,
+    Labels, Mode, ObjectKey, PeerAuthentication, Selector, of_namespace, selects,
 };
 
 /// Every PeerAuthentication of the cluster, by namespace and name.
@@ -58,7 +61,7 @@ pub fn authorizations(policies: &Policies, root: &str) -> Vec<Authorization> {
     if !policies.is_empty() {
         made.push(static_strict(root));
     }
-    for policy in policies.values().filter(|p| is_workload_level(p)) {
+    for policy in policies.values().filter(|p| matches!(p.selector, Selector::Labels(_))) {
         let in_root = policy.key.namespace == *root;
         let parents: &[bool] = match (in_root && policy.mode == Mode::Unset, in_root) {
             (true, _) => &[false, true],
@@ -126,8 +129,8 @@ fn inherit(mode: Mode, parent_strict: bool) -> bool {
 /// Whether mesh and namespace, without any workload policy, make `namespace` STRICT.
 fn parent_is_strict(policies: &Policies, root: &str, namespace: &str) -> bool {
     let level = |namespace: &str| {
-        oldest(of_namespace(policies, namespace).filter(|p| !is_workload_level(p)))
-            .map_or(Mode::Unset, |p| p.mode)
+        let all = |p: &&PeerAuthentication| !matches!(p.selector, Selector::Labels(_));
+        oldest(of_namespace(policies, namespace).filter(all)).map_or(Mode::Unset, |p| p.mode)
     };
     let mesh = inherit(level(root), false);
     if namespace == root { mesh } else { inherit(level(namespace), mesh) }
@@ -141,16 +144,13 @@ fn governing<'p>(
     labels: &Labels,
 ) -> Option<&'p PeerAuthentication> {
     let matching = |namespace: &str| {
-        oldest(of_namespace(policies, namespace).filter(|policy| {
-            is_workload_level(policy)
-                && policy.selector.as_ref().is_some_and(|s| selects(s, labels))
+        oldest(of_namespace(policies, namespace).filter(|policy| match &policy.selector {
+            Selector::All => false,
+            Selector::Labels(wanted) => selects(wanted, labels),
+            Selector::Unreadable => true,
         }))
     };
     matching(namespace).or_else(|| if namespace == root { None } else { matching(root) })
-}
-
-fn is_workload_level(policy: &PeerAuthentication) -> bool {
-    policy.selector.as_ref().is_some_and(|selector| !selector.is_empty())
 }
 
 fn oldest<'p>(

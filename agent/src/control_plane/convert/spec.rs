@@ -12,7 +12,7 @@ use crate::control_plane::model::{Labels, Mode};
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PeerAuthenticationSpec {
     /// Whom it governs.
-    pub selector: Option<Selector>,
+    pub selector: Option<WorkloadSelector>,
     /// For every port.
     pub mtls: Option<MutualTls>,
     /// By workload port.
@@ -22,7 +22,7 @@ pub struct PeerAuthenticationSpec {
 /// Labels of workloads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Selector {
+pub struct WorkloadSelector {
     /// Each must be there.
     pub match_labels: Option<Labels>,
 }
@@ -62,7 +62,7 @@ impl From<MutualTls> for Mode {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct AuthorizationPolicySpec {
     /// Whom it governs.
-    pub selector: Option<Selector>,
+    pub selector: Option<WorkloadSelector>,
     /// A waypoint or service it is for, instead of workloads.
     pub target_ref: Option<serde_json::Value>,
     /// Several of them.
@@ -73,6 +73,13 @@ pub struct AuthorizationPolicySpec {
     pub action: Option<ActionName>,
     /// Who decides, for `CUSTOM`.
     pub provider: Option<serde_json::Value>,
+}
+
+impl AuthorizationPolicySpec {
+    /// Whether it is for waypoints or services, not for workloads.
+    pub fn targeted(&self) -> bool {
+        self.target_ref.is_some() || self.target_refs.as_ref().is_some_and(|refs| !refs.is_empty())
+    }
 }
 
 /// An action's name.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::control_plane::model::{Change, ObjectKey, PeerAuthentication, Pod};
+use crate::control_plane::model::{Change, ObjectKey, PeerAuthentication, Pod, Selector};
 use crate::control_plane::snapshot::Settings;
 
 fn index() -> Index {
@@ -12,7 +12,7 @@ fn index() -> Index {
 }
 
 fn list<R>() -> Change<R> {
-    Change::Replace { records: Vec::new(), invalid: Vec::new() }
+    Change::Replace(Vec::new())
 }
 
 fn lists() -> [Event; 5] {
@@ -29,7 +29,7 @@ fn policy(name: usize) -> Event {
     Event::PeerAuthentication(Change::Apply(PeerAuthentication {
         key: ObjectKey::new("foo", &name.to_string()),
         created: 0,
-        selector: None,
+        selector: Selector::All,
         mode: crate::control_plane::model::Mode::Strict,
         ports: std::collections::BTreeMap::new(),
     }))

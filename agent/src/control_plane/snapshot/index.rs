@@ -12,7 +12,7 @@ use super::workload::{pod_uid, slice_ports};
 use super::{Entry, NodeIdentity, PodFacts, Resources, Settings, Snapshot, service, version};
 use crate::control_plane::convert::{access, peer, policy_name};
 use crate::control_plane::model::{
-    AuthorizationPolicy, Change, Event, Labels, ObjectKey, Pod, Record, Service, Slice,
+    AuthorizationPolicy, Change, Event, Labels, ObjectKey, Pod, Record, Selector, Service, Slice,
     of_namespace, selects,
 };
 
@@ -106,7 +106,7 @@ impl Index {
                 self.listed.access |= is_list(&change);
                 for (old, new) in merge(&mut self.access, change) {
                     let selects = |policy: &Option<AuthorizationPolicy>| {
-                        policy.as_ref().is_some_and(|policy| policy.selector.is_some())
+                        policy.as_ref().is_some_and(|p| matches!(p.selector, Selector::Labels(_)))
                     };
                     let workloads = selects(&old) || selects(&new);
                     self.policy_changed(key_of(&old, &new).filter(|_| workloads));
@@ -316,7 +316,7 @@ fn put(resources: &mut Resources, name: ArcStr, entry: Entry) {
 }
 
 fn is_list<R>(change: &Change<R>) -> bool {
-    matches!(change, Change::Replace { .. })
+    matches!(change, Change::Replace(_))
 }
 
 fn key_of<R: Record>(old: &Option<R>, new: &Option<R>) -> Option<ObjectKey> {
@@ -333,10 +333,9 @@ fn merge<R: Record + Clone + PartialEq>(
         Change::Delete(key) => {
             records.remove(&key).map(|old| (Some(old), None)).into_iter().collect()
         }
-        Change::Invalid(_) => Vec::new(),
-        Change::Replace { records: listed, invalid } => {
+        Change::Replace(listed) => {
             let kept: BTreeSet<ObjectKey> =
-                listed.iter().map(|record| record.key().clone()).chain(invalid).collect();
+                listed.iter().map(|record| record.key().clone()).collect();
             let gone = records.extract_if(.., |key, _| !kept.contains(key));
             let mut changed: Vec<_> = gone.map(|(_, old)| (Some(old), None)).collect();
             changed.extend(listed.into_iter().filter_map(|record| replace(records, record)));

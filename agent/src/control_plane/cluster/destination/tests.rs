@@ -16,7 +16,7 @@ fn object(name: &str, host: &str, mode: Option<&str>) -> DynamicObject {
 }
 
 fn apply(name: &str, host: &str, mode: Option<&str>) -> Seen {
-    Seen::Rule(Change::Apply(rule(&object(name, host, mode)).unwrap().record))
+    Seen::Rule(Change::Apply(rule(&object(name, host, mode)).record.unwrap()))
 }
 
 fn namespace(name: &str, label: Option<&str>) -> Seen {
@@ -67,7 +67,7 @@ fn a_namespace_that_is_enrolled_later_warns_once() {
     assert!(rules.see(apply("a", "a.foo", Some("DISABLE"))).is_empty());
     let mut changed = object("a", "a.foo", Some("SIMPLE"));
     changed.metadata.generation = Some(2);
-    let changed = Change::Apply(rule(&changed).unwrap().record);
+    let changed = Change::Apply(rule(&changed).record.unwrap());
     assert_eq!(names(rules.see(Seen::Rule(changed))), ["a"]);
     assert_eq!(names(rules.see(namespace("bar", Some("ambient")))), ["d"]);
 }
@@ -79,7 +79,7 @@ fn a_deleted_rule_is_forgotten() {
     rules.see(Seen::Rule(Change::Delete(ObjectKey::new("client", "a"))));
     assert!(rules.see(namespace("foo", Some("ambient"))).is_empty());
     assert_eq!(names(rules.see(apply("a", "a.foo", Some("DISABLE")))), ["a"]);
-    rules.see(Seen::Rule(Change::Replace { records: Vec::new(), invalid: Vec::new() }));
+    rules.see(Seen::Rule(Change::Replace(Vec::new())));
     assert_eq!(names(rules.see(apply("a", "a.foo", Some("DISABLE")))), ["a"]);
 }
 
@@ -107,7 +107,8 @@ fn each_mode_at_each_level_is_told_and_warned_about() {
             let mut object = object("a", "a.foo", None);
             object.data["spec"] = at(level, mode);
             object.data["spec"]["host"] = json!("a.foo");
-            let Parsed { record, told } = rule(&object).unwrap();
+            let Read { record, told } = rule(&object);
+            let record = record.unwrap();
             let [accepted, enforced] = told.conditions.as_slice() else { panic!("{told:?}") };
             assert_eq!((accepted.kind, accepted.holds), ("Accepted", true));
             assert_eq!(

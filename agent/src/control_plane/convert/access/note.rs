@@ -19,6 +19,8 @@ pub enum Note {
     DeniesNothing(Dropped),
     /// A DENY policy without any rule.
     NothingToDeny,
+    /// Port 0 is asked for.
+    PortZero,
     /// Principals that are written as URIs, which none is compared as.
     Schemes(Dropped),
 }
@@ -66,6 +68,7 @@ impl fmt::Display for Note {
                  spiffe://",
                 names.join(", ")
             ),
+            Self::PortZero => f.write_str("no connection has port 0"),
             Self::NothingToDeny => f.write_str("action DENY without rules denies nothing"),
         }
     }

@@ -279,7 +279,13 @@ fn what_is_malformed_is_named() {
         json!({ "rules": [{}, from_ip("10.0.0.300")] }),
         r#"rules[1].from[0].ipBlocks: "10.0.0.300" is no address or CIDR range"#,
     );
-    check(json!({ "rules": [to_port("0")] }), r#"rules[0].to[0].ports: "0" is no port"#);
+    check(json!({ "rules": [to_port("65536")] }), r#"rules[0].to[0].ports: "65536" is no port"#);
+    check(json!({ "rules": [to_port("+80")] }), r#"rules[0].to[0].ports: "+80" is no port"#);
+    check(json!({ "rules": [to_port("")] }), r#"rules[0].to[0].ports: "" is no port"#);
+    check(json!({ "rules": [{ "from": [] }] }), "rules[0].from: is empty");
+    check(json!({ "rules": [{ "to": [] }] }), "rules[0].to: is empty");
+    let nobody = json!({ "from": [{ "source": { "namespaces": ["a", ""] } }] });
+    check(json!({ "rules": [nobody] }), "rules[0].from[0].namespaces: a value is empty");
     check(json!({ "rules": [to_port("http")] }), r#"rules[0].to[0].ports: "http" is no port"#);
     check(
         json!({ "rules": [{ "from": [{ "source": { "serviceAccounts": ["a/b/c"] } }] }] }),
@@ -299,26 +305,38 @@ fn what_is_malformed_is_named() {
 }
 
 #[test]
+fn a_condition_on_what_there_is_not_allows_nothing_and_cannot_deny() {
+    let rule = json!({ "when": [{ "key": "source.ipp", "values": ["10.0.0.1"] }] });
+    assert_eq!(groups(json!({ "rules": [rule] })), []);
+    let said = error(json!({ "action": "DENY", "rules": [rule] }));
+    assert_eq!(said, r#"rules[0].when[0].key: "source.ipp" is no attribute"#);
+}
+
+#[test]
+fn port_zero_is_a_port_that_no_connection_has() {
+    let rule = json!({ "to": [{ "operation": { "ports": ["0", "080"] } }] });
+    let converted = convert_json(json!({ "rules": [rule] }));
+    assert_eq!(converted.rules.unwrap().groups, [group([vec![ports(&[0, 80])]])]);
+    assert_eq!(converted.notes, [Note::PortZero]);
+}
+
+#[test]
 fn scope_follows_selector_and_namespace() {
     let rules = Rules { action: Action::Allow, groups: Vec::new(), dry_run: true };
-    let scope = |namespace: &str, selector: Option<&[(&str, &str)]>| {
-        let labels = |pairs: &[(&str, &str)]| {
-            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-        };
-        let policy = AuthorizationPolicy {
-            key: ObjectKey::new(namespace, "p"),
-            selector: selector.map(labels),
-            rules: Some(rules.clone()),
-        };
+    let scope = |namespace: &str, selector: Selector| {
+        let key = ObjectKey::new(namespace, "p");
+        let policy = AuthorizationPolicy { key, selector, rules: Some(rules.clone()) };
         let made = authorization(&policy, ROOT, "cluster.local").unwrap();
         assert!(made.dry_run);
         made.scope()
     };
-    assert_eq!(scope("foo", None), Scope::Namespace);
-    assert_eq!(scope("foo", Some(&[])), Scope::Namespace);
-    assert_eq!(scope(ROOT, None), Scope::Global);
-    assert_eq!(scope("foo", Some(&[("app", "a")])), Scope::WorkloadSelector);
-    assert_eq!(scope(ROOT, Some(&[("app", "a")])), Scope::WorkloadSelector);
+    let app = || Selector::Labels([("app".to_owned(), "a".to_owned())].into());
+    assert_eq!(scope("foo", Selector::All), Scope::Namespace);
+    assert_eq!(scope("foo", Selector::Unreadable), Scope::Namespace);
+    assert_eq!(scope(ROOT, Selector::All), Scope::Global);
+    assert_eq!(scope(ROOT, Selector::Unreadable), Scope::Global);
+    assert_eq!(scope("foo", app()), Scope::WorkloadSelector);
+    assert_eq!(scope(ROOT, app()), Scope::WorkloadSelector);
 }
 
 mod rows;

@@ -27,6 +27,10 @@ impl ValueError {
         Self::new(field, "is empty".to_owned())
     }
 
+    pub(super) fn unknown(field: &'static str, name: &str) -> Self {
+        Self::new(field, format!("{name:?} is no attribute"))
+    }
+
     /// The same, seen from one level further out.
     pub(super) fn within(self, field: &'static str, at: usize) -> Self {
         Self { path: format!("{field}[{at}].{}", self.path), ..self }
@@ -35,8 +39,15 @@ impl ValueError {
 
 type Values = Option<Vec<String>>;
 
-/// `*` is any but empty, `x*` a prefix, `*x` a suffix, anything else itself.
-pub(super) fn strings(values: &Values) -> Vec<StringMatch> {
+/// `*` is any but empty, `x*` a prefix, `*x` a suffix, anything else itself. Nothing at all would
+/// match what has no identity.
+pub(super) fn strings(
+    field: &'static str,
+    values: &Values,
+) -> Result<Vec<StringMatch>, ValueError> {
+    if values.iter().flatten().any(String::is_empty) {
+        return Err(ValueError::new(field, "a value is empty".to_owned()));
+    }
     let pattern = |value: &String| {
         matching(match (value.as_str(), value.strip_prefix('*'), value.strip_suffix('*')) {
             ("*", _, _) => MatchType::Presence(Presence {}),
@@ -45,7 +56,7 @@ pub(super) fn strings(values: &Values) -> Vec<StringMatch> {
             _ => MatchType::Exact(value.clone()),
         })
     };
-    values.iter().flatten().map(pattern).collect()
+    Ok(values.iter().flatten().map(pattern).collect())
 }
 
 /// Policies say `cluster.local` for the mesh's own trust domain, so that they can be written before
@@ -72,13 +83,13 @@ pub(super) fn with_own_trust_domain(mut groups: Vec<Group>, trust_domain: &str) 
     groups
 }
 
-/// Addresses or CIDR ranges.
+/// Addresses or CIDR ranges. An address may name a zone, as Istio takes it, which is the node's own
+/// and left out; a range may not.
 pub(super) fn addresses(field: &'static str, values: &Values) -> Result<Vec<Address>, ValueError> {
     let parse = |value: &String| {
-        let net =
-            value.parse::<IpNet>().or_else(|_| value.parse::<IpAddr>().map(IpNet::from)).map_err(
-                |_| ValueError::new(field, format!("{value:?} is no address or CIDR range")),
-            )?;
+        let net = range(value).ok_or_else(|| {
+            ValueError::new(field, format!("{value:?} is no address or CIDR range"))
+        })?;
         let address = match net.addr() {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -88,11 +99,32 @@ pub(super) fn addresses(field: &'static str, values: &Values) -> Result<Vec<Addr
     values.iter().flatten().map(parse).collect()
 }
 
-/// Ports, 1 to 65535.
+fn range(text: &str) -> Option<IpNet> {
+    let net = if text.contains('/') {
+        text.parse::<IpNet>().ok()?
+    } else {
+        let (address, zone) = match text.split_once('%') {
+            Some((address, zone)) => (address, Some(zone)),
+            None => (text, None),
+        };
+        let ip: IpAddr = address.parse().ok()?;
+        if zone.is_some_and(|zone| zone.is_empty() || ip.is_ipv4()) {
+            return None;
+        }
+        IpNet::from(ip)
+    };
+    // IPv4 addresses in the form of IPv6 have 96 bits in common: less is a range of something else too.
+    let mapped = matches!(net.addr(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    (!mapped || net.prefix_len() >= 96).then_some(net)
+}
+
+/// Ports, 0 to 65535 as Istio takes them, although no connection has port 0.
 pub(super) fn ports(field: &'static str, values: &Values) -> Result<Vec<u32>, ValueError> {
-    let parse = |value: &String| match value.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(u32::from(port)),
-        _ => Err(ValueError::new(field, format!("{value:?} is no port"))),
+    let parse = |value: &String| {
+        let number =
+            value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse::<u16>().ok());
+        let number = number.flatten().map(u32::from);
+        number.ok_or_else(|| ValueError::new(field, format!("{value:?} is no port")))
     };
     values.iter().flatten().map(parse).collect()
 }

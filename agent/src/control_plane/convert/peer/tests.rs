@@ -11,7 +11,7 @@ fn policy(namespace: &str, name: &str, mode: Mode) -> PeerAuthentication {
     PeerAuthentication {
         key: ObjectKey::new(namespace, name),
         created: 0,
-        selector: None,
+        selector: Selector::All,
         mode,
         ports: BTreeMap::new(),
     }
@@ -20,7 +20,7 @@ fn policy(namespace: &str, name: &str, mode: Mode) -> PeerAuthentication {
 /// For `app: a`.
 fn selecting(namespace: &str, name: &str, mode: Mode, ports: &[(u16, Mode)]) -> PeerAuthentication {
     PeerAuthentication {
-        selector: Some(labels(&[("app", "a")])),
+        selector: Selector::Labels(labels(&[("app", "a")])),
         ports: ports.iter().copied().collect(),
         ..policy(namespace, name, mode)
     }
@@ -139,20 +139,20 @@ fn workload_unset_inherits() {
 #[test]
 fn selector_must_match_every_label() {
     let mut other = selecting("foo", "w", Strict, &[]);
-    other.selector = Some(labels(&[("app", "a"), ("v", "2")]));
+    other.selector = Selector::Labels(labels(&[("app", "a"), ("v", "2")]));
     check(&[other.clone()], NONE);
-    other.selector = Some(labels(&[("app", "a"), ("v", "1")]));
+    other.selector = Selector::Labels(labels(&[("app", "a"), ("v", "1")]));
     check(&[other], STATIC);
 }
 
 #[test]
 fn empty_selector_is_none() {
     let mut wide = selecting("foo", "n", Strict, &[(8080, Permissive)]);
-    wide.selector = Some(Labels::new());
+    wide.selector = Selector::All;
     check(&[wide.clone()], STATIC);
     assert_eq!(made(&[wide]), [STATIC_MADE]);
     let mut wide = selecting(ROOT, "m", Strict, &[]);
-    wide.selector = Some(Labels::new());
+    wide.selector = Selector::All;
     check(&[wide], STATIC);
 }
 
@@ -199,7 +199,7 @@ fn root_selector_policy_yields_to_the_namespace_s_own() {
 #[test]
 fn root_selector_policy_must_match() {
     let mut other = selecting(ROOT, "w", Strict, &[]);
-    other.selector = Some(labels(&[("app", "b")]));
+    other.selector = Selector::Labels(labels(&[("app", "b")]));
     check(&[other], NONE);
 }
 
@@ -357,3 +357,31 @@ fn every_reference_is_made() {
 }
 
 mod wire;
+
+fn unreadable(namespace: &str, created: i64) -> PeerAuthentication {
+    let selector = Selector::Unreadable;
+    aged(created, PeerAuthentication { selector, ..policy(namespace, "unreadable", Strict) })
+}
+
+#[test]
+fn a_selector_that_cannot_be_read_counts_wherever_it_may_belong() {
+    for namespace in ["foo", ROOT] {
+        check(&[unreadable(namespace, 5)], STATIC);
+        // A younger one of either level does not take its place.
+        check(&[unreadable("foo", 5), aged(9, policy("foo", "p", Permissive))], STATIC);
+        let younger = aged(9, selecting("foo", "p", Permissive, &[]));
+        check(&[unreadable("foo", 5), younger], STATIC);
+        // An older one would be in force whatever it says.
+        let older = aged(1, selecting("foo", "p", Permissive, &[]));
+        check(&[unreadable("foo", 5), older], NONE);
+        // One that inherits does so from a namespace that may be STRICT.
+        let inherits = aged(1, selecting("foo", "p", Unset, &[]));
+        check(&[unreadable("foo", 5), inherits], STATIC);
+    }
+    // That of the root namespace may be the mesh's, or one that selects workloads of every namespace.
+    let inherits = aged(1, policy("foo", "p", Unset));
+    check(&[unreadable(ROOT, 5), inherits], STATIC);
+    check(&[unreadable(ROOT, 5), aged(1, policy("foo", "p", Permissive))], STATIC);
+    check_in("bar", &[unreadable("foo", 5)], NONE);
+    assert_eq!(made(&[unreadable("foo", 5)]), [STATIC_MADE]);
+}

@@ -7,7 +7,7 @@ use sotto_proto::workload::{
 
 use super::*;
 use crate::control_plane::model::{
-    Endpoint, Families, Mode, Owner, PeerAuthentication, ServicePort, TargetPort,
+    Endpoint, Families, Mode, Owner, PeerAuthentication, Rules, ServicePort, TargetPort,
 };
 
 fn settings() -> Settings {
@@ -72,7 +72,7 @@ fn strict(namespace: &str, name: &str) -> PeerAuthentication {
     PeerAuthentication {
         key: ObjectKey::new(namespace, name),
         created: 0,
-        selector: None,
+        selector: Selector::All,
         mode: Mode::Strict,
         ports: BTreeMap::new(),
     }
@@ -325,31 +325,47 @@ fn modes_change_workloads_not_policies() {
 }
 
 #[test]
-fn an_invalid_policy_leaves_the_last_good_one_in_force() {
-    let key = ObjectKey::new("bookinfo", "default");
-    let mut index = index([pod(details()), peer(strict("bookinfo", "default"))]);
-    let good = index.snapshot();
-    index.apply(Event::PeerAuthentication(Change::Invalid(key.clone())));
-    assert_eq!(index.snapshot().addresses, good.addresses);
-    let relisted = Change::Replace { records: Vec::new(), invalid: vec![key] };
-    index.apply(Event::PeerAuthentication(relisted));
-    assert_eq!(index.snapshot().addresses, good.addresses);
-    let gone = Change::Replace { records: Vec::new(), invalid: Vec::new() };
-    index.apply(Event::PeerAuthentication(gone));
-    assert!(workload(&index.snapshot(), DETAILS).authorization_policies.is_empty());
+fn what_is_sent_does_not_depend_on_what_was_there_before() {
+    let closed = |selector: Selector| AuthorizationPolicy {
+        key: ObjectKey::new("bookinfo", "p"),
+        selector,
+        rules: Some(Rules::closed()),
+    };
+    let access = |policy| Event::AuthorizationPolicy(Change::Apply(policy));
+    let good = AuthorizationPolicy { rules: None, ..closed(Selector::All) };
+    let unreadable =
+        PeerAuthentication { selector: Selector::Unreadable, ..strict("bookinfo", "default") };
+    for selector in
+        [Selector::All, Selector::Labels(labels(&[("app", "details")])), Selector::Unreadable]
+    {
+        let last = [access(closed(selector)), peer(unreadable.clone())];
+        let fresh = index([pod(details())].into_iter().chain(last.clone())).snapshot();
+        let before = [pod(details()), access(good.clone()), peer(strict("bookinfo", "default"))];
+        let mut old = index(before);
+        old.snapshot();
+        last.into_iter().for_each(|event| old.apply(event));
+        let old = old.snapshot();
+        assert_eq!(old.addresses, fresh.addresses);
+        assert_eq!(old.authorizations, fresh.authorizations);
+        assert!(old.authorizations.contains_key("bookinfo/p"));
+        assert!(
+            workload(&old, DETAILS).authorization_policies.iter().any(|p| p.ends_with("strict"))
+        );
+    }
 }
 
 #[test]
 fn selector_policies_are_listed_sorted_then_the_converted_one() {
     let policy = |namespace: &str, name: &str, selector: Option<&str>| {
-        let rules = access::Rules {
+        let rules = Rules {
             action: sotto_proto::security::Action::Deny,
             groups: Vec::new(),
             dry_run: false,
         };
         Event::AuthorizationPolicy(Change::Apply(AuthorizationPolicy {
             key: ObjectKey::new(namespace, name),
-            selector: selector.map(|app| labels(&[("app", app)])),
+            selector: selector
+                .map_or(Selector::All, |app| Selector::Labels(labels(&[("app", app)]))),
             rules: Some(rules),
         }))
     };
@@ -377,7 +393,7 @@ fn selector_policies_are_listed_sorted_then_the_converted_one() {
 #[test]
 fn complete_when_every_kind_is_listed() {
     fn none<R>() -> Change<R> {
-        Change::Replace { records: Vec::new(), invalid: Vec::new() }
+        Change::Replace(Vec::new())
     }
     let lists = [
         Event::Pod(none()),
@@ -462,7 +478,7 @@ fn an_unchanged_object_changes_no_version() {
     let mut one = index([pod(details()), service(details_service())]);
     let before = one.snapshot();
     one.apply(pod(details()));
-    let relisted = Change::Replace { records: vec![details_service()], invalid: Vec::new() };
+    let relisted = Change::Replace(vec![details_service()]);
     one.apply(Event::Service(relisted));
     let after = one.snapshot();
     assert_eq!(before.addresses.diff(&after.addresses).count(), 0);

@@ -36,7 +36,7 @@ fn check(policy: PeerAuthentication, permissive: PeerAuthentication, expected: &
 #[test]
 fn a_policy_of_any_level_and_any_name_takes_effect_and_its_deletion_too() {
     let selecting = |namespace: &str| PeerAuthentication {
-        selector: Some(labels(&[("app", "details")])),
+        selector: Selector::Labels(labels(&[("app", "details")])),
         ..strict(namespace, "any-name")
     };
     let levels = [

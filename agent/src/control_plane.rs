@@ -99,6 +99,9 @@ pub enum ControlPlaneError {
     /// There is no root to sign with.
     #[error("set up the certificate authority")]
     Root(#[from] cluster::RootError),
+    /// Somebody put another root into its Secret: all replicas must sign with the same.
+    #[error("the root in secret {} is another one: start again to use it", cluster::ROOT_SECRET)]
+    RootReplaced,
     /// The listener cannot be set up, or failed.
     #[error("serve the nodes")]
     Serve(#[from] serve::ServeError),
@@ -139,7 +142,7 @@ pub async fn run(
     let authority = Arc::new(root?);
     readiness.done(ROOT);
     let root_pem = authority.root_pem().to_owned();
-    cluster::publish(client.clone(), root_pem, metrics.clone(), &shutdown);
+    cluster::publish(client.clone(), root_pem.clone(), metrics.clone(), &shutdown);
 
     let (events, changes) = mpsc::channel(EVENTS);
     let watches = Watches {
@@ -164,13 +167,20 @@ pub async fn run(
     }
     readiness.done(CLUSTER);
 
-    let tokens = Arc::new(Tokens::new(Reviewer::new(client)));
+    let tokens = Arc::new(Tokens::new(Reviewer::new(client.clone())));
     let tls = serve::tls(authority.clone(), config.serving_names(), &shutdown)?;
     let ads = config.ads(tokens.clone(), snapshots.clone(), metrics.clone(), &shutdown);
     let ca = config.ca(tokens, authority, snapshots, metrics.clone());
     tracing::info!(listen = %address, "serving");
     readiness.done(LISTENER);
-    Ok(serve::grpc(listener, tls, (ads, ca), &metrics, &shutdown).await?)
+    // The first ends when the token is cancelled, and leaves nothing behind before.
+    tokio::select! {
+        served = serve::grpc(listener, tls, (ads, ca), &metrics, &shutdown) => Ok(served?),
+        () = cluster::replaced(client, &config.namespace, &root_pem) => {
+            shutdown.token.cancel();
+            Err(ControlPlaneError::RootReplaced)
+        }
+    }
 }
 
 impl ControlPlaneConfig {

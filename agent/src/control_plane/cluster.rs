@@ -17,7 +17,7 @@ pub use kinds::{Watches, watch};
 pub use kube::Client;
 pub use publish::{ROOT_CONFIG_MAP, publish};
 pub use review::Reviewer;
-pub use root::{ROOT_SECRET, RootError, root};
+pub use root::{ROOT_SECRET, RootError, replaced, root};
 
 use std::future::Future;
 use std::time::Duration;

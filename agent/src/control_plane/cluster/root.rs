@@ -1,12 +1,13 @@
 //! The root, kept in a Secret so that it outlives us and replicas share it.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client, api::PostParams};
+use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use super::{ApiError, request};
@@ -16,6 +17,8 @@ use crate::control_plane::ca::{Authority, AuthorityError, RootPem};
 pub const ROOT_SECRET: &str = "sotto-ca-secret";
 const CERTIFICATE: &str = "ca-cert.pem";
 const KEY: &str = "ca-key.pem";
+/// How often it is looked whether it is another one.
+const CHECK: Duration = Duration::from_secs(10);
 
 /// Why there is no root.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +89,24 @@ pub async fn root(
             read(&found).map_err(corrupt)
         }
         Err(error) => Err(api("create")(error)),
+    }
+}
+
+/// Waits until the cluster's root is another one than `held`, which is PEM. What is gone or corrupt is
+/// no other: whoever starts says so.
+pub async fn replaced(client: Client, namespace: &str, held: &str) {
+    let secrets: Api<Secret> = Api::namespaced(client, namespace);
+    loop {
+        sleep(CHECK).await;
+        match request(secrets.get_opt(ROOT_SECRET)).await {
+            Ok(Some(found)) => match read(&found) {
+                Ok(found) if found.root_pem() != held => return,
+                Ok(_) => {}
+                Err(error) => tracing::error!(secret = ROOT_SECRET, %error, "root is corrupt"),
+            },
+            Ok(None) => tracing::error!(secret = ROOT_SECRET, "root is gone; it is still in use"),
+            Err(error) => tracing::debug!(%error, "root not checked"),
+        }
     }
 }
 

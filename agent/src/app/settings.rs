@@ -61,6 +61,7 @@ pub(super) fn discovery(config: &AgentConfig) -> XdsConfig {
         pod_namespace: config.pod_namespace.clone(),
         root_namespace: config.root_namespace.clone(),
         instance_ip: config.instance_ip,
+        renewal: XdsConfig::RENEWAL,
         metadata: BTreeMap::new(),
     }
 }

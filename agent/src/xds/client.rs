@@ -1,5 +1,9 @@
 //! The task that talks to the control plane and writes the store.
 //!
+//! Control planes end a stream after about half an hour, so that who follows must prove again who it
+//! is. Before that the next one is opened, and the old one is let go when the next has told
+//! something: who cannot reach its control plane just then goes on with what it has.
+//!
 //! | task | owns | ends |
 //! |---|---|---|
 //! | [`run`] | the store, the delta states, the status | when told to stop |
@@ -8,11 +12,14 @@ use std::error::Error;
 use std::time::Duration;
 
 use arcstr::ArcStr;
+use rand::Rng as _;
 use sotto_proto::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use tonic::{Extensions, Request, Streaming};
 
 use crate::mesh::{ResourceKind, Store};
@@ -33,6 +40,8 @@ const MAX_MESSAGE_BYTES: usize = 200 << 20;
 /// than a few mean that it reads nothing.
 const REQUEST_QUEUE: usize = 8;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the next stream to stand; so long the old one is not listened to.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A busy control plane may take long to compute the first response; a dead one is found by
 /// keep-alive.
 const FIRST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -82,6 +91,12 @@ pub async fn run(config: XdsConfig, store: Store, stop: CancellationToken, statu
     }
 }
 
+/// A stream that was opened.
+struct Stream {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
 struct Client {
     config: XdsConfig,
     node: Node,
@@ -100,34 +115,76 @@ impl Client {
     }
 
     async fn try_stream(&mut self, worked: &mut bool) -> Result<(), StreamError> {
-        let (requests, queue) = mpsc::channel(REQUEST_QUEUE);
-        for state in &self.states {
-            send(&requests, state.initial_request(&self.node)).await?;
-        }
-        let opened = tokio::time::timeout(FIRST_RESPONSE_TIMEOUT, self.open(queue)).await;
-        let mut responses = opened.map_err(|_| StreamError::Silent)??;
+        let opened = timeout(FIRST_RESPONSE_TIMEOUT, self.open(connect(&self.config).await?)).await;
+        let mut stream = opened.map_err(|_| StreamError::Silent)??;
         loop {
-            let next = next(&mut responses, *worked).await?;
-            let Some(response) = next else { return Ok(()) };
-            if let Some(reply) = self.handle(response) {
-                *worked = true;
-                send(&requests, reply).await?;
+            self.follow(&mut stream, worked).await?;
+            // Meanwhile the old one is not read, so that each learns all that the other does not tell.
+            // What it told in between is told by whichever goes on.
+            match timeout(RENEWAL_TIMEOUT, self.renew()).await {
+                Ok(Ok((renewed, first))) => {
+                    tracing::debug!("the next stream stands, the old one ends");
+                    stream = renewed;
+                    self.take(&stream, first, worked).await?;
+                }
+                Ok(Err(error)) => tracing::debug!(error = chain(&error), "stream not renewed"),
+                Err(_) => tracing::debug!("stream not renewed: no answer in time"),
             }
         }
     }
 
-    async fn open(
-        &self,
-        queue: mpsc::Receiver<DeltaDiscoveryRequest>,
-    ) -> Result<Streaming<DeltaDiscoveryResponse>, StreamError> {
+    /// Takes in what a stream tells, until it is time for the next one.
+    async fn follow(&mut self, stream: &mut Stream, worked: &mut bool) -> Result<(), StreamError> {
+        let spread = rand::rng().random_range(0.8..=1.0);
+        let renewal = tokio::time::sleep(self.config.renewal.mul_f64(spread));
+        tokio::pin!(renewal);
+        loop {
+            // Both branches are cancel-safe.
+            let next = tokio::select! {
+                next = next(&mut stream.responses, *worked) => next?,
+                () = &mut renewal, if *worked => return Ok(()),
+            };
+            let Some(response) = next else { return Err(StreamError::Ended) };
+            self.take(stream, response, worked).await?;
+        }
+    }
+
+    async fn take(
+        &mut self,
+        stream: &Stream,
+        response: DeltaDiscoveryResponse,
+        worked: &mut bool,
+    ) -> Result<(), StreamError> {
+        if let Some(reply) = self.handle(response) {
+            *worked = true;
+            send(&stream.requests, reply).await?;
+        }
+        Ok(())
+    }
+
+    /// The next stream, on a connection of its own, and its first response.
+    async fn renew(&self) -> Result<(Stream, DeltaDiscoveryResponse), StreamError> {
+        let mut stream = self.open(connect(&self.config).await?).await?;
+        match next(&mut stream.responses, false).await? {
+            Some(first) => Ok((stream, first)),
+            None => Err(StreamError::Ended),
+        }
+    }
+
+    /// Opens a stream, and asks for all that is not held.
+    async fn open(&self, channel: Channel) -> Result<Stream, StreamError> {
         let credentials = credentials(&self.config).await?;
-        let channel = connect(&self.config).await?;
+        let (requests, queue) = mpsc::channel(REQUEST_QUEUE);
+        for state in &self.states {
+            send(&requests, state.initial_request(&self.node)).await?;
+        }
         let mut client = AggregatedDiscoveryServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let requests = ReceiverStream::new(queue);
-        let request = Request::from_parts(credentials, Extensions::default(), requests);
+        let queue = ReceiverStream::new(queue);
+        let request = Request::from_parts(credentials, Extensions::default(), queue);
         let response = client.delta_aggregated_resources(request).await;
-        Ok(response.map_err(|status| StreamError::Status(Box::new(status)))?.into_inner())
+        let response = response.map_err(|status| StreamError::Status(Box::new(status)))?;
+        Ok(Stream { requests, responses: response.into_inner() })
     }
 
     /// Applies a response; none for a type that was never asked for.
@@ -181,9 +238,7 @@ async fn next(
     let message = if worked {
         message.await
     } else {
-        tokio::time::timeout(FIRST_RESPONSE_TIMEOUT, message)
-            .await
-            .map_err(|_| StreamError::Silent)?
+        timeout(FIRST_RESPONSE_TIMEOUT, message).await.map_err(|_| StreamError::Silent)?
     };
     message.map_err(|status| StreamError::Status(Box::new(status)))
 }
@@ -192,7 +247,7 @@ async fn send(
     requests: &mpsc::Sender<DeltaDiscoveryRequest>,
     request: DeltaDiscoveryRequest,
 ) -> Result<(), StreamError> {
-    match tokio::time::timeout(SEND_TIMEOUT, requests.send(request)).await {
+    match timeout(SEND_TIMEOUT, requests.send(request)).await {
         Ok(Ok(())) => Ok(()),
         // The transport dropped its end.
         Ok(Err(_)) => Err(StreamError::Ended),

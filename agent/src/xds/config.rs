@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sotto_proto::ads::Node;
 
@@ -29,11 +30,16 @@ pub struct XdsConfig {
     pub root_namespace: String,
     /// Our pod's address.
     pub instance_ip: IpAddr,
+    /// After about this long a stream is replaced by the next, before the control plane ends it.
+    pub renewal: Duration,
     /// Further metadata to tell the control plane.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl XdsConfig {
+    /// Istiod ends streams after 30 minutes, our own control plane after 24 to 36.
+    pub const RENEWAL: Duration = Duration::from_secs(20 * 60);
+
     /// How we introduce ourselves. The first part of the id tells the control plane what kind of
     /// proxy speaks, and decides what it sends.
     pub(super) fn node(&self) -> Node {

@@ -119,7 +119,11 @@ impl World {
     }
 
     fn start(&self) -> (MeshReader, StatusReader, JoinHandle<()>) {
-        let config = config(self.address, self.directory.path());
+        self.start_with(XdsConfig::RENEWAL)
+    }
+
+    fn start_with(&self, renewal: Duration) -> (MeshReader, StatusReader, JoinHandle<()>) {
+        let config = XdsConfig { renewal, ..config(self.address, self.directory.path()) };
         let (store, reader) = Store::new();
         let (writer, status) = StatusWriter::new();
         let task = tokio::spawn(run(config, store, self.stop.clone(), writer));
@@ -143,12 +147,13 @@ fn config(address: SocketAddr, directory: &Path) -> XdsConfig {
         pod_namespace: "istio-system".to_owned(),
         root_namespace: "istio-system".to_owned(),
         instance_ip: IpAddr::from([172, 31, 0, 11]),
+        renewal: XdsConfig::RENEWAL,
         metadata: BTreeMap::new(),
     }
 }
 
 async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
+    timeout(PATIENCE, future).await.expect("it happens in time")
 }
 
 async fn status(reader: &mut StatusReader, is: impl FnMut(&XdsStatus) -> bool) -> XdsStatus {
@@ -279,6 +284,59 @@ async fn files_that_cannot_be_used_are_named() {
     check("root.pem", Some("hello"), "no certificate in D/root.pem").await;
     check("token", Some(" \n"), "an empty token cannot be sent in a header").await;
     check("token", Some("a\u{1}b"), "the token cannot be sent in a header").await;
+}
+
+/// Long enough for a test to see what comes before it.
+const RENEWAL: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn the_next_stream_stands_before_the_old_one_is_let_go() {
+    let mut world = world().await;
+    let (reader, mut state, _task) = world.start_with(RENEWAL);
+    let mut old = world.stream().await;
+    old.initial().await;
+    old.respond(workload("uid-a", "1")).await;
+    old.request().await;
+    let mut new = world.stream().await;
+    assert!(!old.responses.is_closed(), "the old one is gone before the next stands");
+    let versions = new.initial().await.remove(ADDRESS_TYPE).unwrap().initial_resource_versions;
+    assert_eq!(versions, [("uid-a".to_owned(), "v1".to_owned())].into());
+    // Not listened to any more: what it tells now, the next one must.
+    old.respond(workload("uid-b", "2")).await;
+    new.respond(workload("uid-c", "1")).await;
+    assert_eq!(new.request().await.response_nonce, "1");
+    soon(old.responses.closed()).await;
+    let has = |uid: &str| reader.load().workload(&WorkloadUid(uid.into())).is_some();
+    assert!(has("uid-a") && has("uid-c") && !has("uid-b"));
+    let now = status(&mut state, |status| status.connected).await;
+    assert_eq!(now.terminations, Default::default(), "nothing ended");
+    new.respond(workload("uid-b", "2")).await;
+    assert_eq!(new.request().await.response_nonce, "2");
+    assert!(has("uid-b"));
+}
+
+#[tokio::test]
+async fn an_old_stream_goes_on_when_there_is_no_next_one() {
+    let mut world = world().await;
+    let (reader, mut state, _task) = world.start_with(RENEWAL);
+    let mut old = world.stream().await;
+    old.initial().await;
+    old.respond(workload("uid-a", "1")).await;
+    old.request().await;
+    // The next one is refused, again and again.
+    for nonce in ["2", "3"] {
+        let refused = world.stream().await;
+        let status = tonic::Status::unauthenticated("not now");
+        refused.responses.send(Err(status)).await.unwrap();
+        old.respond(workload(&format!("uid-{nonce}"), nonce)).await;
+        assert_eq!(old.request().await.response_nonce, nonce);
+    }
+    assert!(reader.load().workload(&WorkloadUid("uid-3".into())).is_some());
+    let now = status(&mut state, |status| status.connected).await;
+    assert_eq!(now.terminations, Default::default(), "nothing ended");
+    // It ends: then as ever.
+    drop(old);
+    status(&mut state, |status| status.terminations.complete == 1).await;
 }
 
 #[tokio::test]

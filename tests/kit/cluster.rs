@@ -37,6 +37,12 @@ const DEFINITIONS: [&str; 3] = [
     include_str!("../../deploy/base/crds/destinationrules.yaml"),
     include_str!("../../deploy/base/crds/peerauthentications.yaml"),
 ];
+/// The admission policies that are, too.
+const ADMISSION: [&str; 3] = [
+    include_str!("../../deploy/base/agent/admission.yaml"),
+    include_str!("../../deploy/base/control-plane/admission.yaml"),
+    include_str!("../../deploy/base/policies/admission.yaml"),
+];
 /// The mesh's namespace and accounts.
 const SYSTEM_OBJECTS: &str = include_str!("manifests/system.yaml");
 /// How long tasks get to end before what they made is removed under them.
@@ -134,7 +140,7 @@ impl Cluster {
         let runtime = Arc::<Runtime>::default();
         let api = start_api(&run, &fabric, &runtime)?;
         let client = objects::client(&run.dir().join("kubeconfig")).await?;
-        for definition in DEFINITIONS {
+        for definition in DEFINITIONS.into_iter().chain(ADMISSION) {
             objects::apply(&client, definition).await.context("the definitions")?;
         }
         objects::apply(&client, SYSTEM_OBJECTS).await.context("the mesh's namespace")?;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Kinds that live outside namespaces.
-const CLUSTER_SCOPED: [&str; 7] = [
+const CLUSTER_SCOPED: [&str; 9] = [
     "Namespace",
     "Node",
     "CustomResourceDefinition",
@@ -27,6 +27,8 @@ const CLUSTER_SCOPED: [&str; 7] = [
     "ClusterRoleBinding",
     "PriorityClass",
     "CSIDriver",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
 ];
 
 /// A client for the API server of a kubeconfig file.

@@ -8,6 +8,8 @@
 mod bench;
 #[path = "mesh/callers.rs"]
 mod callers;
+#[path = "mesh/closed.rs"]
+mod closed;
 #[path = "mesh/enrolment.rs"]
 mod enrolment;
 #[path = "mesh/flips.rs"]

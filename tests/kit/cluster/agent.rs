@@ -28,6 +28,9 @@ const METRICS_PORT: u16 = 15020;
 const READY_PORT: u16 = 15021;
 const ADMIN_PORT: u16 = 15000;
 
+/// What stands for the token in [`AgentConfig::kubeconfig`].
+pub const TOKEN: &str = "(the token)";
+
 /// A node's agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -41,8 +44,8 @@ pub struct Agent {
 pub struct AgentConfig {
     /// The `sotto` program.
     pub program: PathBuf,
-    /// A kubeconfig with the agents' token, good in the nodes' namespaces.
-    pub kubeconfig: PathBuf,
+    /// A kubeconfig for the nodes' namespaces, with [`TOKEN`] in the place of its token.
+    pub kubeconfig: String,
     /// The root certificate of the control plane.
     pub root_cert: PathBuf,
     /// Pins of this run.
@@ -57,8 +60,15 @@ impl Agent {
     /// # Errors
     /// The API server refuses the pod or the token, or the program does not start.
     pub async fn start(node: &Arc<Node>, config: &AgentConfig) -> Result<Self> {
-        let argv = |name: &str, token: &Path| (argv(node, name, token, config), Vec::new());
-        Self::start_as(node, argv).await
+        let (name, pod) = register(node).await?;
+        // Bound to its pod, as what Kubernetes puts into a container is.
+        let bound = Some((name.clone(), pod.uid().unwrap_or_default()));
+        let token = token(&node.client, ACCOUNT, "", bound).await?;
+        let kubeconfig = node.config.dir.join("agent.kubeconfig");
+        write_whole(&kubeconfig, &config.kubeconfig.replace(TOKEN, &token))?;
+        let argv =
+            |name: &str, token: &Path| (argv(node, name, (token, &kubeconfig), config), Vec::new());
+        Self::launch(node, (name, pod), argv).await
     }
 
     /// [`Self::start`] of any program: `how` is given the pod's name and the token's file and
@@ -70,8 +80,15 @@ impl Agent {
         node: &Arc<Node>,
         how: impl FnOnce(&str, &Path) -> (Vec<String>, Vec<(String, String)>),
     ) -> Result<Self> {
-        let name = format!("{ACCOUNT}-{}", node.name());
-        let pod = register(node, &name).await?;
+        let registered = register(node).await?;
+        Self::launch(node, registered, how).await
+    }
+
+    async fn launch(
+        node: &Arc<Node>,
+        (name, pod): (String, Pod),
+        how: impl FnOnce(&str, &Path) -> (Vec<String>, Vec<(String, String)>),
+    ) -> Result<Self> {
         let token = node.config.dir.join("token");
         keep_token(node, &pod, token.clone()).await?;
         let (argv, env) = how(&name, &token);
@@ -125,7 +142,12 @@ impl Agent {
     }
 }
 
-fn argv(node: &Node, name: &str, token: &Path, config: &AgentConfig) -> Vec<String> {
+fn argv(
+    node: &Node,
+    name: &str,
+    (token, kubeconfig): (&Path, &Path),
+    config: &AgentConfig,
+) -> Vec<String> {
     let group = |name: &str| node.config.cgroup.join(name).display().to_string();
     let file = |path: &Path| path.display().to_string();
     let mut argv = vec![file(&config.program), String::from("agent")];
@@ -138,7 +160,7 @@ fn argv(node: &Node, name: &str, token: &Path, config: &AgentConfig) -> Vec<Stri
         ("control-plane-name", format!("istiod.{SYSTEM}.svc")),
         ("root-cert", file(&config.root_cert)),
         ("token", file(token)),
-        ("kubeconfig", file(&config.kubeconfig)),
+        ("kubeconfig", file(kubeconfig)),
         ("cgroup-root", file(&node.config.cgroup)),
         ("agent-cgroup", group("agent")),
         ("kubelet-cgroup", group("kubelet")),
@@ -151,7 +173,8 @@ fn argv(node: &Node, name: &str, token: &Path, config: &AgentConfig) -> Vec<Stri
 }
 
 /// The agent's pod as the API knows it: the kubelet leaves it alone, the kit runs it.
-async fn register(node: &Node, name: &str) -> Result<Pod> {
+async fn register(node: &Node) -> Result<(String, Pod)> {
+    let name = format!("{ACCOUNT}-{}", node.name());
     let pod: Pod = serde_json::from_value(json!({
         "metadata": { "name": name, "namespace": SYSTEM, "labels": { "app": "sotto" },
             "annotations": { STATIC: "true" } },
@@ -164,8 +187,8 @@ async fn register(node: &Node, name: &str) -> Result<Pod> {
     let status = json!({ "status": { "phase": "Running", "hostIP": ip, "podIP": ip,
         "podIPs": [{ "ip": ip }],
         "conditions": [{ "type": "Ready", "status": "True" }] } });
-    let patched = api.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await;
-    patched.context("report the agent's pod")
+    let patched = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await;
+    Ok((name, patched.context("report the agent's pod")?))
 }
 
 /// Writes the agent's token for the CA now, and again before it expires.

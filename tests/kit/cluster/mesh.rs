@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::agent::{self, ACCOUNT, Agent, AgentConfig};
+use super::agent::{self, Agent, AgentConfig, TOKEN};
 use super::control_plane::{CONTROL_PLANE_ACCOUNT, ControlPlane};
 use super::{Cluster, ClusterOptions};
 use crate::node::Node;
@@ -14,6 +14,11 @@ use crate::topology::FABRIC_IP;
 
 /// Long enough for a debug build on a busy machine.
 const READY: Duration = Duration::from_secs(60);
+
+/// The API server, from inside the fabric.
+fn api() -> String {
+    format!("https://{FABRIC_IP}:6443")
+}
 
 impl Cluster {
     pub(super) async fn start_mesh(
@@ -52,7 +57,7 @@ impl Cluster {
     ) -> Result<()> {
         let config = AgentConfig {
             program: sotto.to_path_buf(),
-            kubeconfig: self.kubeconfig_of(ACCOUNT).await?,
+            kubeconfig: self.api.kubeconfig(&api(), TOKEN),
             root_cert: self.root_cert(),
             pins: self.run.pins(),
             flags,
@@ -82,7 +87,7 @@ impl Cluster {
     async fn kubeconfig_of(&self, account: &str) -> Result<std::path::PathBuf> {
         let token = agent::token(&self.client, account, "", None).await?;
         let file = self.run.dir().join(format!("{account}.kubeconfig"));
-        let config = self.api.kubeconfig(&format!("https://{FABRIC_IP}:6443"), &token);
+        let config = self.api.kubeconfig(&api(), &token);
         std::fs::write(&file, config).with_context(|| format!("write {}", file.display()))?;
         Ok(file)
     }

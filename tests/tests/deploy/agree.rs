@@ -146,6 +146,92 @@ fn roles_ask_for_little() {
     }
 }
 
+/// What a role allows, as group, resource and verb.
+fn rights(role: &Value) -> BTreeSet<[&str; 3]> {
+    let mut all = BTreeSet::new();
+    for rule in items(&role["rules"]) {
+        let words = |key: &str| items(&rule[key]).iter().map(|word| word.as_str().expect("a word"));
+        for group in words("apiGroups") {
+            for resource in words("resources") {
+                all.extend(words("verbs").map(|verb| [group, resource, verb]));
+            }
+        }
+    }
+    all
+}
+
+/// The test of the mesh that compares them with what an agent uses has the same list.
+#[test]
+fn an_agent_has_no_right_that_it_does_not_use() {
+    let all = documents("base");
+    let role = of_kind(&all, "ClusterRole")
+        .into_iter()
+        .find(|role| name(&role["metadata"]) == "sotto-agent");
+    let mut expected: BTreeSet<[&str; 3]> = ["pods", "namespaces"]
+        .into_iter()
+        .flat_map(|resource| ["get", "list", "watch"].map(|verb| ["", resource, verb]))
+        .collect();
+    expected.insert(["", "pods/status", "patch"]);
+    assert_eq!(rights(role.expect("the agent's role")), expected);
+}
+
+#[test]
+fn admission_policies_are_bound_and_about_accounts_that_there_are() {
+    for folder in folders() {
+        let all = documents(&folder);
+        let bindings = of_kind(&all, "ValidatingAdmissionPolicyBinding");
+        let bound: BTreeSet<&str> = bindings
+            .iter()
+            .map(|binding| {
+                assert_eq!(binding["spec"]["validationActions"], serde_json::json!(["Deny"]));
+                binding["spec"]["policyName"].as_str().expect("a name")
+            })
+            .collect();
+        let policies = of_kind(&all, "ValidatingAdmissionPolicy");
+        let there: BTreeSet<&str> = policies.iter().map(|p| name(&p["metadata"])).collect();
+        assert_eq!(bound, there, "{folder}");
+        assert!(there.contains("sotto-agent"), "{folder}");
+        for policy in policies {
+            assert_eq!(policy["spec"]["failurePolicy"], "Fail", "{folder}");
+        }
+        let agent = of_kind(&all, "ValidatingAdmissionPolicy")
+            .into_iter()
+            .find(|policy| name(&policy["metadata"]) == "sotto-agent")
+            .expect("it is there");
+        let account = &only(&all, "DaemonSet")["spec"]["template"]["spec"]["serviceAccountName"];
+        let user = format!("system:serviceaccount:istio-system:{}", account.as_str().expect("one"));
+        let asks = agent["spec"]["matchConditions"][0]["expression"].as_str().expect("a rule");
+        assert!(asks.contains(&format!("'{user}'")), "{folder}: {user}");
+    }
+}
+
+#[test]
+fn agents_may_reach_the_control_plane_and_no_other_pod_may() {
+    for folder in ["base", "overlays/dev-node", "overlays/k3s", "overlays/openshift"] {
+        let all = documents(folder);
+        let policy = &only(&all, "NetworkPolicy")["spec"];
+        let template = |kind: &str| only(&all, kind)["spec"]["template"].clone();
+        let (agent, control_plane) = (template("DaemonSet"), template("Deployment"));
+        let labels = |template: &Value| template["metadata"]["labels"].clone();
+        contains(&labels(&control_plane), &policy["podSelector"]["matchLabels"], folder);
+        let ports: Vec<&str> =
+            items(&control_plane["spec"]["containers"][0]["ports"]).iter().map(name).collect();
+        let of_rule = |rule: &Value| -> Vec<String> {
+            let names = items(&rule["ports"]).iter().map(|p| p["port"].as_str().expect("a name"));
+            names.map(str::to_owned).collect()
+        };
+        let (closed, open): (Vec<&Value>, Vec<&Value>) =
+            items(&policy["ingress"]).iter().partition(|rule| rule["from"].is_array());
+        let [closed] = closed.as_slice() else { panic!("{folder}: {closed:?}") };
+        let [from] = items(&closed["from"]) else { panic!("{folder}: {closed}") };
+        contains(&labels(&agent), &from["podSelector"]["matchLabels"], folder);
+        assert_eq!(of_rule(closed), ["grpc"], "{folder}");
+        let open: Vec<String> = open.into_iter().flat_map(of_rule).collect();
+        assert_eq!(open, ["metrics", "ready"], "{folder}");
+        assert!(open.iter().chain(&of_rule(closed)).all(|p| ports.contains(&p.as_str())));
+    }
+}
+
 fn agent(all: &[Value]) -> &Value {
     &only(all, "DaemonSet")["spec"]["template"]["spec"]["containers"][0]
 }

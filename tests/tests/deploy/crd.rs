@@ -127,6 +127,15 @@ fn validate(schema: &Value, value: &Value, path: &str, faults: &mut Vec<String>)
     if schema.get("enum").is_some_and(|known| !items(known).contains(value)) {
         faults.push(format!("{path}: {value} is not supported"));
     }
+    let least = |bound: &str, length: Option<usize>| {
+        schema[bound].as_u64().zip(length).is_some_and(|(least, length)| (length as u64) < least)
+    };
+    if least("minItems", value.as_array().map(Vec::len))
+        || least("minLength", value.as_str().map(str::len))
+        || least("minProperties", value.as_object().map(serde_json::Map::len))
+    {
+        faults.push(format!("{path}: says too little"));
+    }
     if let (Some(pattern), Some(text)) = (schema["pattern"].as_str(), value.as_str()) {
         let pattern = regex::Regex::new(pattern).expect("a pattern");
         if !pattern.is_match(text) {
@@ -202,6 +211,7 @@ fn authorization_policies_are_taken_with_every_field() {
         json!({"action": "BLOCK", "rules": [{"from": [{"principals": ["a"]}], "when": [{}]}]});
     let expected = [
         "spec.action: \"BLOCK\" is not supported",
+        "spec.rules[0].from[0].source: is required",
         "spec.rules[0].from[0].principals: unknown field",
         "spec.rules[0].when[0].key: is required",
     ];
@@ -229,7 +239,18 @@ fn ports_and_addresses_are_checked_when_applied() {
     {
         assert_eq!(addresses("ipBlocks", good), [""; 0]);
     }
-    for bad in ["", "*", "localhost", "10.0.0.1-10.0.0.9", "10.0.0.0/", "10.0.0.0 /8"] {
+    for bad in [
+        "",
+        "*",
+        "localhost",
+        "10.0.0.1-10.0.0.9",
+        "10.0.0.0/",
+        "10.0.0.0 /8",
+        "10.0.0.300",
+        "10.0.0.0/99",
+        "::/129",
+        "fe80::1%eth0/64",
+    ] {
         for field in ["ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks"] {
             let expected =
                 format!("spec.rules[0].from[0].source.{field}[0]: {bad:?} is of another form");
@@ -245,6 +266,54 @@ fn ports_and_addresses_are_checked_when_applied() {
         ["", "http", "-1", "65536", "65540", "65600", "66000", "70000", "100000", "80-90", "8 0"]
     {
         assert_eq!(ports(bad).len(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn what_asks_for_nothing_is_refused() {
+    for (rule, path) in [
+        (json!({"from": []}), "from"),
+        (json!({"to": []}), "to"),
+        (json!({"from": [{"source": {}}]}), "from[0].source"),
+        (json!({"to": [{"operation": {}}]}), "to[0].operation"),
+        (json!({"from": [{"source": {"namespaces": [""]}}]}), "from[0].source.namespaces[0]"),
+    ] {
+        let found = faults("authorizationpolicies", &json!({"rules": [rule]}));
+        assert_eq!(found, [format!("spec.rules[0].{path}: says too little")]);
+    }
+}
+
+/// What an API server counts for rules, as it documents: a rule may run as often as the lists around
+/// it are long, and costs what it reads. Its limit for one is 10 million.
+#[test]
+fn rules_are_within_the_budget_of_an_api_server() {
+    const LIMIT: u64 = 10_000_000;
+    // A name and a field of it count for two; `self.all` runs over what is short.
+    let cost = |rule: &str| 2 * rule.split_whitespace().count() as u64;
+    fn visit(schema: &Value, times: u64, path: &str, cost: &dyn Fn(&str) -> u64) {
+        for rule in items(&schema["x-kubernetes-validations"]) {
+            let rule = rule["rule"].as_str().expect("a rule");
+            let all = times.saturating_mul(cost(rule));
+            assert!(all < LIMIT, "{path}: {all} for {rule}");
+        }
+        let bound = |key: &str| schema[key].as_u64().unwrap_or(u64::MAX);
+        for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+            visit(schema, times, &format!("{path}.{name}"), cost);
+        }
+        visit_inner(schema, "items", times.saturating_mul(bound("maxItems")), path, cost);
+        let many = times.saturating_mul(bound("maxProperties"));
+        visit_inner(schema, "additionalProperties", many, path, cost);
+    }
+    fn visit_inner(schema: &Value, key: &str, times: u64, path: &str, cost: &dyn Fn(&str) -> u64) {
+        if schema[key].is_object() {
+            visit(&schema[key], times, &format!("{path}[]"), cost);
+        }
+    }
+    for plural in ["authorizationpolicies", "peerauthentications"] {
+        let crd = definition(plural);
+        for version in items(&crd["spec"]["versions"]) {
+            visit(&version["schema"]["openAPIV3Schema"], 1, plural, &cost);
+        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! Every document, strictly: read into the typed API and written again it is what it was.
 
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -40,6 +44,13 @@ fn typed(document: &Value) -> Result<(), String> {
         ("v1", "ServiceAccount") => strict::<ServiceAccount>(document),
         ("apps/v1", "DaemonSet") => strict::<DaemonSet>(document),
         ("apps/v1", "Deployment") => strict::<Deployment>(document),
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy") => {
+            strict::<ValidatingAdmissionPolicy>(document)
+        }
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => {
+            strict::<ValidatingAdmissionPolicyBinding>(document)
+        }
+        ("networking.k8s.io/v1", "NetworkPolicy") => strict::<NetworkPolicy>(document),
         ("policy/v1", "PodDisruptionBudget") => strict::<PodDisruptionBudget>(document),
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => strict::<ClusterRole>(document),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {

@@ -95,10 +95,24 @@ fn example(schema: &Value) -> Value {
     match schema["type"].as_str().unwrap() {
         "object" => {
             let required = schema["required"].as_array().into_iter().flatten();
-            let name = |name: &Value| name.as_str().unwrap().to_owned();
-            required.map(|n| (name(n), example(&schema["properties"][name(n)]))).collect()
+            let required: Vec<&str> = required.map(|name| name.as_str().unwrap()).collect();
+            let properties = schema["properties"].as_object().into_iter().flatten();
+            // Of those that may be there, as few as must.
+            let least = usize::try_from(schema["minProperties"].as_u64().unwrap_or(0)).unwrap();
+            let more = properties.map(|(name, _)| name.as_str()).filter(|n| !required.contains(n));
+            let more = more.take(least.saturating_sub(required.len())).collect::<Vec<_>>();
+            let names = required.into_iter().chain(more);
+            let mut made: Value =
+                names.map(|n| (n.to_owned(), example(&schema["properties"][n]))).collect();
+            // A condition needs values, which its rule asks for.
+            if schema["properties"]["notValues"].is_object() {
+                made["values"] = json!(["a"]);
+            }
+            made
         }
-        "array" => json!([]),
+        "array" => (0..schema["minItems"].as_u64().unwrap_or(0))
+            .map(|_| example(&schema["items"]))
+            .collect(),
         "integer" => json!(schema["minimum"].as_i64().unwrap_or(0)),
         _ => match (&schema["enum"], schema["pattern"].as_str()) {
             (Value::Array(all), _) => all[0].clone(),
@@ -137,6 +151,11 @@ fn many(schema: &Value, count: i64) -> Value {
     match schema["type"].as_str().unwrap() {
         "string" => json!("a".repeat(usize::try_from(count).unwrap())),
         "array" => (0..count).map(|_| example(&schema["items"])).collect(),
+        "object" if schema["properties"].is_object() => {
+            let properties = schema["properties"].as_object().unwrap().iter();
+            let some = properties.take(usize::try_from(count).unwrap());
+            some.map(|(name, schema)| (name.clone(), example(schema))).collect()
+        }
         "object" => {
             let value = example(&schema["additionalProperties"]);
             (0..count).map(|at| ((at + 1).to_string(), value.clone())).collect()

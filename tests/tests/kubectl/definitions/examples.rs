@@ -3,11 +3,63 @@
 use serde_json::{Value, json};
 
 /// Of each pattern, by how it begins: what fits, and what does not.
-const PATTERNS: [(&str, &[&str], &[&str]); 2] = [
+const PATTERNS: [(&str, &[&str], &[&str]); 4] = [
     (
-        "^[0-9A-Fa-f:.]+",
-        &["10.0.0.1", "10.0.0.0/8", "::1", "fd00:10::/64", "fe80::1%eth0"],
-        &["", "*", "localhost", "10.0.0.1-10.0.0.9", "10.0.0.0/", "10.0.0.0 /8"],
+        "^(((25[0-5]",
+        &[
+            "10.0.0.1",
+            "10.0.0.0/8",
+            "255.255.255.255/32",
+            "0.0.0.0/0",
+            "::",
+            "::1",
+            "::/0",
+            "1:2:3:4:5:6:7:8",
+            "fd00:10::/64",
+            "1::8/128",
+            "::ffff:10.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "fe80::1%eth0",
+        ],
+        &[
+            "",
+            "*",
+            "localhost",
+            "10.0.0.1-10.0.0.9",
+            "10.0.0.0/",
+            "10.0.0.0 /8",
+            "10.0.0.300",
+            "10.0.0",
+            "010.0.0.1",
+            "10.0.0.0/33",
+            "10.0.0.0/99",
+            "::/129",
+            "1:2:3:4:5:6:7",
+            "1::2::3",
+            "1:2:3:4:5:6:7:8:9",
+            "12345::",
+            "::ffff:10.0.0.300",
+            "fe80::1%eth0/64",
+            "fe80::1%",
+            "10.0.0.1%eth0",
+        ],
+    ),
+    ("^([^/*]+/)?", &["a", "a/b"], &["", "*", "a/*", "a/", "/b", "a/b/c"]),
+    (
+        "^(source",
+        &[
+            "source.ip",
+            "source.namespace",
+            "source.principal",
+            "remote.ip",
+            "destination.ip",
+            "destination.port",
+            "request.headers[User-Agent]",
+            "request.auth.claims[a][b]",
+            "connection.sni",
+            "experimental.envoy.filters.network.mysql_proxy[db.table]",
+        ],
+        &["", "source.ipp", "source", "Source.ip", "request.headers", "request.headers[]", "a[b]"],
     ),
     (
         "^0*([0-9]{1,4}",
@@ -51,6 +103,7 @@ pub(super) fn rules() -> Vec<(&'static str, Vec<Value>, Vec<Value>)> {
                 json!({ "portLevelMtls": one, "selector": { "matchLabels": {} } }),
             ],
         ),
+        condition(),
         (
             "service accounts do not go with principals or namespaces",
             vec![
@@ -80,6 +133,18 @@ pub(super) fn rules() -> Vec<(&'static str, Vec<Value>, Vec<Value>)> {
             ],
         ),
     ]
+}
+
+/// Of the rule about conditions.
+fn condition() -> (&'static str, Vec<Value>, Vec<Value>) {
+    (
+        "a condition needs values or notValues",
+        vec![
+            json!({ "key": "source.ip", "values": ["10.0.0.1"] }),
+            json!({ "key": "source.ip", "notValues": ["10.0.0.1"] }),
+        ],
+        vec![json!({ "key": "source.ip" })],
+    )
 }
 
 /// The examples of a pattern.

@@ -26,6 +26,7 @@ mod destinations;
 mod dump;
 mod explain;
 mod footprint;
+mod kubelet;
 mod migrate;
 mod node;
 mod pods;

@@ -89,6 +89,12 @@ pub struct CheckArgs {
     /// Root of the cgroup v2 hierarchy; found by itself if not given.
     #[arg(long, env = "CGROUP_ROOT")]
     pub cgroup_root: Option<PathBuf>,
+    /// The kubelet's cgroup; found by itself if not given.
+    #[arg(long, env = "KUBELET_CGROUP")]
+    pub kubelet_cgroup: Option<PathBuf>,
+    /// The host's /proc, where the kubelet is found.
+    #[arg(long, env = "HOST_PROC", default_value = "/proc")]
+    pub proc: PathBuf,
 }
 
 /// Flags of `sotto bpf`.

@@ -21,6 +21,7 @@ pub mod machine;
 pub mod netns;
 pub mod plugin;
 pub mod pods;
+mod probes;
 pub mod rules;
 
 use std::future::Future;

@@ -9,7 +9,8 @@ use aya_ebpf::maps::{
 };
 use sotto_abi::{
     Address, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, MAX_DESTINATION_CIDRS,
-    MAX_DESTINATIONS, MAX_EXCLUSIONS, MAX_PODS, MAX_PROBE_FLOWS, Pod, PodConfig, SOCK_SLOTS,
+    MAX_DESTINATIONS, MAX_EXCLUSIONS, MAX_PODS, MAX_PROBE_FLOWS, MAX_PROBE_PORTS, Pod, PodConfig,
+    ProbePort, SOCK_SLOTS,
 };
 
 /// Network namespace cookie -> pod. The truth of who is enrolled.
@@ -25,6 +26,10 @@ static GLOBAL: Array<Global> = Array::pinned(1, 0);
 /// the socket, so a hit means that the agent is alive.
 #[map]
 static OUT_LISTENERS: SockHash<u64> = SockHash::pinned(MAX_PODS, 0);
+
+/// Where the kubelet may probe pods -> network namespace cookie of the pod. Full: other probes are captured.
+#[map]
+static PROBE_PORTS: HashMap<ProbePort, u64> = HashMap::pinned(MAX_PROBE_PORTS, BPF_F_NO_PREALLOC);
 
 /// Connections of the kubelet, written by the `probe` program. Full: the oldest goes.
 #[map]
@@ -120,6 +125,13 @@ pub fn excludes_port(cookie: u64, port: u16) -> bool {
 pub fn excludes_address(cookie: u64, address: &Address) -> bool {
     let key = ExcludedCidrKey::new(cookie, *address);
     EXCLUDED_CIDRS.get(Key::new(COOKIE_BITS + ADDRESS_BITS, key)).is_some()
+}
+
+/// Whether the kubelet may probe where a connection goes.
+#[inline(always)]
+pub fn may_be_probed(flow: &Flow) -> bool {
+    let key = ProbePort { address: flow.destination, port: flow.destination_port.into() };
+    PROBE_PORTS.get_ptr(key).is_some()
 }
 
 /// Remembers a connection of the kubelet.

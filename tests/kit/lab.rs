@@ -76,17 +76,30 @@ impl Lab {
             pin_dir: self.pin_dir.clone(),
             cgroup_root: self.cgroups.node(),
             agent_cgroup_id: self.cgroups.id(Place::Agent)?,
-            kubelet_cgroup: Some(self.cgroups.path(Place::Kubelet)),
             fail_open: false,
             proxy_unknown: false,
         })
     }
 
-    /// Installs the kernel side, with a change to its configuration.
+    /// Installs the kernel side, with a change to its configuration; the kubelet is known.
     pub fn install(&self, change: impl FnOnce(&mut KernelConfig)) -> Result<Kernel> {
         let mut config = self.config()?;
         change(&mut config);
-        Kernel::install(config).context("failed to install")
+        let mut kernel = Kernel::install(config).context("failed to install")?;
+        self.know_kubelet(&mut kernel)?;
+        Ok(kernel)
+    }
+
+    /// Does what the agent does when it has found the kubelet.
+    pub fn know_kubelet(&self, kernel: &mut Kernel) -> Result<()> {
+        let exempt = kernel.exempt_probes(Some(&self.kubelet_cgroup()));
+        anyhow::ensure!(exempt.context("failed to exempt the kubelet")?, "it holds pods");
+        Ok(())
+    }
+
+    /// The kubelet's cgroup.
+    pub fn kubelet_cgroup(&self) -> PathBuf {
+        self.cgroups.path(Place::Kubelet)
     }
 
     /// A pod on the node's bridge, with the addresses 10.77.0.`number` and fd77::`number`.
@@ -135,6 +148,22 @@ impl Lab {
 }
 
 impl LabPod {
+    /// The same pod, with other ports for probes.
+    pub fn declaring(&self, probe_ports: &[u16]) -> Self {
+        let mut pod = LocalPod::clone(&self.capture.pod);
+        pod.exclusions.probe_ports = probe_ports.to_vec();
+        let capture = PodCapture { pod: Arc::new(pod), netns: self.capture.netns.clone() };
+        Self { capture: Arc::new(capture), ..self.clone() }
+    }
+
+    /// Another pod, which says to be in the same network namespace.
+    pub fn renamed(&self, uid: &str) -> Self {
+        let pod =
+            LocalPod { uid: sotto::mesh::PodUid(uid.into()), ..LocalPod::clone(&self.capture.pod) };
+        let capture = PodCapture { pod: Arc::new(pod), netns: self.capture.netns.clone() };
+        Self { capture: Arc::new(capture), ..self.clone() }
+    }
+
     /// Runs `f` as an application of the pod, in a thread of its own.
     pub fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
         run(&self.cgroups, &self.capture.netns, Place::App, f)

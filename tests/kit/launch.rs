@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
+use crate::netns;
+
 /// How a process is started.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
@@ -21,6 +23,10 @@ pub struct Launch {
     pub netns: Option<PathBuf>,
     /// A process whose mount namespace it joins.
     pub mounts_of: Option<u32>,
+    /// A process whose cgroup namespace it joins.
+    pub cgroups_of: Option<u32>,
+    /// The first process of the node that it is a process of; the host's if none.
+    pub node: Option<u32>,
     /// Files to show over others: (source, target); makes a mount namespace of its own.
     pub files: Vec<(PathBuf, PathBuf)>,
     /// Environment added to the kit's own.
@@ -42,7 +48,18 @@ impl Launch {
             let log = log.with_context(|| format!("open {}", path.display()))?;
             command.stderr(log.try_clone()?).stdout(log);
         }
-        command.spawn().with_context(|| format!("start {:?}", self.argv))
+        self.start(&mut command).with_context(|| format!("start {:?}", self.argv))
+    }
+
+    /// Starts a command that was made of this, among the processes of its node.
+    ///
+    /// # Errors
+    /// The node is gone, or the command cannot be started.
+    pub fn start(&self, command: &mut Command) -> std::io::Result<Child> {
+        match self.node {
+            Some(init) => netns::start_beside(init, command),
+            None => command.spawn(),
+        }
     }
 
     /// The command with its stdout to be read, to start in another way.
@@ -60,7 +77,8 @@ impl Launch {
         let mut command = self.command();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("start {:?}", self.argv))?;
+        let started = self.start(&mut command);
+        let mut child = started.with_context(|| format!("start {:?}", self.argv))?;
         let mut stdin = child.stdin.take().context("stdin of a child just started")?;
         let work = async {
             // A program that does not read its input is no error: its exit status tells.
@@ -107,6 +125,7 @@ impl Launch {
         let mut words = Vec::new();
         words.extend(self.netns.iter().map(|pin| format!("--net={}", pin.display())));
         words.extend(self.mounts_of.iter().map(|pid| format!("--mount=/proc/{pid}/ns/mnt")));
+        words.extend(self.cgroups_of.iter().map(|pid| format!("--cgroup=/proc/{pid}/ns/cgroup")));
         if words.is_empty() {
             return words;
         }

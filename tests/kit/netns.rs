@@ -1,11 +1,12 @@
-//! Network namespaces of the kit: pinned under `/run/netns`, entered by threads of their own.
+//! Namespaces of the kit, entered by threads of their own: networks, pinned under `/run/netns`, and nodes' PIDs.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, umount2};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
+use tokio::process::{Child, Command};
 
 use crate::command;
 
@@ -68,4 +69,38 @@ pub fn sysctl(name: &str, settings: &[(&str, &str)]) -> Result<()> {
         }
         Ok(())
     })?
+}
+
+/// Starts a command in the PID namespace of a process.
+///
+/// # Errors
+/// The process is gone, or the command cannot be started.
+pub fn start_beside(process: u32, command: &mut Command) -> std::io::Result<Child> {
+    let pids = File::open(format!("/proc/{process}/ns/pid"))?;
+    in_pids(move || setns(pids, CloneFlags::CLONE_NEWPID), command)
+}
+
+/// Starts a command as the first process of a new PID namespace.
+///
+/// # Errors
+/// Not root, or the command cannot be started.
+pub fn start_first(command: &mut Command) -> std::io::Result<Child> {
+    in_pids(|| unshare(CloneFlags::CLONE_NEWPID), command)
+}
+
+/// Starts a command from a thread whose children, and only they, are in another PID namespace: so they are ours to
+/// wait for and to signal like any.
+fn in_pids(
+    leave: impl FnOnce() -> nix::Result<()> + Send,
+    command: &mut Command,
+) -> std::io::Result<Child> {
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let _runtime = runtime.enter();
+            leave()?;
+            command.spawn()
+        });
+        thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the thread panicked")))
+    })
 }

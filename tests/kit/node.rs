@@ -1,5 +1,7 @@
 //! A node: its network namespace, its cgroups, and what runs on it besides pods.
 
+mod own;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::process::Output;
@@ -54,6 +56,8 @@ pub struct RunningPod {
     pub pid: u32,
     /// The log of its first container.
     pub log: PathBuf,
+    /// The first process of its node.
+    pub node: u32,
 }
 
 /// A node of the cluster.
@@ -68,6 +72,14 @@ pub struct Node {
     hosts: Mutex<HashMap<PathBuf, String>>,
     services: Mutex<Services>,
     taken: Mutex<BTreeSet<u8>>,
+    own: own::Own,
+}
+
+impl NodeConfig {
+    /// The kubelet's cgroup.
+    pub fn kubelet_cgroup(&self) -> PathBuf {
+        self.cgroup.join("system.slice/kubelet.service")
+    }
 }
 
 impl Node {
@@ -82,10 +94,11 @@ impl Node {
         tasks: &Tasks,
     ) -> Result<Arc<Self>> {
         fabric.add_node(&config.netns, config.number, &config.all)?;
-        for group in ["agent", "kubelet", "pods"] {
+        for group in ["agent", "kubepods/besteffort"] {
             cgroup::create(&config.cgroup.join(group))?;
         }
         std::fs::create_dir_all(config.dir.join("pods")).context("make the node's directory")?;
+        let own = own::Own::start(&config).await?;
         let node = Arc::new(Self {
             config,
             client: client.clone(),
@@ -94,6 +107,7 @@ impl Node {
             hosts: Mutex::default(),
             services: Mutex::default(),
             taken: Mutex::default(),
+            own,
         });
         node.register().await?;
         node.start_services();
@@ -106,6 +120,21 @@ impl Node {
         self.config.number.name()
     }
 
+    /// Its first process, as the host knows it.
+    pub fn first_process(&self) -> u32 {
+        self.own.first()
+    }
+
+    /// Its `/proc`.
+    pub fn proc(&self) -> PathBuf {
+        self.own.proc()
+    }
+
+    /// A process of its kubelet, which plays an app of the kit's.
+    pub(crate) fn kubelet(&self, app: Vec<String>) -> Launch {
+        own::kubelet(&self.config, self.own.first(), app)
+    }
+
     /// The socket of its agent.
     pub fn cni_socket(&self) -> PathBuf {
         self.config.dir.join("cni.sock")
@@ -116,7 +145,7 @@ impl Node {
         Some(Plugin {
             program: self.config.plugin.clone()?,
             socket: self.cni_socket(),
-            cgroup: self.config.cgroup.join("kubelet"),
+            cgroup: self.config.kubelet_cgroup(),
             netns: netns::path(&self.config.netns),
         })
     }
@@ -245,6 +274,7 @@ impl RunningPod {
             cgroup: self.cgroup.clone(),
             netns: Some(self.netns.clone()),
             mounts_of: Some(self.pid),
+            node: Some(self.node),
             ..Launch::default()
         }
     }

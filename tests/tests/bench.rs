@@ -86,8 +86,13 @@ fn the_peers_redirection_takes_what_is_not_its_own() {
         let lines = [format!("addr add {address} dev eth0"), String::from("link set eth0 up")];
         command::ip_batch(name, &lines).unwrap();
     }
-    let running =
-        RunningPod { netns: netns::path(&pod), cgroup: run.cgroup(), pid: 0, log: run.dir() };
+    let running = RunningPod {
+        netns: netns::path(&pod),
+        cgroup: run.cgroup(),
+        pid: 0,
+        log: run.dir(),
+        node: std::process::id(),
+    };
     rules::write(&running).unwrap();
     let listen = |name: &str, port: u16| {
         netns::within(name, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()).unwrap()

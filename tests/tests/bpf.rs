@@ -32,24 +32,59 @@ fn the_verifier_accepts_every_program_and_all_is_pinned() -> Result<()> {
 fn a_cgroup_that_holds_pods_is_not_exempt_as_the_kubelets() -> Result<()> {
     let lab = Lab::new("shared")?;
     let probe = lab.pin_dir().join(names::LINKS_DIRECTORY).join(names::PROBE);
-    lab.install(|_| {})?;
+    let mut kernel = lab.install(|_| {})?;
     assert!(probe.exists());
     // Above all pods, and above the agent.
-    let mut kernel =
-        lab.install(|config| config.kubelet_cgroup = Some(config.cgroup_root.clone()))?;
+    assert!(!kernel.exempt_probes(Some(&lab.config()?.cgroup_root))?);
     assert!(!probe.exists());
-    kernel.maintain()?;
+    lab.know_kubelet(&mut kernel)?;
+    let below = lab.kubelet_cgroup().join("kubepods");
+    std::fs::create_dir(&below)?;
+    let exempt = kernel.exempt_probes(Some(&lab.kubelet_cgroup()));
+    std::fs::remove_dir(&below)?;
+    assert!(!exempt?);
+    assert!(!probe.exists());
+    Ok(())
+}
+
+#[test]
+fn a_kubelet_that_is_gone_or_not_known_leaves_nobody_exempt() -> Result<()> {
+    let lab = Lab::new("nobody")?;
+    let probe = lab.pin_dir().join(names::LINKS_DIRECTORY).join(names::PROBE);
+    let mut kernel = lab.install(|_| {})?;
+    assert!(!kernel.exempt_probes(None)?);
+    assert!(!probe.exists());
+    lab.know_kubelet(&mut kernel)?;
+    assert!(probe.exists());
+    assert!(kernel.exempt_probes(Some("/nonexistent".as_ref())).is_err());
+    assert!(!probe.exists());
+    // The next agent knows none either, though the one before did.
+    lab.know_kubelet(&mut kernel)?;
+    drop(kernel);
+    let mut kernel = sotto::capture::bpf::Kernel::install(lab.config()?)?;
+    assert!(probe.exists());
+    assert!(!kernel.exempt_probes(None)?);
     assert!(!probe.exists());
     Ok(())
 }
 
 #[test]
 fn a_node_that_can_capture_is_found_usable() {
-    let report = sotto::capture::check::check(None);
-    assert!(report.is_usable(), "{report}");
-    let good =
-        |one: &sotto::capture::check::Finding| one.verdict == sotto::capture::check::Verdict::Good;
-    assert!(report.0.iter().all(good), "{report}");
+    use sotto::capture::check::{Finding, Verdict, check};
+
+    let known = tempfile::tempdir().expect("a directory");
+    for (kubelet, expected) in
+        [(Some(known.path().to_owned()), Verdict::Good), (None, Verdict::Limited)]
+    {
+        // An empty `/proc` shows no kubelet.
+        let report = check(None, known.path(), kubelet);
+        assert!(report.is_usable(), "{report}");
+        let is = |one: &Finding| match one.subject {
+            "kubelet" => one.verdict == expected,
+            _ => one.verdict == Verdict::Good,
+        };
+        assert!(report.0.iter().all(is), "{report}");
+    }
 }
 
 #[test]

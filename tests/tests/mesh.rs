@@ -20,6 +20,10 @@ mod hbone;
 mod idle;
 #[path = "mesh/input.rs"]
 mod input;
+#[path = "mesh/kubelet.rs"]
+mod kubelet;
+#[path = "mesh/namespaces.rs"]
+mod namespaces;
 #[path = "mesh/order.rs"]
 mod order;
 #[path = "mesh/outages.rs"]

@@ -7,6 +7,7 @@
 //! | enrolment | which pods are captured, the CNI socket | at shutdown, first |
 //! | destinations | the kernel's map of them | at shutdown |
 //! | upkeep | kernel garbage, readiness | at shutdown |
+//! | kubelet | whose probes are exempt | at shutdown |
 //! | admin, metrics, readiness | their listeners | last |
 //! | data threads | pods' connections | after the drain |
 
@@ -29,7 +30,7 @@ use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log};
 use super::state::State;
 use super::worker::{self, Command, Worker};
-use super::{destinations, quiet, settings};
+use super::{destinations, kubelet, quiet, settings};
 use crate::capture::bpf::{AdoptedPod, Kernel};
 use crate::config::AgentConfig;
 use crate::connection::{Shared, Timings};
@@ -117,6 +118,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         .context("failed to install the eBPF programs (`sotto check` tells what is lacking)")?;
     let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
     let adopted = kernel.lock().adopted().context("failed to list the pods captured already")?;
+    let probes = attend_kubelet(&config, &kernel, &readiness, &control)?;
     let footprint = footprint.await.unwrap_or_default();
     footprint.give_back();
 
@@ -150,13 +152,36 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let settings = settings::enrolment(&config)?;
     let (failure, enrolled) = enrol(settings, client, pods.clone(), adopted, &enrolment);
     let calm = Calm::new(footprint.clone(), enrolled.clone());
-    let state =
-        Arc::new(State { config, mesh, certificates, discovery, enrolled, kernel, workers, pods });
+    let state = Arc::new(State {
+        config,
+        mesh,
+        certificates,
+        discovery,
+        enrolled,
+        kernel,
+        workers,
+        pods,
+        probes,
+    });
     state.clone().report(&metrics, log.dropped_lines);
     control.spawn(state.clone().upkeep(calm, readiness.clone(), control.token.clone()));
     control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));
     listen(&state, metrics, readiness, log.control, enrolment.token.clone(), &servers).await?;
     Ok(Agent { state, failure, enrolment, control, servers })
+}
+
+/// Starts to keep the kubelet's probes exempt.
+fn attend_kubelet(
+    config: &AgentConfig,
+    kernel: &SharedKernel,
+    readiness: &Readiness,
+    control: &Shutdown,
+) -> anyhow::Result<kubelet::Probes> {
+    let (search, probes) = (settings::kubelet(config)?, kubelet::Probes::default());
+    let stop = control.token.clone();
+    let attend = kubelet::attend(search, kernel.clone(), probes.clone(), readiness.clone(), stop);
+    control.spawn(attend);
+    Ok(probes)
 }
 
 /// How many connections one pod may have open: with two descriptors for each, no more than half of all.

@@ -46,7 +46,8 @@ fn keep_installed(node: &Node, wanted: Wanted) -> anyhow::Result<()> {
 
 /// Tells what this node can do for the agent.
 pub(super) fn check(args: &CheckArgs) -> ExitCode {
-    let report = check::check(args.cgroup_root.as_deref());
+    let kubelet = args.kubelet_cgroup.clone();
+    let report = check::check(args.cgroup_root.as_deref(), &args.proc, kubelet);
     print!("{report}");
     if report.is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -4,13 +4,11 @@
 //! pod are taken back when the last of them has ended.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
-use nix::ifaddrs::getifaddrs;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -188,6 +186,8 @@ impl Pods {
     async fn redirect(&self, pod: Arc<PodCapture>) -> Result<PodListeners, CaptureError> {
         let kernel = self.kernel.clone();
         tokio::task::spawn_blocking(move || {
+            // Not even for a moment in another's.
+            kernel.lock().ensure_free(&pod)?;
             let listeners = PodListeners::bind(&pod)?;
             kernel.lock().capture(&pod, &listeners)?;
             Ok(listeners)
@@ -284,13 +284,8 @@ impl Capture for Pods {
 /// Whether a pod has lost its addresses, and so whatever was connected to them: the runtime takes
 /// them before the namespace goes, and without them a peer's silence would be the only sign.
 fn is_gone(pod: &PodCapture) -> bool {
-    let Ok(Ok(mut interfaces)) = pod.netns.enter(getifaddrs) else { return true };
-    !interfaces.any(|interface| {
-        let address = interface.address;
-        let ip4 = address.as_ref().and_then(|a| a.as_sockaddr_in()).map(|a| IpAddr::V4(a.ip()));
-        let ip6 = address.as_ref().and_then(|a| a.as_sockaddr_in6()).map(|a| IpAddr::V6(a.ip()));
-        ip4.or(ip6).is_some_and(|ip| pod.pod.owns(ip))
-    })
+    let Ok(addresses) = pod.netns.addresses() else { return true };
+    !addresses.into_iter().any(|address| pod.pod.owns(address))
 }
 
 #[cfg(test)]

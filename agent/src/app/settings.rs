@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use tracing::warn;
 
 use crate::capture::bpf::KernelConfig;
-use crate::capture::kubelet;
+use crate::capture::kubelet::Search;
 use crate::config::{AgentConfig, TlsRecords, UnknownDestinations};
 use crate::enroll;
 use crate::identify::ca::CaConfig;
@@ -18,23 +17,18 @@ use crate::xds::XdsConfig;
 
 /// Of the kernel's programs.
 pub(super) fn kernel(config: &AgentConfig, own: &Cgroup) -> anyhow::Result<KernelConfig> {
-    let cgroup_root = cgroup_root(config)?;
-    let kubelet_cgroup = match &config.kubelet_cgroup {
-        Some(given) => Some(given.clone()),
-        None => kubelet::find(&config.proc, &cgroup_root)
-            .context("failed to look for the kubelet's cgroup")?,
-    };
-    if kubelet_cgroup.is_none() {
-        warn!("no kubelet runs on this node: probes are captured like any connection");
-    }
     Ok(KernelConfig {
         pin_dir: config.pin_dir.clone(),
-        cgroup_root,
+        cgroup_root: cgroup_root(config)?,
         agent_cgroup_id: own.id,
-        kubelet_cgroup,
         fail_open: config.fail_open,
         proxy_unknown: config.unknown_destinations == UnknownDestinations::Proxy,
     })
+}
+
+/// Of the search for the kubelet.
+pub(super) fn kubelet(config: &AgentConfig) -> anyhow::Result<Search> {
+    Ok(Search::new(config.proc.clone(), cgroup_root(config)?, config.kubelet_cgroup.clone()))
 }
 
 /// Of tunnels.

@@ -14,6 +14,7 @@ use tracing::warn;
 use sotto_abi::{Counter, Counts};
 
 use super::footprint::Calm;
+use super::kubelet::Probes;
 use super::pods::{Pods, SharedKernel};
 use super::worker::{Command, Worker};
 use super::{dump, explain, migrate};
@@ -48,6 +49,7 @@ pub(super) struct State {
     pub(super) kernel: SharedKernel,
     pub(super) workers: Arc<[Worker]>,
     pub(super) pods: Pods,
+    pub(super) probes: Probes,
 }
 
 impl State {
@@ -77,6 +79,7 @@ impl State {
             kernel_connections: self.kernel_connections(),
             certificates: certificates.collect(),
             pods: self.enrolled.borrow().by_state(),
+            kubelet: self.probes.states(),
             xds: XdsStats {
                 connected: discovery.connected,
                 messages: by_kind(|kind| kind.messages),

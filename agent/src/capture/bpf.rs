@@ -13,6 +13,7 @@ mod node;
 mod object;
 mod pins;
 mod pods;
+mod probes;
 mod remove;
 
 use std::collections::HashMap;
@@ -45,8 +46,6 @@ pub struct KernelConfig {
     pub cgroup_root: PathBuf,
     /// The agent's own cgroup, whose connections are never captured.
     pub agent_cgroup_id: u64,
-    /// The kubelet's cgroup, whose connections into pods are not captured.
-    pub kubelet_cgroup: Option<PathBuf>,
     /// Connections go direct while no agent runs, instead of being refused.
     pub fail_open: bool,
     /// Destinations outside the mesh are captured too.
@@ -59,6 +58,10 @@ pub struct Kernel {
     config: KernelConfig,
     pins: Pins,
     maps: Maps,
+    /// Whose network namespace is whose, by cookies: one that a pod has is no other's.
+    holders: HashMap<PodUid, u64>,
+    /// The cgroup whose probes are exempt, once this agent has made it so.
+    exempt: Option<u64>,
     /// Settings of pods that are released but not finished.
     released: HashMap<PodUid, SavedSettings>,
     /// A map of destinations was full once, so it is not complete.
@@ -85,6 +88,8 @@ impl Kernel {
             config,
             pins,
             maps,
+            holders: HashMap::new(),
+            exempt: None,
             released: HashMap::new(),
             overflowed: false,
             synced: false,
@@ -94,6 +99,8 @@ impl Kernel {
         kernel.write_global()?;
         kernel.maps.clear_destinations()?;
         kernel.collect_garbage()?;
+        let adopted = kernel.adopted()?.into_iter();
+        kernel.holders = adopted.map(|pod| (pod.uid, pod.cookie)).collect();
         kernel.attach_node(&programs)?;
         Ok(kernel)
     }
@@ -121,11 +128,23 @@ impl Kernel {
         Ok(())
     }
 
+    /// Whether a pod's network namespace is no other pod's.
+    ///
+    /// # Errors
+    /// It is, or it is gone.
+    pub fn ensure_free(&self, pod: &PodCapture) -> Result<(), BpfError> {
+        let cookie = pod.netns.cookie().map_err(BpfError::Cookie)?;
+        match self.holder(cookie, &pod.pod.uid) {
+            Some(holder) => Err(BpfError::Held(holder.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// Redirects a pod's connections to its listeners; the order is such that nothing is redirected before
     /// somebody takes it. Repeating it, also for an adopted pod, switches to the new listeners at once.
     ///
     /// # Errors
-    /// The namespace is gone or the kernel refuses; [`Self::release`] takes back what was done.
+    /// The namespace is gone or another pod's, or the kernel refuses; [`Self::release`] takes back what was done.
     pub fn capture(&mut self, pod: &PodCapture, listeners: &PodListeners) -> Result<(), BpfError> {
         self.enrol(pod, listeners)
     }
@@ -148,24 +167,28 @@ impl Kernel {
         self.unenrol(uid)
     }
 
-    /// Takes back the rest, on which released connections depend: rules, routes, settings.
+    /// Takes back the rest, on which released connections depend: rules, routes, settings; nothing of a namespace
+    /// that another pod holds.
     ///
     /// # Errors
     /// The kernel refuses. A namespace that is gone has nothing to take back.
     pub fn finish_release(&mut self, pod: &PodCapture) -> Result<(), BpfError> {
         let saved = self.released.remove(&pod.pod.uid).unwrap_or_default();
+        let cookie = pod.netns.cookie().map_err(BpfError::Cookie)?;
+        if self.holder(cookie, &pod.pod.uid).is_some() {
+            return Ok(());
+        }
         Ok(routing::close(&pod.netns, &routing::addresses(&pod.pod), saved)?)
     }
 
-    /// Looks after what changes on its own: a kubelet's cgroup that was made anew, pods that are gone, what the
-    /// programs have to say. To be called every few seconds.
+    /// Looks after what changes on its own: pods that are gone, what the programs have to say. To be called every
+    /// few seconds.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn maintain(&mut self) -> Result<(), BpfError> {
         self.log.pass_on();
-        self.collect_garbage()?;
-        self.attend_kubelet()
+        self.collect_garbage()
     }
 
     fn write_global(&mut self) -> Result<(), BpfError> {

@@ -4,8 +4,10 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::bpf::{Kernel, KernelConfig, remove_all};
+use super::kubelet::{Kubelet, Search};
 use super::{PodCapture, PodListeners};
 use crate::mesh::local::Exclusions;
 use crate::mesh::{LocalPod, PodUid, SpiffeId};
@@ -38,11 +40,14 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report(pub Vec<Finding>);
 
+/// The kubelet's cgroup of the trial.
+const KUBELET: &str = "kubelet.service";
 /// The first release with `bpf_set_retval` in connect hooks.
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
-/// Looks at this node. Changes nothing that outlasts the call.
-pub fn check(cgroup_root: Option<&Path>) -> Report {
+/// Looks at this node, whose `/proc` is `proc`, for the kubelet only in the cgroup `kubelet` if one is given.
+/// Changes nothing that outlasts the call.
+pub fn check(cgroup_root: Option<&Path>, proc: &Path, kubelet: Option<PathBuf>) -> Report {
     let mut findings = vec![kernel_version(), user(), capabilities(), settings(), ipv6()];
     let root = match cgroup_root {
         Some(path) => Ok(path.to_owned()),
@@ -52,6 +57,7 @@ pub fn check(cgroup_root: Option<&Path>) -> Report {
         Ok(root) => {
             findings.push(finding("cgroup v2", Ok(root.display().to_string())));
             findings.push(trial(&root));
+            findings.push(whose_probes(proc, root, kubelet));
         }
         Err(error) => findings.push(finding("cgroup v2", Err(error.to_string()))),
     }
@@ -140,6 +146,24 @@ fn reasons(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
+/// Whose probes will be exempt.
+fn whose_probes(proc: &Path, root: PathBuf, given: Option<PathBuf>) -> Finding {
+    let found = Search::new(proc.to_owned(), root, given).look(Instant::now());
+    let why = match found {
+        Ok(Kubelet::In(path)) => {
+            return finding("kubelet", Ok(path.display().to_string()));
+        }
+        Ok(Kubelet::Absent) => "no process of the node itself is one".to_owned(),
+        Ok(Kubelet::Several(paths)) => {
+            let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+            format!("several could be it, in {}", paths.join(", "))
+        }
+        Err(error) => reasons(&error),
+    };
+    let detail = format!("{why}: its probes would be captured (--kubelet-cgroup names it)");
+    Finding { subject: "kubelet", detail, verdict: Verdict::Limited }
+}
+
 /// Loads, attaches and enrols, in a cgroup and a network namespace of its own.
 fn trial(root: &Path) -> Finding {
     let name = format!("sotto-check-{}", std::process::id());
@@ -151,7 +175,8 @@ fn trial(root: &Path) -> Finding {
     }
     let tried = try_capture(&place, &pins).map_err(|error| reasons(&*error));
     let removed = remove_all(&pins).map_err(|errors| format!("{errors:?}"));
-    let left = std::fs::remove_dir(&place).map_err(|error| error.to_string());
+    let remove = |path: &Path| std::fs::remove_dir(path).map_err(|error| error.to_string());
+    let left = remove(&place.join(KUBELET)).and_then(|()| remove(&place));
     finding(
         "capture",
         tried
@@ -165,14 +190,16 @@ fn try_capture(
     cgroup_root: &Path,
     pin_dir: &Path,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let kubelet = cgroup_root.join(KUBELET);
+    std::fs::create_dir(&kubelet)?;
     let mut kernel = Kernel::install(KernelConfig {
         pin_dir: pin_dir.to_owned(),
         cgroup_root: cgroup_root.to_owned(),
         agent_cgroup_id: Cgroup::open(cgroup_root)?.id,
-        kubelet_cgroup: Some(cgroup_root.to_owned()),
         fail_open: false,
         proxy_unknown: false,
     })?;
+    kernel.exempt_probes(Some(&kubelet))?;
     let pod = PodCapture {
         pod: Arc::new(LocalPod {
             uid: PodUid("check".into()),

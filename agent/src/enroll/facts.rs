@@ -6,9 +6,11 @@ use arcstr::ArcStr;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::ResourceExt as _;
 
+use super::probes;
 use super::rules::{self, Mode};
 use crate::mesh::PodUid;
 use crate::mesh::local::Exclusions;
+use crate::sys::cgroup::container::is_hash;
 
 /// Label of pods and namespaces: `ambient` or `none`.
 pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
@@ -24,6 +26,8 @@ pub const EXCLUDE_PORTS_ANNOTATION: &str = "sotto.io/exclude-outbound-ports";
 pub const EXCLUDE_CIDRS_ANNOTATION: &str = "sotto.io/exclude-outbound-cidrs";
 /// Annotation with the UID that the kubelet uses for a static pod.
 const STATIC_UID_ANNOTATION: &str = "kubernetes.io/config.hash";
+/// Annotation of the object that mirrors a static pod: the same UID.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// One pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,12 +71,13 @@ impl PodFacts {
         let exclusions = Exclusions {
             outbound_ports: rules::ports(text(EXCLUDE_PORTS_ANNOTATION), &mut warnings),
             outbound_cidrs: rules::cidrs(text(EXCLUDE_CIDRS_ANNOTATION), &mut warnings),
+            probe_ports: spec.map_or_else(Vec::new, |spec| probes::ports(spec, &mut warnings)),
         };
         let account = spec.and_then(|spec| spec.service_account_name.as_deref());
         let phase = status.and_then(|status| status.phase.as_deref());
         Some(Self {
             uid: PodUid(pod.metadata.uid.as_deref()?.into()),
-            runtime_uid: annotations.get(STATIC_UID_ANNOTATION).map(|uid| PodUid(uid.into())),
+            runtime_uid: static_uid(pod),
             namespace: pod.metadata.namespace.as_deref()?.into(),
             name: pod.metadata.name.as_deref()?.into(),
             service_account: account.filter(|name| !name.is_empty()).unwrap_or("default").into(),
@@ -91,6 +96,20 @@ impl PodFacts {
     pub fn is(&self, uid: &PodUid) -> bool {
         self.uid == *uid || self.runtime_uid.as_ref() == Some(uid)
     }
+}
+
+/// The UID that the kubelet and the runtime use for a static pod. Anyone may write the annotation: it counts on the
+/// mirror object alone, which its node owns, and only as the hash of a manifest, which no other pod's UID is.
+fn static_uid(pod: &Pod) -> Option<PodUid> {
+    let annotations = pod.annotations();
+    let hash = annotations.get(STATIC_UID_ANNOTATION).filter(|hash| is_hash(hash))?;
+    let node = pod.spec.as_ref()?.node_name.as_deref()?;
+    let is_nodes = pod
+        .owner_references()
+        .iter()
+        .any(|owner| owner.api_version == "v1" && owner.kind == "Node" && owner.name == node);
+    let is_mirror = annotations.get(MIRROR_ANNOTATION) == Some(hash);
+    (is_nodes && is_mirror).then(|| PodUid(hash.into()))
 }
 
 /// The addresses of a pod's status, canonical.

@@ -130,7 +130,7 @@ pub enum Input {
         /// Why it failed.
         result: Result<(), String>,
     },
-    /// The namespaces of a pod's processes, oldest process first; empty if none was found.
+    /// The namespaces of a pod that its processes are in, oldest process first; empty if none was found.
     Located {
         /// The pod.
         uid: PodUid,
@@ -174,7 +174,7 @@ pub enum Action {
     /// Look where the pod's processes are, report [`Input::Located`].
     Locate {
         /// The pod.
-        uid: PodUid,
+        pod: Arc<LocalPod>,
     },
     /// Answer a CNI ADD.
     Answer {

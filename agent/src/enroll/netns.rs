@@ -1,13 +1,15 @@
 //! Where a running pod's network namespace is: told by the runtime, else found through its processes.
 //!
-//! Every namespace is opened, its inode compared with what was told, and that of the host refused.
+//! Every namespace is opened, its inode compared with what was told; that of the host, and one without any of the
+//! pod's addresses, are not the pod's, whoever of its processes is there.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::machine::NetnsRef;
-use crate::mesh::PodUid;
+use crate::mesh::{LocalPod, PodUid};
+use crate::sys::cgroup::container::pod_uid;
 use crate::sys::netns::Netns;
 
 /// How deep below the root a pod's cgroup may be: kubepods, QoS class, pod, with room for a prefix.
@@ -37,6 +39,9 @@ pub enum LocateError {
     /// It is in the host's namespace.
     #[error("the pod is in the host's network namespace")]
     Host,
+    /// None of its addresses are there.
+    #[error("none of the pod's addresses are in the network namespace of its processes")]
+    Stranger,
     /// The host's own namespace cannot be told.
     #[error("failed to open the host's network namespace")]
     NoHost(#[source] io::Error),
@@ -79,30 +84,48 @@ impl Locator {
     /// The namespace that the runtime told.
     ///
     /// # Errors
-    /// It is gone, another one by now, or the host's.
-    pub fn reopen(&self, told: &NetnsRef) -> Result<Netns, LocateError> {
+    /// It is gone, another one by now, the host's, or has none of the pod's addresses.
+    pub fn reopen(&self, told: &NetnsRef, pod: &LocalPod) -> Result<Netns, LocateError> {
         let netns = self.open(&told.path)?;
         if netns.inode() == told.inode {
-            Ok(netns)
+            its(netns, pod)
         } else {
             Err(LocateError::Replaced { path: told.path.clone() })
         }
     }
 
     /// The namespace of a pod's processes: the one with the inode `preferred` if any process is in
-    /// it, else that of the oldest process, which is the sandbox's.
+    /// it, else that of the oldest process that is in one of the pod's. The oldest of all is the sandbox's, or a
+    /// monitor that stays in the host's (CRI-O).
     ///
     /// # Errors
-    /// The pod has no process, or they are in the host's namespace.
-    pub fn find(&self, uids: &[PodUid], preferred: Option<u64>) -> Result<Netns, LocateError> {
-        let all = self.of_pod(uids);
-        let preferred = all.iter().position(|netns| Some(netns.inode()) == preferred);
-        let chosen = all.into_iter().nth(preferred.unwrap_or_default());
-        self.not_host(chosen.ok_or(LocateError::NoProcess)?)
+    /// The pod has no process, or all are in the host's namespace or in strangers'.
+    pub fn find(
+        &self,
+        uids: &[PodUid],
+        preferred: Option<u64>,
+        pod: &LocalPod,
+    ) -> Result<Netns, LocateError> {
+        let mut refusal = LocateError::NoProcess;
+        let mut own = Vec::new();
+        for netns in self.of_processes(uids) {
+            match self.not_host(netns).and_then(|netns| its(netns, pod)) {
+                Ok(netns) => own.push(netns),
+                Err(error) => refusal = error,
+            }
+        }
+        let preferred = own.iter().position(|netns| Some(netns.inode()) == preferred);
+        own.into_iter().nth(preferred.unwrap_or_default()).ok_or(refusal)
+    }
+
+    /// The namespaces of a pod that its processes are in, the oldest process's first.
+    pub fn of_pod(&self, uids: &[PodUid], pod: &LocalPod) -> Vec<Netns> {
+        let all = self.of_processes(uids).into_iter();
+        all.filter_map(|netns| its(self.not_host(netns).ok()?, pod).ok()).collect()
     }
 
     /// The namespaces of a pod's processes, the oldest process's first.
-    pub fn of_pod(&self, uids: &[PodUid]) -> Vec<Netns> {
+    fn of_processes(&self, uids: &[PodUid]) -> Vec<Netns> {
         let mut processes: Vec<(u64, u32)> = self
             .processes(uids)
             .into_iter()
@@ -138,17 +161,18 @@ impl Locator {
         pids
     }
 
-    /// The cgroups that bear a pod's UID.
+    /// The cgroups that bear a pod's UID. Those below any pod's are its own to make and name, and not looked at.
     fn cgroups(&self, uids: &[PodUid]) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut todo = vec![(self.cgroup_root.clone(), 0)];
         while let Some((directory, depth)) = todo.pop() {
             for child in directories(&directory) {
                 let name = child.file_name().unwrap_or_default().to_string_lossy();
-                if uids.iter().any(|uid| names_pod(&name, uid)) {
-                    found.push(child);
-                } else if depth + 1 < MAX_DEPTH {
-                    todo.push((child, depth + 1));
+                match pod_uid(&name) {
+                    Some(uid) if is_any(&uid, uids) => found.push(child),
+                    Some(_) => {}
+                    None if depth + 1 < MAX_DEPTH => todo.push((child, depth + 1)),
+                    None => {}
                 }
             }
         }
@@ -160,7 +184,9 @@ impl Locator {
         let is_ours = |pid: &u32| {
             let membership = fs::read_to_string(self.proc.join(format!("{pid}/cgroup")));
             membership.is_ok_and(|text| {
-                text.split(['/', '\n']).any(|part| uids.iter().any(|uid| names_pod(part, uid)))
+                // What is below a pod's cgroup is named by the pod.
+                let pod = |line: &str| line.split('/').find_map(pod_uid);
+                text.lines().filter_map(pod).any(|uid| is_any(&uid, uids))
             })
         };
         let pids = directories(&self.proc);
@@ -181,13 +207,18 @@ fn start_time(stat: &str) -> Option<u64> {
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Whether a cgroup's name is that of a pod: `pod<uid>` (cgroupfs driver),
-/// `kubepods-burstable-pod<uid with underscores>.slice` (systemd driver), or the UID alone.
-fn names_pod(name: &str, uid: &PodUid) -> bool {
-    let name = name.strip_suffix(".slice").unwrap_or(name);
-    let last = name.rsplit_once("-pod").map_or(name, |(_, last)| last);
-    let id = last.strip_prefix("pod").unwrap_or(last);
-    !id.is_empty() && (id == uid.0 || id.replace('_', "-") == uid.0.as_str())
+fn is_any(uid: &str, uids: &[PodUid]) -> bool {
+    uids.iter().any(|one| one.0.as_str() == uid)
+}
+
+/// A namespace, if it has one of the pod's addresses.
+fn its(netns: Netns, pod: &LocalPod) -> Result<Netns, LocateError> {
+    let here = netns.addresses().unwrap_or_default();
+    if here.into_iter().any(|address| pod.owns(address)) {
+        Ok(netns)
+    } else {
+        Err(LocateError::Stranger)
+    }
 }
 
 fn collect_processes(directory: &Path, depth: usize, pids: &mut Vec<u32>) {

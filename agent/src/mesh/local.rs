@@ -17,13 +17,15 @@ impl std::fmt::Display for PodUid {
     }
 }
 
-/// What a pod's annotations keep out of the mesh.
+/// What a pod keeps out of the mesh, by its annotations and its spec.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exclusions {
     /// Destination ports never captured outbound.
     pub outbound_ports: Vec<u16>,
     /// Destination ranges never captured outbound.
     pub outbound_cidrs: Vec<IpNet>,
+    /// Ports for probes and lifecycle hooks: not captured from the kubelet.
+    pub probe_ports: Vec<u16>,
 }
 
 /// An enrolled pod of this node.

@@ -21,6 +21,8 @@ pub struct NodeStats {
     pub certificates: Vec<CertificateStats>,
     /// Pods by the state of their enrolment.
     pub pods: Vec<(&'static str, u64)>,
+    /// Whether the kubelet's probes are exempt, or why not: one of all states is 1.
+    pub kubelet: Vec<(&'static str, u64)>,
     /// The connection to the control plane.
     pub xds: XdsStats,
     /// HBONE tunnels open now: `("outbound", n)`, `("inbound", n)`.
@@ -100,6 +102,8 @@ fn encode_stats(encoder: &mut DescriptorEncoder<'_>, stats: &NodeStats) -> fmt::
         "state",
         &stats.pods,
     )?;
+    let help = "Whether the kubelet's probes are exempt (1 at exempt), or why they are not";
+    gauges(encoder, "sotto_kubelet", help, "state", &stats.kubelet)?;
     gauges(encoder, "sotto_tunnels_open", "HBONE tunnels open now", "direction", &stats.tunnels)?;
     encode_xds(encoder, &stats.xds)?;
     let help = "Log lines dropped because their reader is too slow";

@@ -1,4 +1,5 @@
-//! Readiness: ready when nothing is pending any more, and what is pending is told by name.
+//! Readiness: ready when nothing is pending any more, and what is pending is told by name. What is wrong without
+//! being a reason to wait is remarked on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Readiness {
     /// How many of each name are pending.
     pending: Arc<Mutex<BTreeMap<ArcStr, usize>>>,
+    /// What is wrong, by what it is about.
+    remarks: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
 impl Readiness {
@@ -36,6 +39,20 @@ impl Readiness {
     /// Names of what is pending, sorted.
     pub fn missing(&self) -> Vec<ArcStr> {
         self.pending.lock().keys().cloned().collect()
+    }
+
+    /// Tells what is wrong with a part that nobody has to wait for, or that nothing is any more.
+    pub fn remark(&self, about: &'static str, text: Option<String>) {
+        let mut remarks = self.remarks.lock();
+        match text {
+            Some(text) => remarks.insert(about, text),
+            None => remarks.remove(about),
+        };
+    }
+
+    /// What is wrong, sorted by what it is about.
+    pub fn remarks(&self) -> Vec<String> {
+        self.remarks.lock().values().cloned().collect()
     }
 
     /// Whether nothing is pending.
@@ -88,12 +105,20 @@ fn router(readiness: Readiness) -> Router {
 
 async fn answer(State(readiness): State<Readiness>) -> (StatusCode, String) {
     let missing = readiness.missing();
-    if missing.is_empty() {
+    let (status, mut text) = if missing.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
         let text = format!("not ready, pending: {}", missing.join(", "));
         (StatusCode::INTERNAL_SERVER_ERROR, text)
+    };
+    for remark in readiness.remarks() {
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(&remark);
+        text.push('\n');
     }
+    (status, text)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The version 2 cgroup hierarchy: where it is mounted, where we are in it, and a cgroup's id.
 
+pub mod container;
+
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -76,18 +78,21 @@ pub fn settle(wanted: Option<&Path>) -> io::Result<Cgroup> {
     Ok(target)
 }
 
-/// Whether a cgroup, or any below it, has one of these ids.
+/// Whether a cgroup, or any below it, has one of these ids, or is a container's by its name.
 ///
 /// # Errors
 /// The cgroup is not there, or cannot be listed.
-pub fn contains_any(cgroup: &Path, ids: &[u64]) -> io::Result<bool> {
-    if ids.contains(&Cgroup::open(cgroup)?.id) {
+pub fn holds_containers(cgroup: &Path, ids: &[u64]) -> io::Result<bool> {
+    let name = cgroup.file_name().unwrap_or_default();
+    if ids.contains(&Cgroup::open(cgroup)?.id)
+        || container::is_of_containers(&name.to_string_lossy())
+    {
         return Ok(true);
     }
     for entry in std::fs::read_dir(cgroup)? {
         let entry = entry?;
         // One that goes while we look holds nothing.
-        if entry.file_type()?.is_dir() && contains_any(&entry.path(), ids).unwrap_or(false) {
+        if entry.file_type()?.is_dir() && holds_containers(&entry.path(), ids).unwrap_or(false) {
             return Ok(true);
         }
     }
@@ -132,16 +137,18 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_contains_itself_and_all_below() {
+    fn a_cgroup_holds_itself_and_all_below() {
         let dir = tempfile::tempdir().unwrap();
         let (inner, outer) = (dir.path().join("a/b"), dir.path().join("a"));
         std::fs::create_dir_all(&inner).unwrap();
         std::fs::create_dir(dir.path().join("c")).unwrap();
         let id = |path: &Path| Cgroup::open(path).unwrap().id;
-        assert!(contains_any(&outer, &[0, id(&inner)]).unwrap());
-        assert!(contains_any(&inner, &[id(&inner)]).unwrap());
-        assert!(!contains_any(&dir.path().join("c"), &[id(&inner), id(&outer)]).unwrap());
-        assert!(contains_any(&dir.path().join("d"), &[0]).is_err());
+        assert!(holds_containers(&outer, &[0, id(&inner)]).unwrap());
+        assert!(holds_containers(&inner, &[id(&inner)]).unwrap());
+        assert!(!holds_containers(&dir.path().join("c"), &[id(&inner), id(&outer)]).unwrap());
+        assert!(holds_containers(&dir.path().join("d"), &[0]).is_err());
+        std::fs::create_dir_all(dir.path().join("c/kubepods")).unwrap();
+        assert!(holds_containers(&dir.path().join("c"), &[]).unwrap());
     }
 
     #[test]

@@ -6,11 +6,13 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace, kept alive for as long as a clone of this exists.
@@ -97,6 +99,20 @@ impl Netns {
     /// The namespace cannot be entered, or the kernel is older than 5.14.
     pub fn cookie(&self) -> io::Result<u64> {
         self.enter(super::socket::netns_cookie)?
+    }
+
+    /// The addresses of all devices in the namespace.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or does not tell.
+    pub fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        let interfaces = self.enter(getifaddrs)??;
+        let addresses = interfaces.filter_map(|interface| interface.address);
+        let ip = |address: nix::sys::socket::SockaddrStorage| {
+            let ip4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+            ip4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+        };
+        Ok(addresses.filter_map(ip).collect())
     }
 
     /// Runs `f` on this thread, inside the namespace.

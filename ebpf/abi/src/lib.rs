@@ -12,6 +12,7 @@ mod records;
 pub use address::Address;
 pub use records::{
     CidrKey, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod, PodConfig,
+    ProbePort,
 };
 
 /// Where everything is pinned by default; the ABI's version is part of the path.
@@ -63,5 +64,7 @@ pub const MAX_DESTINATIONS: u32 = 262_144;
 pub const MAX_DESTINATION_CIDRS: u32 = 16_384;
 /// Entries of `EXCLUDED_PORTS` and of `EXCLUDED_CIDRS`, over all pods.
 pub const MAX_EXCLUSIONS: u32 = 16_384;
+/// Entries of `PROBE_PORTS`, over all pods.
+pub const MAX_PROBE_PORTS: u32 = 16_384;
 /// Entries of `PROBE_FLOWS`: connections of the kubelet at one time.
 pub const MAX_PROBE_FLOWS: u32 = 4096;

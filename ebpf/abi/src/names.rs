@@ -6,6 +6,8 @@ pub const ENROLLED: &str = "ENROLLED";
 pub const GLOBAL: &str = "GLOBAL";
 /// Sock hash: network namespace cookie -> the agent's outbound listener there.
 pub const OUT_LISTENERS: &str = "OUT_LISTENERS";
+/// Hash: [`crate::ProbePort`] -> network namespace cookie of the pod that declares it.
+pub const PROBE_PORTS: &str = "PROBE_PORTS";
 /// LRU hash: [`crate::Flow`] -> 1.
 pub const PROBE_FLOWS: &str = "PROBE_FLOWS";
 /// Hash: [`crate::Address`] -> 1.
@@ -26,10 +28,11 @@ pub const SOCKS: &str = "SOCKS";
 pub const POD: &str = "POD";
 
 /// Maps shared by all pods of the node, pinned by name in [`MAPS_DIRECTORY`].
-pub const SHARED_MAPS: [&str; 10] = [
+pub const SHARED_MAPS: [&str; 11] = [
     ENROLLED,
     GLOBAL,
     OUT_LISTENERS,
+    PROBE_PORTS,
     PROBE_FLOWS,
     DESTINATIONS,
     DESTINATION_CIDRS,

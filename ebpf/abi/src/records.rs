@@ -55,6 +55,16 @@ pub struct Global {
     pub flags: u64,
 }
 
+/// Where the kubelet may probe a pod; key of `PROBE_PORTS`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ProbePort {
+    /// Address of the pod.
+    pub address: Address,
+    /// Port in host order.
+    pub port: u32,
+}
+
 /// A connection by its ends; key of `PROBE_FLOWS`. Ports in host order.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -141,6 +151,7 @@ impl Counts {
 const _: () = assert!(size_of::<Pod>() == 40 && align_of::<Pod>() == 4);
 const _: () = assert!(size_of::<PodConfig>() == 56 && align_of::<PodConfig>() == 8);
 const _: () = assert!(size_of::<Global>() == 24 && align_of::<Global>() == 8);
+const _: () = assert!(size_of::<ProbePort>() == 20 && align_of::<ProbePort>() == 4);
 const _: () = assert!(size_of::<Flow>() == 36 && align_of::<Flow>() == 4);
 const _: () = assert!(size_of::<ExcludedPort>() == 16 && align_of::<ExcludedPort>() == 8);
 const _: () = assert!(size_of::<ExcludedCidrKey>() == 24 && align_of::<ExcludedCidrKey>() == 4);
@@ -157,5 +168,6 @@ mod plain {
             unsafe impl aya::Pod for $record {}
         )* };
     }
-    plain!(Address, Pod, PodConfig, Global, Flow, ExcludedPort, ExcludedCidrKey, Counts);
+    plain!(Address, Pod, PodConfig, Global, ProbePort, Flow);
+    plain!(ExcludedPort, ExcludedCidrKey, Counts);
 }

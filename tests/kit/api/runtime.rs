@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, copy};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::error::ApiError;
@@ -62,17 +62,21 @@ pub struct Exec {
     pub size: watch::Receiver<Option<(u16, u16)>>,
 }
 
-/// Runs a command with the ends of an [`Exec`]; its exit code, 128 and the signal if one ended it.
+/// Runs a command, as `start` starts it, with the ends of an [`Exec`]; its exit code, 128 and the signal if one ended it.
 ///
 /// # Errors
 /// It cannot be started.
 ///
 /// # Cancel safety
 /// The command is killed when the future is dropped.
-pub async fn run(mut command: Command, exec: Exec) -> Result<i32> {
+pub async fn run(
+    mut command: Command,
+    exec: Exec,
+    start: impl FnOnce(&mut Command) -> std::io::Result<Child>,
+) -> Result<i32> {
     let stdin = if exec.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().with_context(|| format!("start {:?}", exec.command))?;
+    let mut child = start(&mut command).with_context(|| format!("start {:?}", exec.command))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let output = async {
         tokio::join!(forward(stdout, Some(exec.stdout)), forward(stderr, Some(exec.stderr)));

@@ -95,6 +95,7 @@ impl Agent {
         let log = node.config.dir.join("agent.log");
         let group = node.config.cgroup.join("agent");
         let mut process = Process::new(argv, group, &node.config.netns, log);
+        process.set_node(node.first_process());
         env.iter().for_each(|(key, value)| process.set_env(key, value));
         process.start()?;
         Ok(Self { process, name: node.name() })
@@ -163,7 +164,7 @@ fn argv(
         ("kubeconfig", file(kubeconfig)),
         ("cgroup-root", file(&node.config.cgroup)),
         ("agent-cgroup", group("agent")),
-        ("kubelet-cgroup", group("kubelet")),
+        ("proc", file(&node.proc())),
         ("pin-dir", file(&config.pins.join(node.name()).join("v1"))),
         ("cni-socket", file(&node.cni_socket())),
     ];

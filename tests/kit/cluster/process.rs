@@ -45,6 +45,11 @@ impl Process {
         Self { launch, log, netns: netns.to_owned(), child: None }
     }
 
+    /// Makes it a process of the node with this first process, from its next start on.
+    pub fn set_node(&mut self, first: u32) {
+        self.launch.node = Some(first);
+    }
+
     /// Adds to its environment, from its next start on.
     pub fn set_env(&mut self, key: &str, value: &str) {
         self.launch.env.retain(|(name, _)| name != key);

@@ -38,7 +38,8 @@ impl PodRuntime for Runtime {
             let words =
                 if exec.terminal { in_terminal(&exec.command) } else { exec.command.clone() };
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            api::run(pod?.launch(&words).command(), exec).await
+            let launch = pod?.launch(&words);
+            api::run(launch.command(), exec, |command| launch.start(command)).await
         })
     }
 

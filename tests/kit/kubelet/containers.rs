@@ -89,6 +89,7 @@ fn start(node: &Node, container: &Container, sandbox: &Sandbox) -> Result<Child>
         files: sandbox.files(),
         env: env.collect(),
         log: Some(sandbox.log(&container.name)),
+        node: Some(node.first_process()),
         ..Launch::default()
     };
     launch.spawn().with_context(|| format!("start the container {}", container.name))

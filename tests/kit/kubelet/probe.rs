@@ -10,8 +10,6 @@ use tokio::process::Child;
 use tokio::sync::watch;
 
 use crate::controllers::named_port;
-use crate::launch::Launch;
-use crate::netns;
 use crate::node::Node;
 
 /// A running probe; it ends when dropped.
@@ -32,14 +30,10 @@ impl Prober {
         let Some(probe) = probe else {
             return Ok(Self { _process: None, ready: watch::channel(true).1 });
         };
-        let launch = Launch {
-            argv: argv(node, pod, probe, ip)?,
-            cgroup: node.config.cgroup.join("kubelet"),
-            netns: Some(netns::path(&node.config.netns)),
-            ..Launch::default()
-        };
+        let launch = node.kubelet(argv(pod, probe, ip)?);
         let mut command = launch.piped();
-        let mut process = command.kill_on_drop(true).spawn().context("start the probe")?;
+        let started = launch.start(command.kill_on_drop(true));
+        let mut process = started.context("start the probe")?;
         let lines = process.stdout.take().context("stdout of a child just started")?;
         let (tell, ready) = watch::channel(false);
         let pod = kube::ResourceExt::name_any(pod);
@@ -66,8 +60,15 @@ impl Prober {
     }
 }
 
-fn argv(node: &Node, pod: &Pod, probe: &Probe, ip: IpAddr) -> Result<Vec<String>> {
+fn argv(pod: &Pod, probe: &Probe, ip: IpAddr) -> Result<Vec<String>> {
     let http = probe.http_get.as_ref();
+    // A kubelet asks whom it is told to ask, whoever that is.
+    let told = http.and_then(|get| get.host.as_deref());
+    let told = told.or(probe.tcp_socket.as_ref().and_then(|socket| socket.host.as_deref()));
+    let ip = match told.filter(|host| !host.is_empty()) {
+        Some(host) => host.parse().context("only addresses are known as hosts of probes")?,
+        None => ip,
+    };
     let socket = probe.tcp_socket.as_ref().map(|socket| &socket.port);
     let port = http.map(|get| &get.port).or(socket);
     let port = match port.context("only httpGet and tcpSocket probes are known")? {
@@ -78,7 +79,6 @@ fn argv(node: &Node, pod: &Pod, probe: &Probe, ip: IpAddr) -> Result<Vec<String>
     let period = i64::from(probe.period_seconds.unwrap_or(10)) * 1000;
     let limit = i64::from(probe.timeout_seconds.unwrap_or(1)) * 1000;
     let mut words = vec![
-        node.config.kit_app.display().to_string(),
         String::from("probe"),
         format!("--to={}", SocketAddr::new(ip, port)),
         format!("--period-ms={period}"),

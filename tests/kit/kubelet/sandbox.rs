@@ -22,6 +22,7 @@ pub(super) struct Sandbox {
     pub(super) cgroup: PathBuf,
     pub(super) dir: PathBuf,
     number: Option<u8>,
+    node: u32,
 }
 
 impl Sandbox {
@@ -57,11 +58,12 @@ impl Sandbox {
         });
         let used = if host_network { &node.config.netns } else { &pod_netns };
         Ok(Self {
-            cgroup: node.config.cgroup.join("pods").join(&uid),
+            cgroup: node.config.cgroup.join(format!("kubepods/besteffort/pod{uid}")),
             dir: node.config.dir.join("pods").join(format!("{namespace}_{name}_{uid}")),
             cni: cni::Sandbox { netns: netns::path(used), container_id, namespace, pod: name, uid },
             link,
             number,
+            node: node.first_process(),
         })
     }
 
@@ -144,6 +146,7 @@ impl Sandbox {
             cgroup: self.cgroup.clone(),
             pid,
             log: self.log(container),
+            node: self.node,
         }
     }
 }

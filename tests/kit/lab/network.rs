@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use sotto::mesh::local::Exclusions;
 use sotto::mesh::{LocalPod, PodUid, SpiffeId};
 use sotto::sys::Netns;
 
@@ -80,7 +81,8 @@ impl Bridge {
             identity: SpiffeId::new("cluster.local", "lab", "default")?,
             ip4: Some(Ipv4Addr::new(10, 77, 0, number)),
             ip6: Some(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into())),
-            exclusions: sotto::mesh::local::Exclusions::default(),
+            // The port of the servers: the kubelet may probe it.
+            exclusions: Exclusions { probe_ports: vec![8080], ..Exclusions::default() },
         };
         Ok((pod, local))
     }

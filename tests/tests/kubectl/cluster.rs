@@ -24,7 +24,7 @@ impl PodRuntime for Processes {
     fn exec(&self, container: ContainerRef, exec: Exec) -> BoxFuture<'static, anyhow::Result<i32>> {
         let mut command = tokio::process::Command::new(&exec.command[0]);
         command.args(&exec.command[1..]).env("CONTAINER", container.container);
-        Box::pin(kit::api::run(command, exec))
+        Box::pin(kit::api::run(command, exec, tokio::process::Command::spawn))
     }
 
     fn log(&self, _: &ContainerRef) -> anyhow::Result<PathBuf> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use kit::lab::{Place, ask, connect};
 use sotto::capture::Role;
-use sotto_abi::{Counter, HBONE_PORT};
+use sotto_abi::{Counter, HBONE_PORT, ProbePort, names};
 
 use super::{AT_ONCE, Bench, PORT, seen, who_am_i};
 
@@ -75,9 +75,47 @@ fn only_the_kubelets_connections_are_exempt() -> Result<()> {
 }
 
 #[test]
+fn a_probe_reaches_what_the_pod_declares_for_probes_and_nothing_else() -> Result<()> {
+    let mut bench = Bench::new("declared")?;
+    let relay = bench.enrol_server()?;
+    let probe = |bench: &Bench, to: SocketAddr| {
+        bench.lab.on_node(Place::Kubelet, move || ask(&mut connect(to)?, "probe"))
+    };
+    for to in bench.targets() {
+        probe(&bench, to)?;
+    }
+    assert_eq!(relay.count(), 0);
+    // A pod that declares none is probed like by anyone: probes of its address are some other pod's.
+    let server = bench.server.clone();
+    let declares = |bench: &mut Bench, ports: &[u16]| {
+        let again = server.declaring(ports);
+        bench.lab.enrol(&mut bench.kernel, &again)
+    };
+    let relay = declares(&mut bench, &[])?;
+    for (index, to) in bench.targets().into_iter().enumerate() {
+        probe(&bench, to)?;
+        assert_eq!(relay.count(), index + 1, "{to}");
+    }
+    let relay = declares(&mut bench, &[PORT + 1])?;
+    probe(&bench, bench.targets()[0])?;
+    assert_eq!(relay.count(), 1);
+    // What it declares comes and goes with its spec, and with its capture.
+    let relay = declares(&mut bench, &[PORT, PORT + 1])?;
+    probe(&bench, bench.targets()[0])?;
+    assert_eq!(relay.count(), 0);
+    bench.kernel.release(&bench.server.capture.pod.uid)?;
+    let path = bench.lab.pin_dir().join(names::MAPS_DIRECTORY).join(names::PROBE_PORTS);
+    let ports: aya::maps::HashMap<_, ProbePort, u64> =
+        aya::maps::Map::HashMap(aya::maps::MapData::from_pin(path)?).try_into()?;
+    assert_eq!(ports.keys().count(), 0);
+    Ok(())
+}
+
+#[test]
 fn a_probe_sees_the_apps_own_refusal() -> Result<()> {
     let mut bench = Bench::new("refusal")?;
-    let _relay = bench.enrol_server()?;
+    let closed = bench.server.declaring(&[PORT + 1]);
+    let _relay = bench.lab.enrol(&mut bench.kernel, &closed)?;
     for ip in [bench.server.ip4(), bench.server.ip6()] {
         let to = SocketAddr::new(ip, PORT + 1);
         let refused = bench.lab.on_node(Place::Kubelet, move || connect(to)).map(drop);

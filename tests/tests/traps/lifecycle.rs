@@ -261,10 +261,60 @@ fn a_kubelets_cgroup_made_anew_is_found_again() -> Result<()> {
     let relay = bench.enrol_server()?;
     let [to, _] = bench.targets();
     bench.lab.remake_kubelet_cgroup()?;
-    bench.kernel.maintain()?;
+    let lab = &bench.lab;
+    lab.know_kubelet(&mut bench.kernel)?;
     let probe = move || ask(&mut connect(to)?, "probe");
     bench.lab.on_node(kit::lab::Place::Kubelet, probe)?;
     assert_eq!(relay.count(), 0);
+    Ok(())
+}
+
+/// Another pod that is led into the client's network namespace.
+fn intruder(bench: &Bench) -> LabPod {
+    bench.client.renamed("intruder")
+}
+
+#[test]
+fn a_network_namespace_that_a_pod_holds_is_no_other_pods() -> Result<()> {
+    let mut bench = Bench::new("held")?;
+    let relay = bench.enrol_client()?;
+    let (intruder, [to, _]) = (intruder(&bench), bench.targets());
+    assert!(bench.kernel.ensure_free(&intruder.capture).is_err());
+    bench.kernel.ensure_free(&bench.client.capture)?;
+    let refused = bench.lab.enrol(&mut bench.kernel, &intruder);
+    assert!(format!("{:#}", refused.expect_err("taken")).contains("is held by the pod"));
+    assert_eq!(bench.kernel.adopted()?.len(), 1);
+    who_am_i(&bench.client, to)?;
+    assert_eq!(relay.count(), 1);
+
+    // The next agent knows whose it is, too.
+    let Bench { kernel, _server, client, server, lab } = bench;
+    drop((kernel, relay));
+    let mut kernel = lab.install(|_| {})?;
+    assert!(lab.enrol(&mut kernel, &intruder).is_err());
+    let relay = lab.enrol(&mut kernel, &client)?;
+    who_am_i(&client, to)?;
+    assert_eq!(relay.count(), 1);
+    // Once it is free it is anyone's.
+    kernel.release(&client.capture.pod.uid)?;
+    lab.enrol(&mut kernel, &intruder)?;
+    drop((server, _server));
+    Ok(())
+}
+
+#[test]
+fn what_a_pod_undoes_it_undoes_only_of_its_own() -> Result<()> {
+    let mut bench = Bench::new("undo")?;
+    let relay = bench.enrol_client()?;
+    let (intruder, before) = (intruder(&bench), traces(&bench.client)?);
+    assert!(bench.lab.enrol(&mut bench.kernel, &intruder).is_err());
+    let uid = &intruder.capture.pod.uid;
+    bench.kernel.let_out(uid)?;
+    bench.kernel.release(uid)?;
+    bench.kernel.finish_release(&intruder.capture)?;
+    assert_eq!(traces(&bench.client)?, before);
+    who_am_i(&bench.client, bench.targets()[0])?;
+    assert_eq!(relay.count(), 1);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapError;
 
 use super::super::routing::RoutingError;
+use crate::mesh::PodUid;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,9 @@ pub enum BpfError {
         #[source]
         source: Box<MapError>,
     },
+    /// The namespace is another pod's.
+    #[error("the network namespace is held by the pod with UID {0}")]
+    Held(PodUid),
     /// The namespace's cookie cannot be read.
     #[error("failed to identify the pod's network namespace")]
     Cookie(#[source] io::Error),

@@ -36,7 +36,6 @@ pub fn load(pin_dir: &Path, cgroup_root: Option<&Path>) -> Result<HandLoaded, Bp
         pin_dir: pin_dir.to_owned(),
         cgroup_root,
         agent_cgroup_id: own.id,
-        kubelet_cgroup: None,
         fail_open: false,
         proxy_unknown: false,
     })?;

@@ -4,7 +4,9 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SockHash,
 };
-use sotto_abi::{Address, Counts, ExcludedCidrKey, ExcludedPort, Global, Pod, names};
+use sotto_abi::{
+    Address, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod, ProbePort, names,
+};
 
 use super::error::{BpfError, absent_is_fine};
 use super::object::Instance;
@@ -21,6 +23,8 @@ pub(super) struct Maps {
     global: Array<MapData, Global>,
     excluded_ports: HashMap<MapData, ExcludedPort, u32>,
     excluded_cidrs: LpmTrie<MapData, ExcludedCidrKey, u32>,
+    pub(super) probe_ports: HashMap<MapData, ProbePort, u64>,
+    pub(super) probe_flows: HashMap<MapData, Flow, u32>,
 }
 
 const COOKIE_BITS: u32 = 64;
@@ -39,6 +43,8 @@ impl Maps {
             global: take(object, names::GLOBAL)?,
             excluded_ports: take(object, names::EXCLUDED_PORTS)?,
             excluded_cidrs: take(object, names::EXCLUDED_CIDRS)?,
+            probe_ports: take(object, names::PROBE_PORTS)?,
+            probe_flows: take(object, names::PROBE_FLOWS)?,
         })
     }
 
@@ -78,6 +84,7 @@ impl Maps {
             .map_err(BpfError::map("clear", names::OUT_LISTENERS))?;
         absent_is_fine(self.pod_counts.remove(&cookie))
             .map_err(BpfError::map("clear", names::POD_COUNTS))?;
+        self.keep_probe_ports(cookie, &[])?;
         self.clear_exclusions(cookie)
     }
 

@@ -50,6 +50,11 @@ impl Pins {
         self.links().join(program)
     }
 
+    /// Detaches one of the node's programs, if it is attached.
+    pub(super) fn detach_link(&self, program: &str) -> Result<(), BpfError> {
+        detach(&self.link(program))
+    }
+
     fn pods(&self) -> PathBuf {
         self.root.join(names::PODS_DIRECTORY)
     }
@@ -99,15 +104,7 @@ impl PodPins {
     /// Takes the pod's program out of its namespace. Without its pin alone it would go on for a moment, and
     /// refuse connections for sockets that are closed by then.
     pub(super) fn detach(&self) -> Result<(), BpfError> {
-        let pin = self.link();
-        match open_pinned(&pin) {
-            Ok(link) => {
-                detach_link(link.as_fd()).map_err(BpfError::file("detach", &pin))?;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(BpfError::file("open", &pin)(error)),
-        }
-        remove_file(&pin)
+        detach(&self.link())
     }
 
     /// Removes the link first, so that nothing is handed to sockets that are about to go, then the rest.
@@ -120,6 +117,16 @@ impl PodPins {
             _ => Ok(()),
         }
     }
+}
+
+/// Detaches a pinned link and removes the pin, if it is there.
+fn detach(pin: &Path) -> Result<(), BpfError> {
+    match open_pinned(pin) {
+        Ok(link) => detach_link(link.as_fd()).map_err(BpfError::file("detach", pin))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(BpfError::file("open", pin)(error)),
+    }
+    remove_file(pin)
 }
 
 /// Removes a pin, if it is there.

@@ -49,6 +49,7 @@ impl Kernel {
         capture: &PodCapture,
         listeners: &PodListeners,
     ) -> Result<(), BpfError> {
+        self.ensure_free(capture)?;
         let pod = &capture.pod;
         let cookie = capture.netns.cookie().map_err(BpfError::Cookie)?;
         let pins = self.pins.pod(&pod.uid)?;
@@ -65,6 +66,7 @@ impl Kernel {
         };
         let record = record(pod, listeners, self.config.fail_open);
         pins.create()?;
+        self.holders.insert(pod.uid.clone(), cookie);
         self.steer(
             capture,
             &pins,
@@ -76,6 +78,7 @@ impl Kernel {
             .insert(cookie, listeners.token().as_raw_fd(), 0)
             .map_err(BpfError::map("write", names::OUT_LISTENERS))?;
         self.maps.set_exclusions(cookie, &pod.exclusions)?;
+        self.maps.set_probe_ports(cookie, pod)?;
         self.start_counting(cookie)?;
         self.maps
             .enrolled
@@ -86,19 +89,35 @@ impl Kernel {
     pub(super) fn stop_taking(&mut self, uid: &PodUid) -> Result<(), BpfError> {
         let pins = self.pins.pod(uid)?;
         let Some(known) = read(&pins) else { return Ok(()) };
+        if self.holder(known.cookie, uid).is_some() {
+            return Ok(());
+        }
         absent_is_fine(self.maps.enrolled.remove(&known.cookie))
             .map_err(BpfError::map("clear", names::ENROLLED))
     }
 
+    /// Who else holds a network namespace. Only an agent of an earlier version gave one to two pods.
+    pub(super) fn holder(&self, cookie: u64, except: &PodUid) -> Option<&PodUid> {
+        let mut others = self.holders.iter().filter(|(uid, _)| *uid != except);
+        others.find(|(_, held)| **held == cookie).map(|(uid, _)| uid)
+    }
+
     pub(super) fn unenrol(&mut self, uid: &PodUid) -> Result<(), BpfError> {
         let pins = self.pins.pod(uid)?;
-        let Some(known) = read(&pins) else { return pins.remove() };
+        let Some(known) = read(&pins) else {
+            self.holders.remove(uid);
+            return pins.remove();
+        };
         // First nothing more goes out to the agent, then nothing more comes in to it.
         self.stop_taking(uid)?;
         let detached = pins.detach();
-        let forgotten = self.maps.forget(known.cookie);
+        let shared = self.holder(known.cookie, uid).is_some();
+        let forgotten = if shared { Ok(()) } else { self.maps.forget(known.cookie) };
         self.released.insert(uid.clone(), SavedSettings(known.settings));
         let removed = pins.remove();
+        if removed.is_ok() {
+            self.holders.remove(uid);
+        }
         detached.and(forgotten).and(removed)
     }
 
@@ -111,6 +130,7 @@ impl Kernel {
                 _ => {
                     tracing::info!(pod = %uid, "the pod's network namespace is gone");
                     pins.remove()?;
+                    self.holders.remove(&uid);
                 }
             }
         }

@@ -100,9 +100,9 @@ impl<C: Capture> Jobs<C> {
                     Some(Done::Input(Input::Annotated { uid, enabled, result }))
                 });
             }
-            Action::Locate { uid } => {
-                let uids = view.runtime_uids(&uid);
-                self.start_locate(uid, uids);
+            Action::Locate { pod } => {
+                let uids = view.runtime_uids(&pod.uid);
+                self.start_locate(pod, uids);
             }
             // The driver answers calls itself.
             Action::Answer { .. } => {}
@@ -121,7 +121,7 @@ impl<C: Capture> Jobs<C> {
         self.running.spawn(async move {
             let _turn = turns.acquire().await.ok()?;
             let uid = pod.uid.clone();
-            let found = locate(locator, uids, netns, held_in).await;
+            let found = locate(locator, (uids, Arc::clone(&pod)), netns, held_in).await;
             let result = match found {
                 Err(reason) => Err(CaptureFailure::NotLocated(reason)),
                 Ok(netns) if held_in.is_some_and(|inode| inode != netns.inode()) => {
@@ -143,11 +143,12 @@ impl<C: Capture> Jobs<C> {
         });
     }
 
-    fn start_locate(&mut self, uid: PodUid, uids: Vec<PodUid>) {
+    fn start_locate(&mut self, pod: Arc<LocalPod>, uids: Vec<PodUid>) {
         let (locator, turns) = (self.locator.clone(), Arc::clone(&self.turns));
         self.running.spawn(async move {
             let _turn = turns.acquire().await.ok()?;
-            let found = tokio::task::spawn_blocking(move || locator.of_pod(&uids)).await;
+            let uid = pod.uid.clone();
+            let found = tokio::task::spawn_blocking(move || locator.of_pod(&uids, &pod)).await;
             let netns_inodes = found.unwrap_or_default().iter().map(Netns::inode).collect();
             Some(Done::Input(Input::Located { uid, netns_inodes }))
         });
@@ -157,14 +158,14 @@ impl<C: Capture> Jobs<C> {
 /// The pod's namespace: where the runtime told, else where its processes are.
 async fn locate(
     locator: Locator,
-    uids: Vec<PodUid>,
+    (uids, pod): (Vec<PodUid>, Arc<LocalPod>),
     told: Option<NetnsRef>,
     held_in: Option<u64>,
 ) -> Result<Netns, String> {
     let find = move || -> Result<Netns, LocateError> {
         match told {
-            Some(told) => locator.reopen(&told),
-            None => locator.find(&uids, held_in),
+            Some(told) => locator.reopen(&told, &pod),
+            None => locator.find(&uids, held_in, &pod),
         }
     };
     match tokio::task::spawn_blocking(find).await {

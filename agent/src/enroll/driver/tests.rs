@@ -13,6 +13,8 @@ use crate::enroll::cni::wire;
 use crate::mesh::{LocalPod, PodUid};
 use crate::sys::netns::Netns;
 
+const UID: &str = "0f0e8a3c-1b2d-4c5e-8f90-a1b2c3d4e5f6";
+
 /// A capture that remembers, and fails if told to.
 #[derive(Debug, Default)]
 struct Notes {
@@ -100,10 +102,11 @@ fn respond(code: u16, body: &Value) -> Response<Body> {
     Response::builder().status(code).body(body).expect("a response")
 }
 
+/// A pod in this process's own network, so with an address of it.
 fn web(ips: &[&str]) -> Value {
     let ips: Vec<_> = ips.iter().map(|ip| json!({ "ip": ip })).collect();
     json!({
-        "metadata": { "name": "web", "namespace": "shop", "uid": "u-1", "resourceVersion": "1" },
+        "metadata": { "name": "web", "namespace": "shop", "uid": UID, "resourceVersion": "1" },
         "spec": { "containers": [], "nodeName": "n1", "serviceAccountName": "web" },
         "status": { "phase": "Running", "podIPs": ips },
     })
@@ -135,7 +138,7 @@ impl Running {
         std::os::unix::fs::symlink("/proc/self/ns/net", process.join("net")).expect("a link");
         let stat = "10 (x) R 1 7 7 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 5 1 2";
         std::fs::write(root.join("proc/10/stat"), stat).expect("written");
-        let cgroup = root.join("cgroup/kubepods/podu-1");
+        let cgroup = root.join(format!("cgroup/kubepods/pod{UID}"));
         std::fs::create_dir_all(&cgroup).expect("a directory");
         std::fs::write(cgroup.join("cgroup.procs"), "10\n").expect("written");
         let locator =
@@ -151,7 +154,7 @@ impl Running {
     }
 
     async fn add(&self, ips: &[&str]) -> Result<Reply, String> {
-        self.ask(Verb::Add, Some("u-1"), ips).await
+        self.ask(Verb::Add, Some(UID), ips).await
     }
 
     /// As the plugin asks.
@@ -213,26 +216,26 @@ fn ambient(pods: Vec<Value>) -> Api {
 
 #[tokio::test]
 async fn a_running_pod_is_found_captured_and_annotated() {
-    let mut running = Running::start(ambient(vec![web(&["10.244.1.7"])]), Notes::default(), vec![]);
+    let mut running = Running::start(ambient(vec![web(&["127.0.0.1"])]), Notes::default(), vec![]);
     let status = running.until("settled", |status| status.settled).await;
     assert_eq!(
         status.by_state(),
         [("adopted", 0), ("pending", 0), ("captured", 1), ("leaving", 0)]
     );
-    assert_eq!(running.captured(), [("web".to_owned(), Some("10.244.1.7".to_owned()))]);
+    assert_eq!(running.captured(), [("web".to_owned(), Some("127.0.0.1".to_owned()))]);
     let (path, patch) = running.patched().await;
     assert_eq!(path, "/api/v1/namespaces/shop/pods/web/status");
     let annotations = json!({ "ambient.istio.io/redirection": "enabled" });
-    assert_eq!(patch, json!({ "metadata": { "uid": "u-1", "annotations": annotations } }));
+    assert_eq!(patch, json!({ "metadata": { "uid": UID, "annotations": annotations } }));
     running.end().await;
 }
 
 #[tokio::test]
 async fn an_add_is_answered_when_the_pod_is_captured_with_the_runtimes_address() {
     let running = Running::start(ambient(vec![web(&[])]), Notes::default(), vec![]);
-    let reply = running.add(&["10.244.1.9/24"]).await;
+    let reply = running.add(&["127.0.0.1/24"]).await;
     assert!(matches!(&reply, Ok(Reply::Proceed(answer)) if answer.enrolled), "{reply:?}");
-    assert_eq!(running.captured(), [("web".to_owned(), Some("10.244.1.9".to_owned()))]);
+    assert_eq!(running.captured(), [("web".to_owned(), Some("127.0.0.1".to_owned()))]);
     let check = running.ask(Verb::Check, None, &[]).await;
     assert!(matches!(&check, Ok(Reply::Proceed(answer)) if answer.enrolled), "{check:?}");
     running.end().await;
@@ -242,7 +245,7 @@ async fn an_add_is_answered_when_the_pod_is_captured_with_the_runtimes_address()
 async fn an_add_of_a_pod_that_is_not_ours_goes_on_uncaptured() {
     let api = Api { mode: None, ..ambient(vec![web(&[])]) };
     let running = Running::start(api, Notes::default(), vec![]);
-    let reply = running.add(&["10.244.1.9/24"]).await;
+    let reply = running.add(&["127.0.0.1/24"]).await;
     assert!(matches!(&reply, Ok(Reply::Proceed(answer)) if !answer.enrolled), "{reply:?}");
     assert_eq!(running.captured(), []);
     running.end().await;
@@ -252,7 +255,7 @@ async fn an_add_of_a_pod_that_is_not_ours_goes_on_uncaptured() {
 async fn an_add_is_judged_by_one_look_up_while_the_watch_is_broken() {
     let api = Api { broken_lists: true, ..ambient(vec![web(&[])]) };
     let running = Running::start(api, Notes::default(), vec![]);
-    let reply = running.add(&["10.244.1.9/24"]).await;
+    let reply = running.add(&["127.0.0.1/24"]).await;
     assert!(matches!(&reply, Ok(Reply::Proceed(answer)) if answer.enrolled), "{reply:?}");
     assert!(!running.status.borrow().synced);
     running.end().await;
@@ -261,7 +264,7 @@ async fn an_add_is_judged_by_one_look_up_while_the_watch_is_broken() {
 #[tokio::test]
 async fn an_add_of_a_pod_nobody_knows_is_to_be_tried_again() {
     let running = Running::start(ambient(vec![]), Notes::default(), vec![]);
-    let reply = running.add(&["10.244.1.9/24"]).await;
+    let reply = running.add(&["127.0.0.1/24"]).await;
     assert!(matches!(&reply, Ok(Reply::Unsure(why)) if why.contains("shop/web")), "{reply:?}");
     running.end().await;
 }
@@ -269,7 +272,7 @@ async fn an_add_of_a_pod_nobody_knows_is_to_be_tried_again() {
 #[tokio::test]
 async fn an_add_of_another_pod_of_the_same_name_is_to_be_tried_again() {
     let running = Running::start(ambient(vec![web(&[])]), Notes::default(), vec![]);
-    let reply = running.ask(Verb::Add, Some("u-2"), &["10.244.1.9/24"]).await;
+    let reply = running.ask(Verb::Add, Some("u-2"), &["127.0.0.1/24"]).await;
     assert!(matches!(&reply, Ok(Reply::Unsure(why)) if why.contains("u-2")), "{reply:?}");
     running.end().await;
 }
@@ -278,7 +281,7 @@ async fn an_add_of_another_pod_of_the_same_name_is_to_be_tried_again() {
 async fn an_add_whose_capture_fails_is_refused_with_the_reason() {
     let notes = Notes { failure: Some("no memory"), ..Notes::default() };
     let running = Running::start(ambient(vec![web(&[])]), notes, vec![]);
-    let reply = running.add(&["10.244.1.9/24"]).await;
+    let reply = running.add(&["127.0.0.1/24"]).await;
     assert_eq!(reply, Ok(Reply::Fail("no memory".to_owned())));
     running.end().await;
 }
@@ -294,15 +297,15 @@ async fn an_add_without_any_address_is_refused() {
 #[tokio::test]
 async fn a_del_releases_the_pod() {
     let running = Running::start(ambient(vec![web(&[])]), Notes::default(), vec![]);
-    running.add(&["10.244.1.9/24"]).await.expect("captured");
-    running.ask(Verb::Del, Some("u-1"), &[]).await.expect("noted");
+    running.add(&["127.0.0.1/24"]).await.expect("captured");
+    running.ask(Verb::Del, Some(UID), &[]).await.expect("noted");
     for _ in 0..2000 {
         if !running.notes.released.lock().is_empty() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(*running.notes.released.lock(), [PodUid("u-1".into())]);
+    assert_eq!(*running.notes.released.lock(), [PodUid(UID.into())]);
     running.end().await;
 }
 

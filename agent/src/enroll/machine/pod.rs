@@ -224,7 +224,7 @@ impl Pod {
                 answer_all(&mut self.tickets, &Ok(()), actions);
                 if self.verify_at.is_some_and(|at| now >= at) {
                     self.verify_at = Some(now + timing.verify);
-                    actions.push(Action::Locate { uid: uid.clone() });
+                    actions.push(Action::Locate { pod });
                 }
             }
             _ => self.capture(pod, now, actions),

@@ -228,8 +228,8 @@ impl World {
             );
         }
         let touched = match action {
-            Action::Capture { pod, .. } => Some(pod.uid.clone()),
-            Action::Annotate { uid, .. } | Action::Locate { uid } => Some(uid.clone()),
+            Action::Capture { pod, .. } | Action::Locate { pod } => Some(pod.uid.clone()),
+            Action::Annotate { uid, .. } => Some(uid.clone()),
             Action::Release { .. } | Action::Answer { .. } => None,
         };
         if let Some(uid) = touched {
@@ -259,7 +259,8 @@ impl World {
                 }
                 self.input(Input::Annotated { uid, enabled, result });
             }
-            Action::Locate { uid } => {
+            Action::Locate { pod } => {
+                let uid = pod.uid.clone();
                 let netns_inodes = self.sandboxes.get(&index(&uid)).copied().into_iter().collect();
                 self.input(Input::Located { uid, netns_inodes });
             }

@@ -387,11 +387,11 @@ fn a_snapshot_older_than_our_annotation_does_not_make_us_write_it_twice() {
 fn a_captured_pod_is_looked_up_now_and_then_and_follows_its_namespace() {
     let mut test = Test::captured_pod();
     test.now += Duration::from_secs(60);
-    test.check(enroll(true), &[Action::Locate { uid: uid() }]);
+    test.check(enroll(true), &[Action::Locate { pod: pod() }]);
     test.check(Input::Located { uid: uid(), netns_inodes: vec![7, 9] }, &[]);
-    test.check_after(Duration::from_secs(60), &[Action::Locate { uid: uid() }]);
+    test.check_after(Duration::from_secs(60), &[Action::Locate { pod: pod() }]);
     test.check(Input::Located { uid: uid(), netns_inodes: vec![] }, &[]);
-    test.check_after(Duration::from_secs(60), &[Action::Locate { uid: uid() }]);
+    test.check_after(Duration::from_secs(60), &[Action::Locate { pod: pod() }]);
     test.check(Input::Located { uid: uid(), netns_inodes: vec![8] }, &[release()]);
     test.check(released(), &[capture(None, None)]);
 }

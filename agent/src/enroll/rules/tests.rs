@@ -101,9 +101,13 @@ fn the_first_address_of_each_family_counts_and_mapped_ones_are_ipv4() {
 
 #[test]
 fn a_static_pod_is_known_by_the_kubelets_uid_too() {
-    let metadata = json!({ "annotations": { "kubernetes.io/config.hash": "h-1" } });
-    let pod = facts(&metadata, &json!({}), &json!({}));
-    assert!(pod.is(&crate::mesh::PodUid("h-1".into())));
+    let annotations = json!({
+        "kubernetes.io/config.hash": HASH, "kubernetes.io/config.mirror": HASH,
+    });
+    let owner = json!({ "apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "n" });
+    let metadata = json!({ "annotations": annotations, "ownerReferences": [owner] });
+    let pod = facts(&metadata, &json!({ "nodeName": "n1" }), &json!({}));
+    assert!(pod.is(&crate::mesh::PodUid(HASH.into())));
     assert!(pod.is(&crate::mesh::PodUid("u-1".into())));
     assert!(!pod.is(&crate::mesh::PodUid("other".into())));
 }
@@ -154,4 +158,35 @@ fn warnings_name_annotation_and_value() {
             "annotation sotto.io/exclude-outbound-cidrs: \"y\" is not a CIDR, so it is not excluded",
         ]
     );
+}
+
+const HASH: &str = "1f3870be274f6c49b3e31a0c6728957f";
+
+/// The second UID of a pod with these annotations, whose owner is so.
+fn check_second_uid(fact: &str, annotations: &Value, owner: &Value, expected: Option<&str>) {
+    let metadata = json!({ "annotations": annotations, "ownerReferences": [owner] });
+    let pod = facts(&metadata, &json!({ "nodeName": "n1" }), &json!({}));
+    assert_eq!(pod.runtime_uid.as_ref().map(|uid| uid.0.as_str()), expected, "{fact}");
+}
+
+#[test]
+fn only_a_mirror_pod_of_its_node_has_a_second_uid() {
+    let both = |hash: &str| json!({ "kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash });
+    let owner = |kind: &str, name: &str| json!({ "apiVersion": "v1", "kind": kind, "name": name, "uid": "n", "controller": true });
+    let node = owner("Node", "n1");
+    check_second_uid("a mirror pod", &both(HASH), &node, Some(HASH));
+    let plain = json!({ "kubernetes.io/config.hash": HASH });
+    check_second_uid("an ordinary pod", &plain, &owner("ReplicaSet", "web"), None);
+    check_second_uid("no mirror, but its node's", &plain, &node, None);
+    check_second_uid("a mirror of nobody's", &both(HASH), &owner("ReplicaSet", "n1"), None);
+    check_second_uid("another node's", &both(HASH), &owner("Node", "n2"), None);
+    let other = json!({ "apiVersion": "evil/v1", "kind": "Node", "name": "n1", "uid": "n" });
+    check_second_uid("another kind of node", &both(HASH), &other, None);
+    let victim = "0f0e8a3c-1b2d-4c5e-8f90-a1b2c3d4e5f6";
+    for text in [victim, "", "..", &HASH[1..], &HASH.to_uppercase(), &format!("{HASH}0")] {
+        check_second_uid("no hash", &both(text), &node, None);
+    }
+    let apart = json!({ "kubernetes.io/config.hash": HASH,
+        "kubernetes.io/config.mirror": "00000000000000000000000000000000" });
+    check_second_uid("two hashes", &apart, &node, None);
 }

@@ -312,6 +312,7 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
             },
         ],
         pods: vec![("captured", 3), ("pending", 1)],
+        kubelet: vec![("exempt", 0), ("absent", 1)],
         xds: XdsStats {
             connected: true,
             messages: vec![("type/Address".to_owned(), 12)],
@@ -324,6 +325,8 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
     check(&metrics, "sotto_connections_direct_total", &[("", "7")]);
     check(&metrics, "sotto_connections_refused_total", &[("", "1")]);
     check(&metrics, "sotto_pods", &[("{state=\"captured\"}", "3"), ("{state=\"pending\"}", "1")]);
+    let kubelet = [("{state=\"exempt\"}", "0"), ("{state=\"absent\"}", "1")];
+    check(&metrics, "sotto_kubelet", &kubelet);
     check(&metrics, "sotto_xds_connected", &[("", "1")]);
     check(&metrics, "istio_xds_message_total", &[("{url=\"type/Address\"}", "12")]);
     check(&metrics, "sotto_xds_rejections_total", &[("{url=\"type/Authorization\"}", "1")]);

@@ -28,3 +28,15 @@ async fn ready_when_nothing_is_pending_any_more() {
     check(&readiness, 200, "ready\n").await;
     assert!(readiness.is_ready());
 }
+
+#[tokio::test]
+async fn what_is_wrong_is_remarked_on_whether_ready_or_not() {
+    let readiness = Readiness::new();
+    readiness.remark("kubelet", Some("no kubelet".to_owned()));
+    check(&readiness, 200, "ready\nno kubelet\n").await;
+    let xds = readiness.pending("xds");
+    check(&readiness, 500, "not ready, pending: xds\nno kubelet\n").await;
+    readiness.remark("kubelet", None);
+    xds.done();
+    check(&readiness, 200, "ready\n").await;
+}

@@ -276,7 +276,7 @@ async fn handshake(
     let pod = captured.pod.clone();
     let (client, destination) = (captured.client, captured.original_destination);
     let failed = |error: &(dyn std::error::Error + 'static)| {
-        record::never_opened_at(Reporter::Destination, client, destination, error);
+        record::never_opened_at(Reporter::Destination, &pod.pod, (client, destination), error);
     };
     let svid =
         context.certificates.svid(&pod.pod.identity).await.inspect_err(|e| failed(e)).ok()?;

@@ -13,6 +13,7 @@
 pub mod access_log;
 pub mod admin;
 pub mod connection;
+mod door;
 pub mod dump;
 pub mod labels;
 pub mod log;
@@ -21,6 +22,8 @@ pub mod metrics_server;
 pub mod node;
 pub mod ready;
 mod series;
+#[cfg(test)]
+mod testing;
 
 pub use access_log::connection_failed;
 pub use admin::Admin;

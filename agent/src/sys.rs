@@ -1,10 +1,11 @@
-//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, descriptors, heap, memory,
-//! priorities, shutdown.
+//! What the kernel gives us: namespaces, sockets, cgroups, crowds, netlink, BPF links, capabilities, descriptors, heap,
+//! memory, priorities, shutdown.
 //!
 //! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
 
 pub mod bpf;
 pub mod cgroup;
+pub mod crowd;
 pub mod descriptors;
 pub mod heap;
 pub mod memory;

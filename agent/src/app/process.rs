@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::config::LogFormat;
 use crate::observe::log::{self, Format, LogControl};
-use crate::sys::priority;
+use crate::sys::{priority, privileges};
 
 /// Threads of the control runtime; data threads are apart.
 const CONTROL_THREADS: usize = 2;
@@ -27,6 +27,10 @@ pub(super) fn run<F>(
 where
     F: Future<Output = anyhow::Result<()>>,
 {
+    // Keys of the mesh's identities, or of its authority, are in memory.
+    if let Err(error) = privileges::conceal() {
+        return super::exit(Err(anyhow::Error::from(error).context("failed to forbid core dumps")));
+    }
     let format = match format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,

@@ -12,7 +12,7 @@ use super::open::{Direction, Listed, OpenConnection};
 use crate::authorize::Denial;
 use crate::capture::Captured;
 use crate::error::chain;
-use crate::mesh::{PodUid, Workload};
+use crate::mesh::{LocalPod, PodUid, Workload};
 use crate::observe::access_log;
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
 use crate::observe::labels::{Reporter, ResponseFlags};
@@ -165,20 +165,22 @@ pub(super) fn outbound(
 
 /// Tells of a connection of which nothing but the addresses was ever known.
 pub(super) fn never_opened(reporter: Reporter, captured: &Captured, error: &(dyn Error + 'static)) {
-    never_opened_at(reporter, captured.client, captured.original_destination, error);
+    let ends = (captured.client, captured.original_destination);
+    never_opened_at(reporter, &captured.pod.pod, ends, error);
 }
 
 /// The same, by the addresses.
 pub(super) fn never_opened_at(
     reporter: Reporter,
-    client: SocketAddr,
-    destination: SocketAddr,
+    pod: &Arc<LocalPod>,
+    ends: (SocketAddr, SocketAddr),
     error: &(dyn Error + 'static),
 ) {
-    access_log::connection_failed(reporter, client, destination, chain(error));
+    access_log::connection_failed(reporter, pod, ends, chain(error));
 }
 
 /// Tells of a CONNECT that is not served, whatever it asks for or because of it.
 pub(super) fn unservable(caller: &Caller, error: &(dyn Error + 'static)) {
-    never_opened_at(Reporter::Destination, caller.client, caller.destination, error);
+    let ends = (caller.client, caller.destination);
+    never_opened_at(Reporter::Destination, &caller.pod.pod, ends, error);
 }

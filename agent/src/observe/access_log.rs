@@ -3,6 +3,7 @@
 //! What is not known is left out; identities are told only where TLS has shown them.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arcstr::ArcStr;
@@ -10,26 +11,31 @@ use tracing::field::{DisplayValue, display};
 
 use super::connection::{ConnectionInfo, Outcome, Party, Transferred};
 use super::labels::Reporter;
+use super::log;
+use crate::mesh::LocalPod;
 
 /// The target of all lines.
 pub const TARGET: &str = "access";
 
-/// Tells of a connection that failed before anything was known of it but its addresses.
+/// Tells of a connection of a pod of this node that failed before anything was known of it but its addresses.
 pub fn connection_failed(
     reporter: Reporter,
-    source: SocketAddr,
-    destination: SocketAddr,
+    pod: &Arc<LocalPod>,
+    (source, destination): (SocketAddr, SocketAddr),
     error: impl std::fmt::Display,
 ) {
-    tracing::event!(
-        target: TARGET,
-        tracing::Level::WARN,
-        src.addr = %source,
-        dst.addr = %destination,
-        direction = reporter.direction(),
-        error = error.to_string(),
-        "connection failed"
-    );
+    let tell = || {
+        tracing::event!(
+            target: TARGET,
+            tracing::Level::WARN,
+            src.addr = %source,
+            dst.addr = %destination,
+            direction = reporter.direction(),
+            error = error.to_string(),
+            "connection failed"
+        );
+    };
+    log::of_pod(pod, tell);
 }
 
 /// Tells of a connection at its opening; off by default.

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::door::Door;
 use super::dump::ConfigDump;
 use super::log::LogControl;
 
@@ -109,7 +110,7 @@ pub async fn serve(
     admin: Admin,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(admin)).with_graceful_shutdown(stop.cancelled_owned()).await
+    Door::private().serve(listener, router(admin), stop).await
 }
 
 fn router(admin: Admin) -> Router {

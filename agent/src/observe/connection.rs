@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::access_log;
 use super::labels::{Reporter, ResponseFlags};
+use super::log;
 use super::metrics::{Sockets, ThreadMetrics};
 use super::series::Counts;
 use crate::mesh::{LocalPod, MatchedRule, Service, SpiffeId, Workload};
@@ -114,7 +115,7 @@ impl ConnectionRecord {
         let sockets = metrics.sockets();
         counts.open();
         sockets.open(info.reporter);
-        access_log::opened(&info);
+        by_pod(&info, || access_log::opened(&info));
         Self { info, started, seen: Transferred::default(), counts, sockets, closed: false }
     }
 
@@ -148,11 +149,24 @@ impl ConnectionRecord {
             self.counts.fail(*flags, by.as_ref());
         }
         self.sockets.close(self.info.reporter);
-        access_log::closed(&self.info, self.seen, self.duration(), outcome);
+        let tell = || access_log::closed(&self.info, self.seen, self.duration(), outcome);
+        by_pod(&self.info, tell);
     }
 
     fn duration(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+/// Tells of a connection of a pod of this node.
+fn by_pod(info: &ConnectionInfo, tell: impl FnOnce()) {
+    let ours = match info.reporter {
+        Reporter::Source => &info.source,
+        Reporter::Destination => &info.destination,
+    };
+    match &ours.local {
+        Some(pod) => log::of_pod(pod, tell),
+        None => tell(),
     }
 }
 

@@ -1,10 +1,12 @@
 //! Logs, in Istio's format: `time<TAB>level<TAB>scope<TAB>message<TAB>key=value ...`, or JSON with the same keys.
 //!
 //! Lines go through a bounded queue to a thread that writes them, so that a slow reader of our
-//! output never holds a connection up: when the queue is full, lines are dropped and counted.
+//! output never holds a connection up: when the queue is full, lines are dropped and counted, first those of the
+//! pod that has the most ([`of_pod`]).
 
 mod format;
 mod level;
+mod queue;
 mod writer;
 
 use std::io;
@@ -18,6 +20,7 @@ use tracing_subscriber::{Layer as _, Registry, fmt, reload};
 pub use self::format::Format;
 use self::format::LineFormat;
 pub use self::level::{LevelError, LogControl};
+pub(crate) use self::queue::of_pod;
 pub use self::writer::LogGuard;
 use self::writer::QueueWriter;
 

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::door::Door;
+
 /// What keeps the agent from being ready.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
@@ -96,7 +98,7 @@ pub async fn serve(
     readiness: Readiness,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(readiness)).with_graceful_shutdown(stop.cancelled_owned()).await
+    Door::public().serve(listener, router(readiness), stop).await
 }
 
 fn router(readiness: Readiness) -> Router {

@@ -21,6 +21,7 @@ use crate::observe::access_log;
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
 use crate::observe::labels::{Reporter, ResponseFlags};
 use crate::observe::metrics::Metrics;
+use crate::observe::testing::pod;
 
 struct FixedTime;
 
@@ -189,7 +190,12 @@ fn json_has_the_same_keys() {
 fn an_early_failure_is_a_warning() {
     let text = logged(Format::Text, "info", || {
         let (from, to) = (address("10.0.0.1:1"), address("10.0.0.2:2"));
-        access_log::connection_failed(Reporter::Destination, from, to, "no certificate");
+        access_log::connection_failed(
+            Reporter::Destination,
+            &pod("p"),
+            (from, to),
+            "no certificate",
+        );
     });
     let expected = concat!(
         "2026-01-02T03:04:05.000006Z\twarn\taccess\tconnection failed\t",

@@ -2,21 +2,22 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that may wait for the writer; when it is full, lines are dropped.
-const QUEUE_LINES: usize = 8192;
+use super::queue::{LINES, Place, Places};
+
+/// How often it is told whose lines were left out.
+const TELL: Duration = Duration::from_secs(1);
 /// How long the writer lets lines gather: to wake it costs a connection more than its line does, and a
 /// writer that is not waiting need not be woken.
 const GATHER: Duration = Duration::from_millis(20);
 
 enum Message {
-    Line(Vec<u8>),
+    Line(Vec<u8>, Place),
     Stop,
 }
 
@@ -24,27 +25,32 @@ enum Message {
 #[derive(Clone)]
 pub(super) struct QueueWriter {
     queue: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    places: Arc<Places>,
 }
 
 impl QueueWriter {
     /// Starts the thread; it ends when the guard is dropped.
     pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<(Self, LogGuard)> {
-        let (queue, lines) = sync_channel(QUEUE_LINES);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let thread =
-            Builder::new().name("log".to_owned()).spawn(move || write_lines(out, &lines))?;
+        // Room for what threads that write at the same moment have too much.
+        let (queue, lines) = sync_channel(2 * LINES);
+        let places = Arc::new(Places::new());
+        let of_thread = Arc::clone(&places);
+        let write = move || write_lines(out, &lines, &of_thread);
+        let thread = Builder::new().name("log".to_owned()).spawn(write)?;
         let guard =
-            LogGuard { queue: queue.clone(), dropped: Arc::clone(&dropped), thread: Some(thread) };
-        Ok((Self { queue, dropped }, guard))
+            LogGuard { queue: queue.clone(), places: Arc::clone(&places), thread: Some(thread) };
+        Ok((Self { queue, places }, guard))
     }
 }
 
 impl Write for QueueWriter {
     /// Takes one whole line: the formatter writes each with one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
-            self.dropped.fetch_add(1, Relaxed);
+        if let Some(place) = self.places.take()
+            && self.queue.try_send(Message::Line(line.to_vec(), place)).is_err()
+        {
+            // The thread is gone, at the very end.
+            self.places.give_back(place);
         }
         Ok(line.len())
     }
@@ -65,15 +71,15 @@ impl MakeWriter<'_> for QueueWriter {
 /// Writes what is still queued when dropped.
 pub struct LogGuard {
     queue: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    places: Arc<Places>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl LogGuard {
     /// A reader of the number of lines dropped, for the metrics.
     pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
-        let dropped = Arc::clone(&self.dropped);
-        move || dropped.load(Relaxed)
+        let places = Arc::clone(&self.places);
+        move || places.dropped()
     }
 }
 
@@ -94,17 +100,19 @@ impl std::fmt::Debug for LogGuard {
 }
 
 /// Writes lines until told to stop; a broken output is drained all the same.
-fn write_lines(out: impl Write, lines: &Receiver<Message>) {
+fn write_lines(out: impl Write, lines: &Receiver<Message>, places: &Places) {
     let mut out = io::BufWriter::with_capacity(64 * 1024, out);
-    let mut broken = false;
+    let (mut broken, mut told) = (false, Instant::now());
     while let Ok(mut message) = lines.recv() {
-        if matches!(message, Message::Line(_)) {
+        if matches!(message, Message::Line(..)) {
             std::thread::sleep(GATHER);
         }
         loop {
             match message {
-                Message::Line(line) if !broken => broken = out.write_all(&line).is_err(),
-                Message::Line(_) => {}
+                Message::Line(line, place) => {
+                    broken = broken || out.write_all(&line).is_err();
+                    places.give_back(place);
+                }
                 Message::Stop => {
                     flush(&mut out, broken);
                     return;
@@ -116,6 +124,17 @@ fn write_lines(out: impl Write, lines: &Receiver<Message>) {
             };
         }
         broken |= !flush(&mut out, broken);
+        if told.elapsed() >= TELL {
+            told = Instant::now();
+            tell(places);
+        }
+    }
+}
+
+/// Tells whose lines were left out; through the queue, as any line.
+fn tell(places: &Places) {
+    for (pod, lines) in places.take_left_out() {
+        tracing::warn!(target: super::super::access_log::TARGET, %pod, lines, "lines left out");
     }
 }
 
@@ -160,7 +179,7 @@ mod tests {
         let stuck = shared.0.lock();
         let (mut writer, guard) = QueueWriter::start(shared.clone()).expect("a thread");
         let line = [b'x'; 1024];
-        for _ in 0..QUEUE_LINES * 2 {
+        for _ in 0..LINES * 2 {
             writer.write_all(&line).expect("never fails");
         }
         assert!(guard.dropped_lines()() > 0);

@@ -27,6 +27,7 @@ mod dump;
 mod explain;
 mod footprint;
 mod kubelet;
+mod means;
 mod migrate;
 mod node;
 mod pods;

@@ -3,6 +3,7 @@
 //! A connection is one task on one data thread. It waits a bounded time for what is not known yet;
 //! whatever goes wrong ends in a reset for the app and one line in the access log.
 
+mod accepted;
 mod carry;
 mod context;
 mod denied;
@@ -12,6 +13,7 @@ mod open;
 mod plaintext;
 mod quota;
 mod record;
+mod trust;
 mod upstream;
 
 use std::pin::Pin;
@@ -26,9 +28,10 @@ use crate::capture::{Captured, Role};
 use crate::identify::peer;
 use crate::observe::labels::{Reporter, ResponseFlags};
 use crate::route::{self, Route};
-use crate::tunnel::accept::{self, Incoming};
-use crate::tunnel::hbone;
+use crate::tunnel::accept::{self, AcceptError, Incoming};
+use crate::tunnel::{Terms, hbone};
 
+use accepted::Watched;
 use carry::Carrying;
 use inbound::{Arrival, Caller};
 use quota::Place;
@@ -37,7 +40,7 @@ pub use context::{Context, Shared, Timings};
 pub use of_pod::OfPod;
 pub use open::{Direction, OpenConnection};
 pub use plaintext::{PlaintextPeer, PlaintextPeers, Tally};
-pub use quota::Quota;
+pub use quota::{Means, Quota};
 
 /// Serves one captured connection to its end, if its pod may have another; `stop` tells peers' tunnels to
 /// go elsewhere.
@@ -80,14 +83,19 @@ fn open(
         }
     };
     Some(match captured.role {
-        Role::Outbound => Box::pin(outbound(context, captured, place)),
+        Role::Outbound => Box::pin(outbound(context, of_pod, captured, place)),
         Role::Plaintext => Box::pin(inbound_plaintext(context, of_pod, captured, place)),
         Role::Hbone => Box::pin(inbound_tunnel(context, captured, of_pod, stop, place)),
     })
 }
 
 /// From an app of this node to wherever the mesh says its destination is.
-async fn outbound(context: Rc<Context>, captured: Captured, place: Place) -> Option<Carrying> {
+async fn outbound(
+    context: Rc<Context>,
+    of_pod: Rc<OfPod>,
+    captured: Captured,
+    place: Place,
+) -> Option<Carrying> {
     let mesh = match context.synced_mesh().await {
         Ok(mesh) => mesh,
         Err(unknown) => {
@@ -114,6 +122,7 @@ async fn outbound(context: Rc<Context>, captured: Captured, place: Place) -> Opt
             let from = upstream::From {
                 context: &context,
                 pod: &captured.pod,
+                account: &of_pod.account,
                 client: captured.client,
                 source: source.as_deref(),
                 route: to,
@@ -126,7 +135,8 @@ async fn outbound(context: Rc<Context>, captured: Captured, place: Place) -> Opt
         Route::Direct(to) => {
             match Box::pin(upstream::direct(&context, &captured.pod, to.target)).await {
                 Ok(server) => {
-                    return Some(carry::outbound_direct(record, place, captured.stream, server));
+                    let ends = (captured.stream, server);
+                    return Some(carry::outbound_direct(record, place, ends, &of_pod.account));
                 }
                 Err(error) => record.fail(ResponseFlags::Connect, &error),
             }
@@ -167,7 +177,8 @@ async fn inbound_plaintext(
     match Box::pin(upstream::app(&context, &of_pod.dialler, &arrival)).await {
         Ok(app) => {
             let ends = (captured.stream, app);
-            Some(carry::inbound_plaintext(context, record, held, arrival, ends, &permit))
+            let by = (&permit, &of_pod.account);
+            Some(carry::inbound_plaintext(context, record, held, arrival, ends, by))
         }
         Err(error) => {
             record.fail(ResponseFlags::Connect, &error);
@@ -184,15 +195,16 @@ async fn inbound_tunnel(
     stop: CancellationToken,
     place: Place,
 ) -> Option<Carrying> {
-    let (tunnel, caller) = handshake(&context, captured, stop).await?;
-    Some(Box::pin(streams(context, of_pod, place, tunnel, Rc::new(caller))))
+    let (tunnel, caller, watched) = handshake(&context, &of_pod, captured, stop).await?;
+    let held = (place, watched);
+    Some(Box::pin(streams(context, of_pod, held, tunnel, Rc::new(caller))))
 }
 
 /// Serves a tunnel's streams, until it has ended.
 async fn streams(
     context: Rc<Context>,
     of_pod: Rc<OfPod>,
-    _place: Place,
+    _held: (Place, Watched),
     mut tunnel: accept::Server,
     caller: Rc<Caller>,
 ) {
@@ -270,9 +282,10 @@ async fn inbound_stream(
 /// Takes a tunnel from a peer that proves who it is; what goes wrong is logged.
 async fn handshake(
     context: &Context,
+    of_pod: &OfPod,
     captured: Captured,
     stop: CancellationToken,
-) -> Option<(accept::Server, Caller)> {
+) -> Option<(accept::Server, Caller, Watched)> {
     let pod = captured.pod.clone();
     let (client, destination) = (captured.client, captured.original_destination);
     let failed = |error: &(dyn std::error::Error + 'static)| {
@@ -281,14 +294,31 @@ async fn handshake(
     let svid =
         context.certificates.svid(&pod.pod.identity).await.inspect_err(|e| failed(e)).ok()?;
     let tls = svid.server_config();
-    let tunnel = accept::accept(captured.stream, tls, &context.limits, stop)
-        .await
-        .inspect_err(|e| failed(e))
-        .ok()?;
+    let abort = CancellationToken::new();
+    let (drain, account) = (stop.child_token(), of_pod.account.clone());
+    let ends = (drain.clone(), abort.clone());
+    let terms = Terms { account, trust: svid.trust(), drain, abort: abort.clone() };
+    let begun = of_pod.handshakes.enter(client.ip(), abort.clone());
+    let accepted = accept::accept(captured.stream, tls, &context.limits, terms).await;
+    let tunnel = match accepted {
+        Err(AcceptError::Stopped) if abort.is_cancelled() => {
+            failed(&Crowded(of_pod.handshakes.most()));
+            return None;
+        }
+        accepted => accepted.inspect_err(|e| failed(e)).ok()?,
+    };
+    drop(begun);
     let identity =
         peer::chain_identity(tunnel.peer_certificates()).inspect_err(|e| failed(e)).ok()?;
-    Some((tunnel, Caller { pod, client, destination, identity }))
+    let local = pod.pod.identity.clone();
+    let watched = context.accepted.watch(local, tunnel.peer().clone(), ends);
+    Some((tunnel, Caller { pod, client, destination, identity }, watched))
 }
+
+/// A handshake was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("given up for a newer handshake: {0} are unfinished, most of them of this source")]
+struct Crowded(usize);
 
 /// Headers of a 200: who answers.
 fn answer(context: &Context, arrival: &Arrival) -> HeaderMap {

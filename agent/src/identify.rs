@@ -2,13 +2,15 @@
 //!
 //! [`certs`] keeps one [`Svid`] for each identity, got from the mesh's CA by [`ca`] and renewed in
 //! time; an `Svid` holds the TLS configurations made from it, whose verifiers ([`verify`]) demand a
-//! certificate of the mesh on both sides. Keys stay in memory and never appear in a log.
+//! certificate of the mesh on both sides, that nobody has taken back ([`revocation`]). Keys stay in memory and never appear in a log.
 
 pub mod ca;
 pub mod certs;
 pub mod clock;
+mod crypto;
 mod csr;
 pub mod peer;
+pub mod revocation;
 mod schedule;
 pub mod svid;
 pub mod tls;
@@ -23,4 +25,5 @@ pub use ca::{CaClient, CaConfig, CaError};
 pub use certs::{CertificateError, CertificateSource, Certificates, FetchError, Renewal};
 pub use clock::{Clock, SystemClock};
 pub use peer::{PeerError, spiffe_id};
+pub use revocation::{PeerEnd, RevocationError, Revocations};
 pub use svid::{CertificateInfo, Issued, Svid, SvidError};

@@ -8,6 +8,8 @@
 //! Everything runs on the thread that took the connection: futures need not be `Send`.
 
 pub mod accept;
+pub mod account;
+pub mod chain;
 pub mod connect;
 mod driver;
 pub mod h2;
@@ -22,9 +24,17 @@ pub mod tls;
 mod testing;
 
 pub use accept::{AcceptError, Incoming, Server};
+pub use account::{Account, Budget, Share};
+pub use chain::{Chain, Lapse};
 pub use connect::{Asked, ConnectError, ConnectRequest};
-pub use driver::{Broken, Unanswered, free_buffers};
+pub use driver::{Broken, Terms, Unanswered};
 pub use limits::Limits;
-pub use pool::{Pool, PoolKey};
+pub use pool::{Caller, Pool, PoolKey, Verdict};
 pub use relay::{Passage, Progress, RelayError, relay, relay_aboard, relay_tcp};
 pub use stream::TunnelStream;
+
+/// Lets go of the thread's buffers, if none was used since the last call. Not in the middle of a pass.
+pub fn free_buffers() {
+    driver::free_buffers();
+    relay::free();
+}

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | discovery | the mesh's store | at shutdown |
 //! | certificates | keys, renewal | at shutdown |
+//! | revocations | which certificates were taken back | at shutdown |
 //! | enrolment | which pods are captured, the CNI socket | at shutdown, first |
 //! | destinations | the kernel's map of them | at shutdown |
 //! | upkeep | kernel garbage, readiness | at shutdown |
@@ -30,7 +31,7 @@ use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log};
 use super::state::State;
 use super::worker::{self, Command, Worker};
-use super::{destinations, kubelet, quiet, settings};
+use super::{destinations, kubelet, means, quiet, settings};
 use crate::capture::bpf::{AdoptedPod, Kernel};
 use crate::config::AgentConfig;
 use crate::connection::{Shared, Timings};
@@ -38,6 +39,7 @@ use crate::enroll;
 use crate::identify::ca::CaClient;
 use crate::identify::certs::Certificates;
 use crate::identify::clock::SystemClock;
+use crate::identify::revocation::Revocations;
 use crate::mesh::{MeshReader, Store};
 use crate::observe::admin::{self, Admin};
 use crate::observe::log::LogControl;
@@ -124,9 +126,13 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
 
     let (mesh, discovery) = discover(&config, &kernel, &control);
     let ca = CaClient::new(settings::certificates(&config));
-    let (certificates, renewal) = Certificates::new(ca, Arc::new(SystemClock));
+    let revocations = Revocations::read(config.crl.clone())
+        .context("failed to read what certificates were revoked")?;
+    control.spawn(revocations.clone().follow(control.token.clone()));
+    let (certificates, renewal) = Certificates::new(ca, Arc::new(SystemClock), revocations);
     control.spawn(renewal.run(control.token.clone()));
 
+    let means = means::means(&config, &cgroup)?;
     let metrics = Metrics::new();
     let shared = Arc::new(Shared {
         mesh: mesh.clone(),
@@ -147,7 +153,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         certificates.clone(),
         servers.clone(),
         before,
-        max_open()?,
+        means.clone(),
     );
     let settings = settings::enrolment(&config)?;
     let (failure, enrolled) = enrol(settings, client, pods.clone(), adopted, &enrolment);
@@ -162,6 +168,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         workers,
         pods,
         probes,
+        means,
     });
     state.clone().report(&metrics, log.dropped_lines);
     control.spawn(state.clone().upkeep(calm, readiness.clone(), control.token.clone()));
@@ -182,12 +189,6 @@ fn attend_kubelet(
     let attend = kubelet::attend(search, kernel.clone(), probes.clone(), readiness.clone(), stop);
     control.spawn(attend);
     Ok(probes)
-}
-
-/// How many connections one pod may have open: with two descriptors for each, no more than half of all.
-fn max_open() -> anyhow::Result<usize> {
-    let limit = descriptors::limit().context("failed to read the limit of open files")?;
-    Ok((usize::try_from(limit).unwrap_or(usize::MAX) / 4).max(1))
 }
 
 /// Starts learning of the mesh, and telling the kernel which destinations are in it.

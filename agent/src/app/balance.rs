@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::capture::Role;
-use crate::connection::Quota;
+use crate::connection::{Means, Quota};
 
 /// Connections that stay at home whatever the other threads have.
 const KEPT: usize = 2;
@@ -40,10 +40,10 @@ pub(super) struct Seat {
 }
 
 impl Balance {
-    /// Nothing open on any of so many threads, and room for `max_open`.
-    pub(super) fn new(home: usize, threads: usize, max_open: usize) -> Arc<Self> {
+    /// Nothing open on any of so many threads, and a part of the node's means.
+    pub(super) fn new(home: usize, threads: usize, means: &Arc<Means>) -> Arc<Self> {
         let threads = (0..threads).map(|_| Load::default()).collect();
-        Arc::new(Self { home, threads, quota: Quota::new(max_open) })
+        Arc::new(Self { home, threads, quota: means.quota() })
     }
 
     /// What all that the pod has open counts against.
@@ -104,6 +104,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::testing::means;
 
     fn threads(seats: &[Seat]) -> Vec<usize> {
         seats.iter().map(Seat::thread).collect()
@@ -115,14 +116,14 @@ mod tests {
 
     #[test]
     fn the_first_stay_at_home_and_the_rest_even_it_out() {
-        let balance = Balance::new(1, 3, 9);
+        let balance = Balance::new(1, 3, &means());
         let seats = take(&balance, Role::Outbound, 9);
         assert_eq!(threads(&seats), [1, 1, 2, 0, 2, 0, 1, 2, 0]);
     }
 
     #[test]
     fn connections_one_after_the_other_never_leave_home() {
-        let balance = Balance::new(1, 2, 9);
+        let balance = Balance::new(1, 2, &means());
         let mut last = balance.next(Role::Outbound);
         for _ in 0..10 {
             // The one before has not quite ended.
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn tunnels_are_spread_from_the_first_and_apart_from_connections() {
-        let balance = Balance::new(0, 2, 9);
+        let balance = Balance::new(0, 2, &means());
         let _connections = take(&balance, Role::Outbound, 2);
         let tunnels = take(&balance, Role::Hbone, 4);
         assert_eq!(threads(&tunnels), [0, 1, 0, 1]);
@@ -144,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_makes_room() {
-        let balance = Balance::new(0, 2, 9);
+        let balance = Balance::new(0, 2, &means());
         let mut seats = take(&balance, Role::Hbone, 4);
         seats.remove(1);
         seats.remove(2);
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn one_thread_serves_all() {
-        let balance = Balance::new(0, 1, 9);
+        let balance = Balance::new(0, 1, &means());
         let seats = take(&balance, Role::Outbound, 5);
         assert!(seats.iter().all(|seat| seat.thread() == 0));
         assert_eq!(balance.at_home(Role::Hbone).thread(), 0);

@@ -20,6 +20,7 @@ use super::worker::{self, Command, Worker, WorkerGone};
 use crate::capture::PodCapture;
 use crate::capture::bpf::{BpfError, Kernel};
 use crate::capture::listeners::{ListenError, PodListeners};
+use crate::connection::Means;
 use crate::enroll::{Capture, Departure};
 use crate::identify::certs::Certificates;
 use crate::mesh::{LocalPod, PodUid, SpiffeId};
@@ -37,8 +38,8 @@ pub(super) struct Pods {
     certificates: Certificates,
     table: Arc<Mutex<Table>>,
     tasks: Shutdown,
-    /// How many connections each may have open.
-    max_open: usize,
+    /// What they have together.
+    means: Arc<Means>,
 }
 
 /// Which pods are captured, and which still have connections from before their release.
@@ -79,10 +80,10 @@ impl Table {
     }
 
     /// Where a pod's connections are, of so many threads: none if it was not captured before.
-    fn balance(&mut self, uid: &PodUid, threads: usize, max_open: usize) -> Arc<Balance> {
+    fn balance(&mut self, uid: &PodUid, threads: usize, means: &Arc<Means>) -> Arc<Balance> {
         let balance = self.balances.entry(uid.clone()).or_insert_with(|| {
             self.turn = (self.turn + 1) % threads;
-            Balance::new(self.turn, threads, max_open)
+            Balance::new(self.turn, threads, means)
         });
         Arc::clone(balance)
     }
@@ -168,11 +169,11 @@ impl Pods {
         certificates: Certificates,
         tasks: Shutdown,
         adopted: impl IntoIterator<Item = PodUid>,
-        max_open: usize,
+        means: Arc<Means>,
     ) -> Self {
         let table = Table { adopted: adopted.into_iter().collect(), ..Table::default() };
         let table = Arc::new(Mutex::new(table));
-        Self { kernel, workers, certificates, table, tasks, max_open }
+        Self { kernel, workers, certificates, table, tasks, means }
     }
 
     /// The pods whose connections are redirected.
@@ -246,7 +247,7 @@ impl Capture for Pods {
         self.table.lock().redirects(&capture.pod, SystemTime::now());
         // Connections wait in the backlog; none is lost. Who accepts comes last: all others are ready then.
         let (uid, threads) = (&capture.pod.uid, self.workers.len());
-        let balance = self.table.lock().balance(uid, threads, self.max_open);
+        let balance = self.table.lock().balance(uid, threads, &self.means);
         let home = balance.home();
         let others = self.workers.iter().enumerate().filter(|(index, _)| *index != home);
         for (_, worker) in others {
@@ -291,7 +292,7 @@ fn is_gone(pod: &PodCapture) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::testing::pod;
+    use crate::app::testing::{means, pod};
 
     #[test]
     fn a_pod_released_twice_keeps_its_loop_until_the_first_connections_end() {
@@ -312,12 +313,12 @@ mod tests {
         let (mut table, pod) = (Table::default(), pod());
         let uid = &pod.pod.uid;
         table.capture(Arc::clone(&pod));
-        let first = table.balance(uid, 2, 1);
-        let other = table.balance(&PodUid("2".into()), 2, 1);
+        let first = table.balance(uid, 2, &means());
+        let other = table.balance(&PodUid("2".into()), 2, &means());
         assert_ne!(first.home(), other.home());
-        assert!(Arc::ptr_eq(&first, &table.balance(uid, 2, 1)));
+        assert!(Arc::ptr_eq(&first, &table.balance(uid, 2, &means())));
         table.release(uid).unwrap();
-        assert!(!Arc::ptr_eq(&first, &table.balance(uid, 2, 1)));
+        assert!(!Arc::ptr_eq(&first, &table.balance(uid, 2, &means())));
     }
 
     /// Since when a pod is known to be redirected, as seconds.

@@ -19,7 +19,7 @@ use super::pods::{Pods, SharedKernel};
 use super::worker::{Command, Worker};
 use super::{dump, explain, migrate};
 use crate::config::AgentConfig;
-use crate::connection::OpenConnection;
+use crate::connection::{Means, OpenConnection};
 use crate::enroll;
 use crate::error::chain;
 use crate::identify::certs::Certificates;
@@ -27,8 +27,11 @@ use crate::mesh::MeshReader;
 use crate::observe::admin::{Admin, Parameters, Refusal};
 use crate::observe::dump::ConfigDump;
 use crate::observe::metrics::Metrics;
-use crate::observe::node::{CertificateStats, NodeStats, XdsStats};
+use crate::observe::node::{
+    CertificateStats, LimitStats, Limited, NodeStats, RevocationStats, XdsStats,
+};
 use crate::observe::ready::Readiness;
+use crate::sys::descriptors;
 use crate::xds;
 use crate::xds::status::{KindStatus, StatusReader};
 
@@ -50,6 +53,7 @@ pub(super) struct State {
     pub(super) workers: Arc<[Worker]>,
     pub(super) pods: Pods,
     pub(super) probes: Probes,
+    pub(super) means: Arc<Means>,
 }
 
 impl State {
@@ -91,7 +95,32 @@ impl State {
                 rejections: by_kind(|kind| kind.rejected_messages),
             },
             tunnels: Vec::new(),
+            limits: self.limits(),
+            revocations: self.revocations(),
             log_lines_dropped,
+        }
+    }
+
+    fn revocations(&self) -> RevocationStats {
+        let revocations = self.certificates.revocations();
+        let lists = u64::try_from(revocations.count()).unwrap_or(u64::MAX);
+        RevocationStats { lists, failing: revocations.is_failing() }
+    }
+
+    fn limits(&self) -> LimitStats {
+        let (means, count) = (&self.means, |count: usize| u64::try_from(count).unwrap_or(u64::MAX));
+        LimitStats {
+            connections: Limited {
+                now: count(means.open()),
+                most: count(means.most()),
+                refused: means.refused(),
+            },
+            waiting_bytes: Limited {
+                now: count(means.bytes().held()),
+                most: count(means.bytes().most()),
+                refused: means.bytes().refused(),
+            },
+            descriptors: descriptors::limit().unwrap_or_default(),
         }
     }
 

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use crate::capture::PodCapture;
+use crate::connection::Means;
 use crate::mesh::local::Exclusions;
 use crate::mesh::{LocalPod, PodUid, SpiffeId};
 use crate::sys::netns::Netns;
+use crate::tunnel::Budget;
 
 /// A pod without addresses, in the network namespace of the test.
 pub(super) fn pod() -> Arc<PodCapture> {
@@ -19,4 +21,9 @@ pub(super) fn pod() -> Arc<PodCapture> {
         exclusions: Exclusions::default(),
     };
     Arc::new(PodCapture { pod: Arc::new(pod), netns: Netns::current().unwrap() })
+}
+
+/// More than a test uses.
+pub(super) fn means() -> Arc<Means> {
+    Means::new(1000, Budget::new(1 << 30))
 }

@@ -34,7 +34,7 @@ use share::Share;
 const QUEUE: usize = 256;
 /// How often the totals of open connections are told.
 const TELL: Duration = Duration::from_secs(5);
-/// After how long without use a thread's buffers are let go.
+/// After how long without use a thread's buffers are let go; and how often its tunnels are looked at.
 const UNUSED: Duration = Duration::from_secs(1);
 
 /// What a data thread is told.
@@ -141,6 +141,7 @@ async fn run(here: Here, mut inbox: mpsc::Receiver<Command>) {
             command = inbox.recv() => command,
             _ = unused.tick() => {
                 tunnel::free_buffers();
+                context.review();
                 continue;
             }
             _ = clock.tick() => {

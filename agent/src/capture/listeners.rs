@@ -123,6 +123,7 @@ fn listen(role: Role, address: SocketAddr) -> Result<TcpListener, ListenError> {
         // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's peer is no
         // app: it may have an alert to read.
         reset_on_close: role != Role::Hbone,
+        inside: role == Role::Outbound,
         ..ListenOptions::default()
     };
     socket::listen(address, options).map_err(|source| ListenError::Listen { address, source })

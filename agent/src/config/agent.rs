@@ -45,6 +45,9 @@ pub struct AgentArgs {
     /// Lifetime asked for certificates.
     #[arg(long, env = "SECRET_TTL", default_value = "24h")]
     pub certificate_ttl: String,
+    /// Certificate revocation lists (PEM, or DER of one), separated by commas, read again when they change.
+    #[arg(long, env = "CRL_PATH", value_delimiter = ',')]
+    pub crl: Vec<PathBuf>,
     /// Network of this cluster; empty in a single-network mesh.
     #[arg(long, env = "NETWORK", default_value = "")]
     pub network: String,
@@ -82,6 +85,10 @@ pub struct AgentArgs {
     /// Data threads; one for each core the cgroup allows by default.
     #[arg(long, env = "THREADS", default_value = "")]
     pub threads: String,
+    /// Memory the agent may use, in bytes or as 2Gi; its cgroup's limit by default, and 2Gi if there is none. What all
+    /// pods may have open and what may wait for them follow from it.
+    #[arg(long, env = "MEMORY_LIMIT", default_value = "")]
+    pub memory_limit: String,
     /// Address of /config_dump and /logging.
     #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin_address: String,
@@ -122,6 +129,7 @@ pub struct AgentConfig {
     pub root_cert: PathBuf,
     pub token: PathBuf,
     pub certificate_ttl: Duration,
+    pub crl: Vec<PathBuf>,
     pub cluster_id: String,
     pub trust_domain: String,
     pub network: String,
@@ -138,6 +146,7 @@ pub struct AgentConfig {
     pub wait_for_answer: bool,
     pub tls_records: TlsRecords,
     pub threads: NonZeroUsize,
+    pub memory_limit: Option<u64>,
     pub admin_address: SocketAddr,
     pub metrics_address: SocketAddr,
     pub ready_address: SocketAddr,
@@ -155,6 +164,7 @@ impl AgentConfig {
         let mut mistakes = Mistakes::default();
         mistakes.readable("--root-cert", &args.root_cert);
         mistakes.readable("--token", &args.token);
+        args.crl.iter().for_each(|path| mistakes.readable("--crl", path));
         if let Some(path) = &args.common.kubeconfig {
             mistakes.readable("--kubeconfig", path);
         }
@@ -178,6 +188,7 @@ impl AgentConfig {
         let trust_domain =
             mistakes.required("--trust-domain", "TRUST_DOMAIN", &common.trust_domain);
         let threads = threads(mistakes, &args.threads);
+        let memory_limit = memory_limit(mistakes, &args.memory_limit);
         let admin_address = mistakes.socket("--admin-address", &args.admin_address);
         let metrics_address = mistakes.socket("--metrics-address", &common.metrics_address);
         let ready_address = mistakes.socket("--ready-address", &common.ready_address);
@@ -190,6 +201,7 @@ impl AgentConfig {
             certificate_ttl: certificate_ttl?,
             trust_domain: trust_domain?,
             threads: threads?,
+            memory_limit: memory_limit?,
             admin_address: admin_address?,
             metrics_address: metrics_address?,
             ready_address: ready_address?,
@@ -205,6 +217,7 @@ impl AgentConfig {
             root_cert: args.root_cert,
             token: args.token,
             network: args.network,
+            crl: args.crl,
             cgroup_root: args.cgroup_root,
             agent_cgroup: args.agent_cgroup,
             kubelet_cgroup: args.kubelet_cgroup,
@@ -248,6 +261,26 @@ fn threads(mistakes: &mut Mistakes, text: &str) -> Option<NonZeroUsize> {
     Some(threads)
 }
 
+/// With less, the agent itself has no room.
+const LEAST_MEMORY: u64 = 128 << 20;
+
+/// A quantity as Kubernetes writes memory, or none.
+fn memory_limit(mistakes: &mut Mistakes, text: &str) -> Option<Option<u64>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40)];
+    let unit = units.into_iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
+    let (number, shift) = unit.unwrap_or((text, 0));
+    let bytes: u64 = mistakes.parse("--memory-limit", number)?;
+    let bytes = bytes.saturating_mul(1 << shift);
+    if bytes < LEAST_MEMORY {
+        mistakes.note("--memory-limit", &format!("{text} is too little, at least 128Mi"));
+        return None;
+    }
+    Some(Some(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -268,9 +301,11 @@ mod tests {
         let flags = [
             "--root-cert=/nowhere/root.pem",
             "--token=/nowhere/token",
+            "--crl=/nowhere/crl.pem",
             "--xds-address=http://plain:15012",
             "--instance-ip=here",
             "--threads=0",
+            "--memory-limit=2GB",
             "--admin-address=15000",
             "--drain-deadline=soon",
         ];
@@ -280,6 +315,21 @@ mod tests {
             assert!(told(flag), "{flag} is missing from {mistakes:?}");
         }
         assert!(told("--node-name"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn memory_is_told_as_in_a_manifest() {
+        let check = |text, expected: Option<Option<u64>>| {
+            assert_eq!(memory_limit(&mut Mistakes::default(), text), expected, "{text}");
+        };
+        check("", Some(None));
+        check("2147483648", Some(Some(2 << 30)));
+        check("2Gi", Some(Some(2 << 30)));
+        check("300Mi", Some(Some(300 << 20)));
+        check("64Mi", None);
+        check("1G", None);
+        check("Gi", None);
+        check("99999999999Ti", Some(Some(u64::MAX)));
     }
 
     #[test]

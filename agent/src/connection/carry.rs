@@ -16,7 +16,7 @@ use super::quota::Place;
 use super::record::Record;
 use crate::authorize::{Denial, Permit, watch};
 use crate::observe::labels::ResponseFlags;
-use crate::tunnel::{Passage, RelayError, TunnelStream, relay, relay_aboard, relay_tcp};
+use crate::tunnel::{Account, Passage, RelayError, TunnelStream, relay, relay_aboard, relay_tcp};
 
 /// An open connection, until it ends.
 pub(super) type Carrying = Pin<Box<dyn Future<Output = ()>>>;
@@ -30,11 +30,12 @@ pub(super) fn outbound_tunnel(record: Record, place: Place, tunnel: TunnelStream
 pub(super) fn outbound_direct(
     record: Record,
     place: Place,
-    app: TcpStream,
-    server: TcpStream,
+    (app, server): (TcpStream, TcpStream),
+    account: &Rc<Account>,
 ) -> Carrying {
     let live = record.live();
-    let relay = Box::pin(relay_tcp(app, server, Passage::Outbound, live.progress()));
+    let relay = relay_tcp(app, server, Passage::Outbound, live.progress(), account);
+    let relay = Box::pin(relay);
     run(record, place, relay, std::future::pending())
 }
 
@@ -59,10 +60,11 @@ pub(super) fn inbound_plaintext(
     counted: impl Sized + 'static,
     arrival: Arrival,
     (client, app): (TcpStream, TcpStream),
-    permit: &Permit,
+    (permit, account): (&Permit, &Rc<Account>),
 ) -> Carrying {
     let live = record.live();
-    let relay = Box::pin(relay_tcp(client, app, Passage::Inbound(permit), live.progress()));
+    let relay = relay_tcp(client, app, Passage::Inbound(permit), live.progress(), account);
+    let relay = Box::pin(relay);
     run(record, counted, relay, revoked(context, arrival))
 }
 

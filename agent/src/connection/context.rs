@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arcstr::ArcStr;
 
+use super::accepted::Accepted;
 use super::open::{OpenConnection, OpenConnections};
 use super::plaintext::{PlaintextCounters, PlaintextPeers};
 use crate::identify::certs::Certificates;
@@ -55,6 +56,7 @@ pub struct Context {
     pub(super) counters: ThreadMetrics,
     pub(super) open: OpenConnections,
     pub(super) plaintext: PlaintextCounters,
+    pub(super) accepted: Accepted,
 }
 
 /// The control plane has told nothing yet, so nobody knows where a connection should go.
@@ -70,6 +72,7 @@ impl Context {
             counters: shared.metrics.thread(),
             open: OpenConnections::default(),
             plaintext: PlaintextCounters::default(),
+            accepted: Accepted::default(),
             shared,
         }
     }

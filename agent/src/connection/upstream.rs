@@ -20,7 +20,7 @@ use crate::observe::labels::ResponseFlags;
 use crate::route::TunnelRoute;
 use crate::sys::socket::{self, AppDialler};
 use crate::tunnel::hbone::{self, Baggage, Forwarded, TraceParent};
-use crate::tunnel::{Asked, ConnectError, PoolKey, TunnelStream};
+use crate::tunnel::{Account, Asked, Caller, ConnectError, PoolKey, TunnelStream};
 
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +59,7 @@ impl TunnelError {
 pub(super) struct From<'a> {
     pub(super) context: &'a Context,
     pub(super) pod: &'a PodCapture,
+    pub(super) account: &'a Rc<Account>,
     pub(super) client: SocketAddr,
     pub(super) source: Option<&'a Workload>,
     pub(super) route: &'a TunnelRoute,
@@ -83,7 +84,8 @@ pub(super) async fn tunnel(
     let dial =
         pin!(async { Box::pin(socket::dial_from(&pod.netns, route.gateway, timeout)).await });
     let tls = svid.client_config(&route.expected);
-    let connect = context.pool.connect_aboard(&key, dial, tls, from, (app, live.progress()));
+    let caller = Caller { tls, trust: svid.trust(), account: Rc::clone(from.account) };
+    let connect = context.pool.connect_aboard(&key, dial, caller, from, (app, live.progress()));
     let connected = connect.await;
     let tunnel = connected.map_err(|error| match &error {
         ConnectError::Tcp { source, .. } if source.kind() == io::ErrorKind::TimedOut => {

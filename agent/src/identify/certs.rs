@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ca::{CaClient, CaError};
 use super::clock::Clock;
+use super::revocation::Revocations;
 use super::schedule::Schedule;
 use super::svid::{CertificateInfo, Issued, Svid, SvidError};
 use crate::error::chain;
@@ -114,6 +115,7 @@ pub struct Certificates {
 
 struct Shared {
     clock: Arc<dyn Clock>,
+    revocations: Revocations,
     /// Written only with `identities` locked.
     current: ArcSwap<imbl::HashMap<SpiffeId, Arc<Svid>>>,
     identities: Mutex<HashMap<SpiffeId, Identity>>,
@@ -145,9 +147,14 @@ impl Identity {
 
 impl Certificates {
     /// The handle, and the task that does the work: `Renewal::run` must be spawned.
-    pub fn new<S: CertificateSource>(source: S, clock: Arc<dyn Clock>) -> (Self, Renewal<S>) {
+    pub fn new<S: CertificateSource>(
+        source: S,
+        clock: Arc<dyn Clock>,
+        revocations: Revocations,
+    ) -> (Self, Renewal<S>) {
         let shared = Arc::new(Shared {
             clock,
+            revocations,
             current: ArcSwap::default(),
             identities: Mutex::default(),
             wake: Notify::new(),
@@ -183,6 +190,16 @@ impl Certificates {
     pub fn current(&self, identity: &SpiffeId) -> Option<Arc<Svid>> {
         let current = self.shared.current.load();
         current.get(identity).filter(|svid| svid.is_valid(self.shared.clock.now())).cloned()
+    }
+
+    /// The time by which certificates are valid.
+    pub fn now(&self) -> SystemTime {
+        self.shared.clock.now()
+    }
+
+    /// What was revoked.
+    pub fn revocations(&self) -> &Revocations {
+        &self.shared.revocations
     }
 
     /// Asks for the certificate of `identity`, ahead of its first connection.
@@ -345,7 +362,8 @@ impl<S: CertificateSource> Renewal<S> {
     async fn call(&self, identity: SpiffeId) -> (SpiffeId, Result<Svid, FetchError>) {
         let result = match timeout(CALL_TIMEOUT, self.source.issue(&identity)).await {
             Ok(Ok(issued)) => {
-                let svid = Svid::new(&identity, issued, Arc::clone(&self.shared.clock));
+                let (clock, revocations) = (&self.shared.clock, &self.shared.revocations);
+                let svid = Svid::new(&identity, issued, Arc::clone(clock), revocations.clone());
                 svid.map_err(FetchError::from)
             }
             Ok(Err(error)) => Err(error.into()),

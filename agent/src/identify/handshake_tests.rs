@@ -1,5 +1,6 @@
 //! Who gets through a handshake, at either end.
 
+use crate::identify::Revocations;
 use std::io;
 use std::sync::Arc;
 
@@ -106,7 +107,7 @@ async fn any_root_of_the_bundle_will_do() {
     let with_both = |ca: &TestCa, id: &str| {
         let mut issued = ca.issue(&[id], SystemClock.now(), DAY);
         issued.roots = vec![old.root.clone(), new.root.clone()];
-        Svid::new(&identity(id), issued, Arc::new(SystemClock)).unwrap()
+        Svid::new(&identity(id), issued, Arc::new(SystemClock), Revocations::default()).unwrap()
     };
     let client = expecting(&with_both(&new, CLIENT), &[SERVER]);
     let (server, client) = shake(with_both(&old, SERVER).server_config(), client).await;
@@ -118,7 +119,11 @@ async fn any_root_of_the_bundle_will_do() {
 fn raw_client(ca: &TestCa) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     let mut roots = RootCertStore::empty();
     roots.add(ca.root.clone()).unwrap();
-    let verifier = super::verify::ExpectedPeerVerifier::new(Arc::new(roots), vec![SERVER.into()]);
+    let verifier = super::verify::ExpectedPeerVerifier::new(
+        Arc::new(roots),
+        vec![SERVER.into()],
+        Revocations::default(),
+    );
     ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&version::TLS13])
         .unwrap()
@@ -170,7 +175,7 @@ async fn one_spiffe_identity_among_the_names_and_no_more() {
     let now = SystemClock.now();
     let issue = |uris: &[&str]| {
         let issued = ca.issue(uris, now, DAY);
-        Svid::new(&identity(CLIENT), issued, Arc::new(SystemClock))
+        Svid::new(&identity(CLIENT), issued, Arc::new(SystemClock), Revocations::default())
     };
     let client = issue(&["https://example.com", CLIENT]).unwrap();
     let server = svid(&ca, SERVER).server_config();
@@ -194,9 +199,12 @@ async fn an_expired_client_is_refused() {
     }
     let issued = ca.issue(&[CLIENT], past, DAY);
     // Its own clock stands still, so that it finds itself valid.
-    let client = Svid::new(&identity(CLIENT), issued, Arc::new(Past(past))).unwrap();
+    let client =
+        Svid::new(&identity(CLIENT), issued, Arc::new(Past(past)), Revocations::default()).unwrap();
     let current = ca.issue(&[SERVER], past, 10 * DAY);
-    let server = Svid::new(&identity(SERVER), current, Arc::new(SystemClock)).unwrap();
+    let server =
+        Svid::new(&identity(SERVER), current, Arc::new(SystemClock), Revocations::default())
+            .unwrap();
     let (server, client) = shake(server.server_config(), expecting(&client, &[SERVER])).await;
     let why = server.unwrap_err();
     assert!(why.contains("expired"), "{why}");
@@ -207,7 +215,10 @@ async fn an_expired_client_is_refused() {
 fn what_a_ca_issued_is_checked_before_use() {
     let (ca, other) = (TestCa::new(), TestCa::new());
     let now = SystemClock.now();
-    let check = |issued| Svid::new(&identity(SERVER), issued, Arc::new(SystemClock)).unwrap_err();
+    let check = |issued| {
+        Svid::new(&identity(SERVER), issued, Arc::new(SystemClock), Revocations::default())
+            .unwrap_err()
+    };
     let good = || ca.issue(&[SERVER], now, DAY);
 
     let wrong_identity = ca.issue(&[CLIENT], now, DAY);

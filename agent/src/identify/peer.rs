@@ -2,6 +2,8 @@
 //!
 //! Input: a certificate whose chain is verified already; output: what its URI names say.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use arcstr::ArcStr;
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
@@ -78,6 +80,28 @@ pub fn uri_names(certificate: &CertificateDer<'_>) -> Result<Vec<String>, PeerEr
         _ => None,
     };
     Ok(names.iter().filter_map(uri).collect())
+}
+
+/// Until when a chain is valid, all of it, and since when its first is; what cannot be read is not.
+pub fn validity(chain: &[CertificateDer<'_>]) -> Validity {
+    let read = |der| parse(der).ok().map(|parsed| parsed.validity().clone());
+    let all = chain.iter().map(|certificate| read(certificate).map(|v| moment(v.not_after)));
+    let until = all.map(|until| until.unwrap_or(UNIX_EPOCH)).min().unwrap_or(UNIX_EPOCH);
+    let first = chain.first().and_then(read);
+    Validity { since: first.map_or(UNIX_EPOCH, |first| moment(first.not_before)), until }
+}
+
+/// When a chain is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// Its beginning.
+    pub since: SystemTime,
+    /// Its end.
+    pub until: SystemTime,
+}
+
+fn moment(at: x509_parser::time::ASN1Time) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(at.timestamp()).unwrap_or(0))
 }
 
 /// Reads a certificate.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::clock::{Clock, unix_time};
 use super::peer::{self, PeerError};
+use super::revocation::{PeerEnd, Revocations};
 use super::tls;
 use super::verify::{ExpectedPeerVerifier, TrustDomainVerifier};
 use crate::mesh::SpiffeId;
@@ -91,6 +93,9 @@ pub struct Svid {
     not_before: SystemTime,
     not_after: SystemTime,
     roots: Arc<RootCertStore>,
+    /// Tells these roots from others.
+    roots_hash: u64,
+    revocations: Revocations,
     server: Arc<ServerConfig>,
     client: ClientConfig,
     clients: RwLock<HashMap<Box<[ArcStr]>, Arc<ClientConfig>>>,
@@ -105,6 +110,7 @@ impl Svid {
         identity: &SpiffeId,
         issued: Issued,
         clock: Arc<dyn Clock>,
+        revocations: Revocations,
     ) -> Result<Self, SvidError> {
         let leaf = issued.chain.first().ok_or(PeerError::NoCertificate)?.clone();
         let found = peer::spiffe_id(&leaf)?;
@@ -114,12 +120,13 @@ impl Svid {
         let chain = infos(&issued.chain)?;
         let (not_before, not_after) = (chain[0].not_before, chain[0].not_after);
         let root_infos = issued.roots.iter().filter_map(|root| info(root).ok()).collect();
+        let roots_hash = hash(&issued.roots);
         let mut roots = RootCertStore::empty();
         if roots.add_parsable_certificates(issued.roots).0 == 0 {
             return Err(SvidError::NoRoots);
         }
         let roots = Arc::new(roots);
-        verify(&issued.chain, &roots, identity, &*clock)?;
+        verify(&issued.chain, &roots, identity, &*clock, &revocations)?;
         let certified = Arc::new(certified(issued.chain, &issued.key)?);
         let domain = identity.trust_domain().clone();
         let server = tls::server_config(
@@ -127,6 +134,7 @@ impl Svid {
             Arc::clone(&roots),
             domain,
             Arc::clone(&clock),
+            revocations.clone(),
         )
         .map_err(SvidError::Configuration)?;
         let client = tls::client_config(certified, Arc::clone(&roots), clock)
@@ -138,6 +146,8 @@ impl Svid {
             not_before,
             not_after,
             roots,
+            roots_hash,
+            revocations,
             server: Arc::new(server),
             client,
             clients: RwLock::default(),
@@ -179,6 +189,28 @@ impl Svid {
         now < self.not_after
     }
 
+    /// By what this identity believes its peers: changes when its roots do, or what was revoked. Only to be compared.
+    pub fn trust(&self) -> u64 {
+        // 2^64 divided by the golden ratio, which spreads small numbers.
+        self.roots_hash ^ self.revocations.generation().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// Whether a peer that has shown `chain` in a handshake would still be believed `now`.
+    ///
+    /// # Errors
+    /// Its chain no longer ends in a root, has expired, or was revoked.
+    pub fn still_believes(
+        &self,
+        chain: &[CertificateDer<'_>],
+        end: PeerEnd,
+        now: SystemTime,
+    ) -> Result<(), rustls::Error> {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return Err(rustls::Error::NoCertificatesPresented);
+        };
+        self.revocations.verify((leaf, intermediates), &self.roots, end, unix_time(now))
+    }
+
     /// The accepting end's configuration.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)
@@ -190,7 +222,12 @@ impl Svid {
         if let Some(config) = self.clients.read().get(expected) {
             return Arc::clone(config);
         }
-        let config = tls::expecting(&self.client, Arc::clone(&self.roots), expected);
+        let config = tls::expecting(
+            &self.client,
+            Arc::clone(&self.roots),
+            expected,
+            self.revocations.clone(),
+        );
         let mut clients = self.clients.write();
         if clients.len() >= MAX_CLIENT_CONFIGS
             && let Some(any) = clients.keys().next().cloned()
@@ -225,21 +262,31 @@ fn verify(
     roots: &Arc<RootCertStore>,
     identity: &SpiffeId,
     clock: &dyn Clock,
+    revocations: &Revocations,
 ) -> Result<(), SvidError> {
     let Some((leaf, intermediates)) = chain.split_first() else {
         return Err(PeerError::NoCertificate.into());
     };
     let now = unix_time(clock.now());
-    let as_server = ExpectedPeerVerifier::new(Arc::clone(roots), vec![uri(identity)]);
+    let as_server =
+        ExpectedPeerVerifier::new(Arc::clone(roots), vec![uri(identity)], revocations.clone());
     let nobody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
     as_server
         .verify_server_cert(leaf, intermediates, &nobody, &[], now)
         .map_err(SvidError::Unverified)?;
-    TrustDomainVerifier::new(Arc::clone(roots), identity.trust_domain().clone())
+    let domain = identity.trust_domain().clone();
+    TrustDomainVerifier::new(Arc::clone(roots), domain, revocations.clone())
         .map_err(SvidError::Configuration)?
         .verify_client_cert(leaf, intermediates, now)
         .map_err(SvidError::Unverified)?;
     Ok(())
+}
+
+/// Tells bundles of roots apart, within this process.
+fn hash(roots: &[CertificateDer<'_>]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    roots.iter().for_each(|root| root.as_ref().hash(&mut hasher));
+    hasher.finish()
 }
 
 fn uri(identity: &SpiffeId) -> ArcStr {

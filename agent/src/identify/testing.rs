@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::ca::CaError;
 use super::certs::CertificateSource;
 use super::clock::Clock;
+use super::revocation::Revocations;
 use super::svid::{Issued, Svid};
 use crate::mesh::SpiffeId;
 
@@ -79,7 +80,7 @@ impl TestCa {
 
     pub(super) fn svid(&self, id: &str, clock: Arc<dyn Clock>) -> Svid {
         let issued = self.issue(&[id], clock.now(), DAY);
-        Svid::new(&identity(id), issued, clock).unwrap()
+        Svid::new(&identity(id), issued, clock, Revocations::default()).unwrap()
     }
 }
 

@@ -4,40 +4,22 @@
 //! server name, and no resumption: a resumed session would outlive a change of roots or identity.
 //! Secrets may be extracted: `tunnel` can do the records itself.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use arcstr::ArcStr;
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, Error, RootCertStore, ServerConfig, version};
 
 use super::clock::{Clock, TlsClock};
+use super::revocation::Revocations;
 use super::verify::{ExpectedPeerVerifier, TrustDomainVerifier};
+
+pub use super::crypto::provider;
 
 /// The application protocol of a tunnel.
 pub const ALPN: &[u8] = b"h2";
-
-/// The cryptography of every tunnel.
-pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-        Arc::new(CryptoProvider {
-            cipher_suites: vec![
-                aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
-                aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
-            ],
-            kx_groups: vec![
-                aws_lc_rs::kx_group::X25519MLKEM768,
-                aws_lc_rs::kx_group::X25519,
-                aws_lc_rs::kx_group::SECP256R1,
-                aws_lc_rs::kx_group::SECP384R1,
-            ],
-            ..aws_lc_rs::default_provider()
-        })
-    });
-    Arc::clone(&PROVIDER)
-}
 
 /// The accepting end: a client's certificate is mandatory, and of `trust_domain`.
 ///
@@ -48,8 +30,9 @@ pub(super) fn server_config(
     roots: Arc<RootCertStore>,
     trust_domain: ArcStr,
     clock: Arc<dyn Clock>,
+    revocations: Revocations,
 ) -> Result<ServerConfig, Error> {
-    let verifier = TrustDomainVerifier::new(roots, trust_domain)?;
+    let verifier = TrustDomainVerifier::new(roots, trust_domain, revocations)?;
     let mut config = ServerConfig::builder_with_details(provider(), Arc::new(TlsClock(clock)))
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -70,10 +53,12 @@ pub(super) fn client_config(
     roots: Arc<RootCertStore>,
     clock: Arc<dyn Clock>,
 ) -> Result<ClientConfig, Error> {
+    // Nobody is expected, so nobody passes.
+    let nobody = ExpectedPeerVerifier::new(roots, Vec::new(), Revocations::default());
     let mut config = ClientConfig::builder_with_details(provider(), Arc::new(TlsClock(clock)))
         .with_protocol_versions(&[&version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ExpectedPeerVerifier::new(roots, Vec::new())))
+        .with_custom_certificate_verifier(Arc::new(nobody))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
@@ -87,9 +72,10 @@ pub(super) fn expecting(
     config: &ClientConfig,
     roots: Arc<RootCertStore>,
     expected: &[ArcStr],
+    revocations: Revocations,
 ) -> ClientConfig {
     let mut config = config.clone();
-    let verifier = ExpectedPeerVerifier::new(roots, expected.to_vec());
+    let verifier = ExpectedPeerVerifier::new(roots, expected.to_vec(), revocations);
     config.dangerous().set_certificate_verifier(Arc::new(verifier));
     config
 }

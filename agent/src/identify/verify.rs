@@ -1,6 +1,6 @@
 //! Verifiers of a peer's certificate, for either end of a tunnel.
 //!
-//! Both demand a chain to one of the mesh's roots. The server then takes any workload of its own
+//! Both demand a chain to one of the mesh's roots, of which nothing was taken back. The server then takes any workload of its own
 //! trust domain (what it may do is for `authorize` to say); the client takes only the workloads it
 //! meant to reach. No DNS name plays a part.
 
@@ -19,12 +19,15 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::crypto::provider;
 use super::peer::{self, PeerError};
-use super::tls;
+use super::revocation::{PeerEnd, Revocations};
 
 /// Takes clients of one trust domain, whose chain ends in one of the roots.
 pub struct TrustDomainVerifier {
     chain: Arc<dyn ClientCertVerifier>,
+    roots: Arc<RootCertStore>,
+    revocations: Revocations,
     trust_domain: ArcStr,
 }
 
@@ -33,13 +36,18 @@ impl TrustDomainVerifier {
     ///
     /// # Errors
     /// There are no roots.
-    pub fn new(roots: Arc<RootCertStore>, trust_domain: ArcStr) -> Result<Self, Error> {
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, tls::provider())
+    pub fn new(
+        roots: Arc<RootCertStore>,
+        trust_domain: ArcStr,
+        revocations: Revocations,
+    ) -> Result<Self, Error> {
+        let of_chain = Arc::clone(&roots);
+        let chain = WebPkiClientVerifier::builder_with_provider(of_chain, provider())
             // Naming our roots in the handshake would cost bytes and tell strangers about us.
             .clear_root_hint_subjects()
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
-        Ok(Self { chain, trust_domain })
+        Ok(Self { chain, roots, revocations, trust_domain })
     }
 }
 
@@ -65,6 +73,8 @@ impl ClientCertVerifier for TrustDomainVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let chain = (end_entity, intermediates);
+        self.revocations.check(chain, &self.roots, PeerEnd::Client, now)?;
         let peer = peer::spiffe_id(end_entity).map_err(rejection)?;
         if *peer.trust_domain() == self.trust_domain {
             Ok(verified)
@@ -100,15 +110,16 @@ impl ClientCertVerifier for TrustDomainVerifier {
 #[derive(Debug)]
 pub struct ExpectedPeerVerifier {
     roots: Arc<RootCertStore>,
+    revocations: Revocations,
     expected: Vec<ArcStr>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ExpectedPeerVerifier {
     /// A verifier for the given roots and SPIFFE URIs.
-    pub fn new(roots: Arc<RootCertStore>, expected: Vec<ArcStr>) -> Self {
-        let algorithms = tls::provider().signature_verification_algorithms;
-        Self { roots, expected, algorithms }
+    pub fn new(roots: Arc<RootCertStore>, expected: Vec<ArcStr>, revocations: Revocations) -> Self {
+        let algorithms = provider().signature_verification_algorithms;
+        Self { roots, revocations, expected, algorithms }
     }
 }
 
@@ -128,6 +139,8 @@ impl ServerCertVerifier for ExpectedPeerVerifier {
             now,
             self.algorithms.all,
         )?;
+        let chain = (end_entity, intermediates);
+        self.revocations.check(chain, &self.roots, PeerEnd::Server, now)?;
         let found = peer::uri_names(end_entity).map_err(rejection)?;
         if found.iter().any(|uri| self.expected.iter().any(|expected| expected == uri)) {
             Ok(ServerCertVerified::assertion())

@@ -15,7 +15,7 @@ use super::log;
 use crate::mesh::LocalPod;
 
 /// The target of all lines.
-pub const TARGET: &str = "access";
+pub const TARGET: &str = log::ACCESS;
 
 /// Tells of a connection of a pod of this node that failed before anything was known of it but its addresses.
 pub fn connection_failed(

@@ -24,6 +24,9 @@ pub(crate) use self::queue::of_pod;
 pub use self::writer::LogGuard;
 use self::writer::QueueWriter;
 
+/// The target of lines about connections.
+pub(super) const ACCESS: &str = "access";
+
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

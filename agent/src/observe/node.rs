@@ -27,8 +27,43 @@ pub struct NodeStats {
     pub xds: XdsStats,
     /// HBONE tunnels open now: `("outbound", n)`, `("inbound", n)`.
     pub tunnels: Vec<(&'static str, u64)>,
+    /// What the node's pods have of what they may have.
+    pub limits: LimitStats,
+    /// What certificates were taken back.
+    pub revocations: RevocationStats,
     /// Log lines dropped because whoever reads them is too slow.
     pub log_lines_dropped: u64,
+}
+
+/// Lists of certificates that were taken back.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RevocationStats {
+    /// Lists read.
+    pub lists: u64,
+    /// Whether a file cannot be read now.
+    pub failing: bool,
+}
+
+/// What the node's pods have together, and may have.
+#[derive(Debug, Clone, Default)]
+pub struct LimitStats {
+    /// Connections and streams.
+    pub connections: Limited,
+    /// Bytes that wait for whoever does not read them, handshakes and requests under way.
+    pub waiting_bytes: Limited,
+    /// File descriptors that the process may have.
+    pub descriptors: u64,
+}
+
+/// What there is of a kind.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limited {
+    /// Now.
+    pub now: u64,
+    /// At most.
+    pub most: u64,
+    /// How often a pod was refused, being over its part.
+    pub refused: u64,
 }
 
 /// A certificate held.
@@ -105,9 +140,29 @@ fn encode_stats(encoder: &mut DescriptorEncoder<'_>, stats: &NodeStats) -> fmt::
     let help = "Whether the kubelet's probes are exempt (1 at exempt), or why they are not";
     gauges(encoder, "sotto_kubelet", help, "state", &stats.kubelet)?;
     gauges(encoder, "sotto_tunnels_open", "HBONE tunnels open now", "direction", &stats.tunnels)?;
+    encode_limits(encoder, &stats.limits)?;
+    let RevocationStats { lists, failing } = stats.revocations;
+    let help = "Lists of revoked certificates that count";
+    plain_gauge(encoder, "sotto_revocation_lists", help, lists)?;
+    let help = "Whether a list of revoked certificates cannot be read; what it said last counts";
+    plain_gauge(encoder, "sotto_revocation_failing", help, failing.into())?;
     encode_xds(encoder, &stats.xds)?;
     let help = "Log lines dropped because their reader is too slow";
     plain_counter(encoder, "sotto_log_lines_dropped", help, stats.log_lines_dropped)
+}
+
+fn encode_limits(encoder: &mut DescriptorEncoder<'_>, limits: &LimitStats) -> fmt::Result {
+    let LimitStats { connections, waiting_bytes, descriptors } = limits;
+    let both = [("connections", connections), ("waiting_bytes", waiting_bytes)];
+    let rows = |value: fn(&Limited) -> u64| both.map(|(what, limited)| (what, value(limited)));
+    let help = "What the node's pods have together";
+    gauges(encoder, "sotto_limited", help, "what", &rows(|limited| limited.now))?;
+    let mut most = rows(|limited| limited.most).to_vec();
+    most.push(("descriptors", *descriptors));
+    let help = "What the node's pods may have together";
+    gauges(encoder, "sotto_limits", help, "what", &most)?;
+    let help = "How often a pod was refused because it was over its part";
+    counters(encoder, "sotto_over_limit", help, "what", &rows(|limited| limited.refused))
 }
 
 fn encode_certificates(
@@ -132,9 +187,7 @@ fn encode_certificates(
 
 fn encode_xds(encoder: &mut DescriptorEncoder<'_>, xds: &XdsStats) -> fmt::Result {
     let help = "Whether the control plane is connected";
-    let mut family =
-        encoder.encode_descriptor("sotto_xds_connected", help, None, MetricType::Gauge)?;
-    family.encode_gauge(&u64::from(xds.connected))?;
+    plain_gauge(encoder, "sotto_xds_connected", help, xds.connected.into())?;
     let help = "Responses received from the control plane";
     counters(encoder, "istio_xds_message", help, "url", &xds.messages)?;
     let help = "Resources of the control plane that were refused";
@@ -156,6 +209,15 @@ fn counters(
         counter(&mut family, &Pairs(&[(label, value.as_ref())]), *count)?;
     }
     Ok(())
+}
+
+fn plain_gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> fmt::Result {
+    encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
 }
 
 fn gauges(

@@ -78,6 +78,23 @@ pub fn settle(wanted: Option<&Path>) -> io::Result<Cgroup> {
     Ok(target)
 }
 
+/// Bytes of memory that a cgroup's processes may have, by its own limit; none where it has none.
+///
+/// # Errors
+/// The limit cannot be read.
+pub fn memory_limit(cgroup: &Cgroup) -> io::Result<Option<u64>> {
+    let limit = match std::fs::read_to_string(cgroup.path.join("memory.max")) {
+        Ok(limit) => limit,
+        // The root has none, nor has a cgroup whose parent does not account memory.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match limit.trim() {
+        "max" => Ok(None),
+        bytes => bytes.parse().map(Some).map_err(io::Error::other),
+    }
+}
+
 /// Whether a cgroup, or any below it, has one of these ids, or is a container's by its name.
 ///
 /// # Errors

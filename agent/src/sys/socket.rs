@@ -11,11 +11,18 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 pub use dial::{AppDialler, dial_from};
 
+/// What the kernel takes for a reader that does not read, in bytes, beyond what the reader's own end holds.
+pub const UNSENT: u32 = 64 << 10;
+/// The same of a reader that is not in a pod of this node: so much can be sent before we are asked for more.
+const UNSENT_AFAR: u32 = 512 << 10;
+/// What the kernel takes from an application that we do not read, in bytes; with what it needs itself, twice that.
+const UNREAD: usize = 512 << 10;
 /// Connections waiting to be accepted.
 pub const BACKLOG: i32 = 4096;
 
@@ -28,13 +35,16 @@ pub struct ListenOptions {
     pub transparent: bool,
     /// As [`reset_on_close`], inherited by accepted sockets.
     pub reset_on_close: bool,
+    /// Accepted sockets are an application's ends, inside its pod: see [`bound`].
+    pub inside: bool,
     /// Connections waiting to be accepted.
     pub backlog: i32,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { mark: None, transparent: false, reset_on_close: false, backlog: BACKLOG }
+        let [transparent, reset_on_close, inside] = [false; 3];
+        Self { mark: None, transparent, reset_on_close, inside, backlog: BACKLOG }
     }
 }
 
@@ -54,6 +64,7 @@ pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpList
     if options.reset_on_close {
         socket.set_linger(Some(Duration::ZERO))?;
     }
+    bound(&socket, options.inside)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -76,6 +87,15 @@ pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
 /// The socket is no longer valid.
 pub fn clear_reset(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(None)
+}
+
+/// Has the kernel refuse more bytes while [`UNSENT`] wait that it cannot send yet (`TCP_NOTSENT_LOWAT`); or, not
+/// `tight`, as many as suit a reader far away.
+///
+/// # Errors
+/// The socket is no longer valid.
+pub fn tighten(stream: &TcpStream, tight: bool) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_notsent_lowat(if tight { UNSENT } else { UNSENT_AFAR })
 }
 
 /// The cookie of the calling thread's network namespace.
@@ -107,6 +127,23 @@ fn tcp(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Bounds what the kernel holds for a reader that does not read (`TCP_NOTSENT_LOWAT`) and, `inside` a pod, for us who do
+/// not read the application, whatever the pod's namespace allows: `tcp_wmem` and `tcp_rmem` are its own to set, and what
+/// they let pile up is charged to us. What is sent and not acknowledged is not counted, so a reader that keeps up is as
+/// fast as before.
+///
+/// What comes from afar, or goes there, needs room for its way; there only what cannot be sent is bounded.
+fn bound(socket: &Socket, inside: bool) -> io::Result<()> {
+    socket.set_tcp_notsent_lowat(if inside { UNSENT } else { UNSENT_AFAR })?;
+    if !inside {
+        return Ok(());
+    }
+    // Beyond `net.core.rmem_max` for whoever administrates the namespace.
+    let forced = nix::sys::socket::setsockopt(&socket.as_fd(), RcvBufForce, &UNREAD);
+    forced.or_else(|_| nix::sys::socket::setsockopt(&socket.as_fd(), RcvBuf, &UNREAD))?;
+    Ok(())
+}
+
 /// Lets the kernel find out that the other end is gone without a word.
 fn keep_alive(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_keepalive(
@@ -122,5 +159,59 @@ fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
         socket.set_ip_transparent_v4(true)
     } else {
         socket.set_ip_transparent_v6(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Write as _};
+    use std::net::TcpStream as Plain;
+
+    use super::*;
+
+    /// What a connection accepted so takes for a client that does not read, in bytes.
+    fn taken(inside: bool) -> usize {
+        let options = ListenOptions { inside, ..ListenOptions::default() };
+        let listener = listen("127.0.0.1:0".parse().unwrap(), options).unwrap();
+        let client = tcp(listener.local_addr().unwrap()).unwrap();
+        client.set_recv_buffer_size(4096).unwrap();
+        // Over loopback it is done at once; the listener is not asked before.
+        let connecting = client.connect(&listener.local_addr().unwrap().into());
+        connecting
+            .or_else(|error| match error.raw_os_error() {
+                Some(libc::EINPROGRESS) => Ok(()),
+                _ => Err(error),
+            })
+            .unwrap();
+        let (mut accepted, _): (Plain, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let (piece, mut taken) = (vec![7; 64 << 10], 0);
+        loop {
+            match accepted.write(&piece) {
+                Ok(written) => taken += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return taken,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_little_for_an_application_that_does_not_read() {
+        let (inside, afar) = (taken(true), taken(false));
+        let unsent = usize::try_from(UNSENT).unwrap();
+        assert!(inside <= 2 * unsent + (64 << 10), "{inside}");
+        assert!(afar > inside, "{afar}");
+        assert!(afar <= 2 * usize::try_from(UNSENT_AFAR).unwrap(), "{afar}");
+    }
+
+    #[test]
+    fn the_kernel_takes_no_more_from_an_application_than_we_say() {
+        let options = ListenOptions { inside: true, ..ListenOptions::default() };
+        let listener = listen("127.0.0.1:0".parse().unwrap(), options).unwrap();
+        let client = Plain::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        // What the kernel needs itself is added: socket(7).
+        assert_eq!(SockRef::from(&accepted).recv_buffer_size().unwrap(), 2 * UNREAD);
+        drop(client);
     }
 }

@@ -3,10 +3,20 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::account::{Held, Spent};
+use super::chain::Chain;
+use super::driver::{Broken, Driver, Link, Side, StreamHandle, Terms};
+use super::h2::{Request, SendError};
+use super::hbone;
+use super::limits::Limits;
+use super::stream::TunnelStream;
+use super::tls::{self, HandshakeError};
+use crate::authorize::Permit;
 use http::{HeaderMap, Method, StatusCode};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
@@ -14,16 +24,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
-use super::driver::{Broken, Driver, Link, Side, Stops, StreamHandle};
-use super::h2::{Request, SendError};
-use super::hbone;
-use super::limits::Limits;
-use super::stream::TunnelStream;
-use super::tls::{self, HandshakeError};
-use crate::authorize::Permit;
-
+/// What a handshake is taken to hold, in bytes: the peer's messages in part, and rustls' own state.
+const HANDSHAKE: usize = 32 << 10;
 /// How long a refused peer may take to read its alert.
 const LINGER: Duration = Duration::from_secs(1);
 /// What a refused peer may still send meanwhile, in bytes.
@@ -47,16 +50,19 @@ pub enum AcceptError {
     /// We are stopping.
     #[error("stopped during the handshake")]
     Stopped,
+    /// The pod holds all it may.
+    #[error("no room for another handshake")]
+    Spent(#[source] Spent),
 }
 
 /// A tunnel that a peer dialled. Nothing moves in it unless [`Server::next`] is polled.
 pub struct Server {
     /// Gone once the tunnel has ended.
     driver: Option<Driver>,
-    peer: Vec<CertificateDer<'static>>,
+    peer: Rc<Chain>,
 }
 
-/// Takes a tunnel. When `stop` is cancelled, the tunnel says GOAWAY and ends with its last stream.
+/// Takes a tunnel.
 ///
 /// # Errors
 /// The peer does not do what a tunnel's peer does. It has been sent an alert, if TLS has one, and
@@ -65,13 +71,16 @@ pub async fn accept(
     tcp: TcpStream,
     tls: Arc<ServerConfig>,
     limits: &Limits,
-    stop: CancellationToken,
+    terms: Terms,
 ) -> Result<Server, AcceptError> {
     let patience = limits.handshake_timeout;
+    let _held = terms.account.hold(HANDSHAKE).map_err(AcceptError::Spent)?;
+    let (drain, abort) = (terms.drain.clone(), terms.abort.clone());
     // Boxed, and gone once the tunnel is there: its states are many kilobytes.
-    let handshake = timeout(patience, Box::pin(handshake(tcp, tls, limits, stop.clone())));
+    let handshake = timeout(patience, Box::pin(handshake(tcp, tls, limits, terms)));
     let shaken = tokio::select! {
-        () = stop.cancelled() => return Err(AcceptError::Stopped),
+        () = drain.cancelled() => return Err(AcceptError::Stopped),
+        () = abort.cancelled() => return Err(AcceptError::Stopped),
         done = handshake => done.unwrap_or(Err((AcceptError::Timeout(patience), None))),
     };
     match shaken {
@@ -90,16 +99,15 @@ async fn handshake(
     mut tcp: TcpStream,
     tls: Arc<ServerConfig>,
     limits: &Limits,
-    stop: CancellationToken,
+    terms: Terms,
 ) -> Result<Server, (AcceptError, Option<TcpStream>)> {
     let mut established = match tls::accept(&mut tcp, tls, limits.record_layer).await {
         Ok(established) => established,
         Err(HandshakeError::Tls(error)) => return Err((AcceptError::Tls(error), Some(tcp))),
         Err(HandshakeError::Protocol) => return Err((AcceptError::Protocol, Some(tcp))),
     };
-    let peer = std::mem::take(&mut established.peer);
-    let stops = Stops { drain: stop, abort: CancellationToken::new() };
-    let mut driver = Driver::new(tcp, established, Side::Server, limits, stops);
+    let peer = Rc::new(Chain::new(std::mem::take(&mut established.peer), terms.trust));
+    let mut driver = Driver::new(tcp, established, Side::Server, limits, terms);
     let link = driver.link().clone();
     poll_fn(|cx| match driver.poll(cx) {
         Poll::Pending if link.is_settled() => Poll::Ready(Ok(())),
@@ -125,6 +133,11 @@ async fn linger(mut tcp: TcpStream) {
 impl Server {
     /// The peer's verified certificate chain, its own first.
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        self.peer.certificates()
+    }
+
+    /// The same, to be looked at again while the tunnel lasts.
+    pub fn peer(&self) -> &Rc<Chain> {
         &self.peer
     }
 
@@ -168,13 +181,24 @@ fn next_connect(link: &Link) -> Option<Incoming> {
     while let Some((handle, request)) = link.next_incoming() {
         let Request { method, authority, headers, .. } = request;
         let unanswered = Unanswered(link.clone());
-        let incoming = Incoming { authority, headers, handle, _unanswered: unanswered };
+        let held = link.hold(size(&authority, &headers));
+        let incoming = Incoming { authority, headers, handle, _unanswered: unanswered, held };
+        if incoming.held.is_none() {
+            incoming.refuse(hbone::UNAVAILABLE);
+            continue;
+        }
         if method == Method::CONNECT && !incoming.authority.is_empty() {
             return Some(incoming);
         }
         incoming.refuse(hbone::BAD_REQUEST);
     }
     None
+}
+
+/// Bytes of a request, with what its headers cost each.
+fn size(authority: &str, headers: &HeaderMap) -> usize {
+    let each = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64);
+    authority.len() + each.sum::<usize>()
 }
 
 /// Counts a stream as one that waits for its answer, until dropped.
@@ -192,6 +216,8 @@ pub struct Incoming {
     headers: HeaderMap,
     handle: StreamHandle,
     _unanswered: Unanswered,
+    /// None if there was no room.
+    held: Option<Held>,
 }
 
 impl Incoming {

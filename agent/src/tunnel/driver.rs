@@ -8,13 +8,14 @@
 //!
 //! | bound | by |
 //! |---|---|
-//! | bytes from the peer that wait for an application | the stream's window |
-//! | bytes from applications that wait for the wire | `Limits::send_buffer`, and one pass |
+//! | bytes from the peer that wait for an application | the stream's window, and the pod's account |
+//! | bytes from applications that wait for the wire | `Limits::send_buffer`, one pass, and the pod's account |
 //! | frames of our own that wait for the wire | the budgets of HTTP/2 |
 //! | bytes a stream waits while others have their turn | one pass |
 //! | an idle tunnel | nothing but its state: buffers are the thread's |
 
 mod answers;
+mod backlog;
 mod broken;
 mod clock;
 mod link;
@@ -28,6 +29,7 @@ mod wire;
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use tokio::net::TcpStream;
@@ -35,6 +37,7 @@ use tokio::task::coop::unconstrained;
 use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
+use super::account::{Account, Held};
 use super::h2::{Code, Connection, StreamId};
 use super::limits::Limits;
 use super::tls::Established;
@@ -48,8 +51,13 @@ use wire::Wire;
 pub use broken::Broken;
 pub use link::Unanswered;
 pub(super) use link::{Link, StreamHandle};
-pub use scratch::free_buffers;
+pub(super) use scratch::free_buffers;
 pub(super) use stream::{Ended, Passenger};
+
+/// What a tunnel is taken to hold that does nothing, in bytes: it is a socket, too, and idle ones are nobody's connection.
+const TUNNEL: usize = 4 << 10;
+/// What waits for a peer while the pod holds too much, in bytes.
+const TIGHT_SEND: usize = 64 << 10;
 
 /// Something outside that is looked at only when it has happened.
 type Signal = Pin<Box<dyn Future<Output = ()>>>;
@@ -66,6 +74,8 @@ pub(super) struct Driver {
     last: Option<Signal>,
     /// Sealed bytes above which applications are not read.
     send_buffer: usize,
+    /// What the connection itself holds.
+    held: Held,
     answers: Answers,
     pieces: Vec<Piece>,
     again: Vec<StreamId>,
@@ -81,12 +91,17 @@ pub(super) enum Side {
     Server,
 }
 
-/// When a tunnel shall end.
-pub(super) struct Stops {
-    /// With its last stream.
-    pub(super) drain: CancellationToken,
-    /// Now.
-    pub(super) abort: CancellationToken,
+/// Whose a tunnel is, and when it shall end.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Of the pod on this side.
+    pub account: Rc<Account>,
+    /// By what its peer is believed: see [`Chain`](super::chain::Chain).
+    pub trust: u64,
+    /// Cancelled, it takes no more streams, tells the peer, and ends with its last stream.
+    pub drain: CancellationToken,
+    /// Cancelled, it ends now; the peer is told so too.
+    pub abort: CancellationToken,
 }
 
 impl Driver {
@@ -96,7 +111,7 @@ impl Driver {
         established: Established,
         side: Side,
         limits: &Limits,
-        stops: Stops,
+        terms: Terms,
     ) -> Self {
         let (h2, idle) = match side {
             Side::Client => {
@@ -108,7 +123,8 @@ impl Driver {
             }
         };
         let max_unanswered = usize::try_from(limits.max_accepted_streams).unwrap_or(usize::MAX);
-        let link = Link::new(h2, max_unanswered);
+        let held = Held::nothing(&terms.account);
+        let link = Link::new(h2, terms.account, max_unanswered);
         let ready = &link.shared().ready;
         for key in [Key::Wire, Key::Clock, Key::Drain, Key::Abort] {
             ready.mark(key);
@@ -117,10 +133,11 @@ impl Driver {
             side,
             wire: Some(Box::new(Wire::new(tcp, established, ready.waker(Key::Wire)))),
             clock: Clock::new(limits, idle, ready.waker(Key::Clock)),
-            drain: Some(Box::pin(stops.drain.cancelled_owned())),
-            abort: Some(Box::pin(stops.abort.cancelled_owned())),
+            drain: Some(Box::pin(terms.drain.cancelled_owned())),
+            abort: Some(Box::pin(terms.abort.cancelled_owned())),
             last: None,
             send_buffer: limits.send_buffer,
+            held,
             answers: Answers::default(),
             pieces: Vec::new(),
             again: Vec::new(),
@@ -163,7 +180,7 @@ impl Driver {
         }
         if let Some(wire) = &self.wire {
             self.clock.arm(state.idle_since.filter(|_| !state.retiring));
-            let sendable = !state.run.is_empty() && wire.waiting() < self.send_buffer;
+            let sendable = !state.run.is_empty() && wire.waiting() < self.send_buffer(wire);
             if wire.readable || sendable {
                 come_back(cx);
             }
@@ -221,9 +238,12 @@ impl Driver {
     }
 
     fn pass(&mut self, wire: &mut Wire, state: &mut State) -> Result<(), Broken> {
+        let tight = state.account.is_tight();
+        state.h2.tighten(tight);
+        wire.tighten(tight);
         self.receive(wire, state)?;
         self.answers.passed(state.run.len());
-        let room = self.send_buffer.saturating_sub(wire.waiting());
+        let room = self.send_buffer(wire).saturating_sub(wire.waiting());
         let mut plain = scratch::plain();
         self.serve(state, &mut plain, room);
         if room > 0 && state.h2.has_output() {
@@ -232,7 +252,14 @@ impl Driver {
         let sealed = wire.seal(&plain);
         scratch::give_back_plain(plain);
         sealed?;
-        wire.send()
+        wire.send()?;
+        let held = TUNNEL + wire.held() + state.h2.buffered();
+        self.held.resize(held).map_err(|_| Broken::Spent)
+    }
+
+    /// Sealed bytes above which applications are not read now.
+    fn send_buffer(&self, wire: &Wire) -> usize {
+        if wire.is_tight() { self.send_buffer.min(TIGHT_SEND) } else { self.send_buffer }
     }
 
     fn tick(&mut self, state: &mut State) -> Result<(), Broken> {
@@ -262,7 +289,7 @@ impl Driver {
             // The session says what is to be said.
             Broken::Tls(_) => {}
             Broken::Protocol(_) | Broken::TooFast => state.h2.take_output(&mut last),
-            Broken::Closed | Broken::Ended => {
+            Broken::Closed | Broken::Ended | Broken::Spent => {
                 state.h2.go_away(Code::NO_ERROR);
                 state.h2.take_output(&mut last);
             }

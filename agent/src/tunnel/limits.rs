@@ -13,6 +13,9 @@ pub struct Limits {
     pub stream_window: u32,
     /// Bytes by which the streams of a tunnel may together exceed what they start with.
     pub window_budget: u64,
+    /// Bytes a peer may send on all streams of a tunnel beyond what we have read, and beyond what the applications
+    /// have while their pod holds too much.
+    pub connection_window: u32,
     /// Largest frame we take, in bytes; it is passed on piecemeal and costs no memory.
     pub max_frame: u32,
     /// Streams a peer may have open in one tunnel.
@@ -57,6 +60,7 @@ impl Limits {
             initial_window: self.stream_window.min(INITIAL_WINDOW),
             max_window: self.stream_window,
             window_budget: self.window_budget,
+            connection_window: self.connection_window,
             max_frame: self.max_frame,
             max_streams: self.max_accepted_streams,
             max_header_list,
@@ -69,6 +73,7 @@ impl Default for Limits {
         Self {
             stream_window: 1 << 20,
             window_budget: 16 << 20,
+            connection_window: 4 << 20,
             max_frame: (1 << 24) - 1,
             max_accepted_streams: 200,
             max_opened_streams: 100,

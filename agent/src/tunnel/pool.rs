@@ -24,8 +24,11 @@ use tokio_util::task::TaskTracker;
 
 pub(super) use self::tunnel::StreamSlot;
 use self::tunnel::Tunnel;
+pub use self::tunnel::Verdict;
+use super::account::Account;
+use super::chain::Chain;
 use super::connect::{self, Asked, ConnectError, OpenError};
-use super::driver::{Driver, Passenger, Side, Stops};
+use super::driver::{Driver, Passenger, Side, Terms};
 use super::limits::Limits;
 use super::relay::{Leg, Progress};
 use super::stream::TunnelStream;
@@ -44,6 +47,17 @@ pub struct PoolKey {
     pub expected: Vec<ArcStr>,
 }
 
+/// As whom a tunnel is dialled.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// With whose certificate. Streams share a tunnel only if it was dialled with the same.
+    pub tls: Arc<ClientConfig>,
+    /// By what it believes the peer: see [`Chain`].
+    pub trust: u64,
+    /// Of the pod that dials.
+    pub account: Rc<Account>,
+}
+
 /// The tunnels of one thread. Clones share them; the last one dropped cuts them.
 #[derive(Clone)]
 pub struct Pool {
@@ -53,6 +67,8 @@ pub struct Pool {
 struct Inner {
     limits: Limits,
     slots: RefCell<HashMap<PoolKey, Rc<Slot>>>,
+    /// Every tunnel there is, also those that take no more streams.
+    all: RefCell<Vec<(PoolKey, Rc<Tunnel>)>>,
     tasks: TaskTracker,
     /// No new streams; tunnels end with their last one.
     drain: CancellationToken,
@@ -111,6 +127,7 @@ impl Pool {
         let inner = Inner {
             limits,
             slots: RefCell::default(),
+            all: RefCell::default(),
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
@@ -129,10 +146,10 @@ impl Pool {
         &self,
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
-        tls: Arc<ClientConfig>,
+        caller: Caller,
         request: &impl Asked,
     ) -> Result<TunnelStream, ConnectError> {
-        self.connect_with(key, tcp, tls, request, &mut None).await
+        self.connect_with(key, tcp, caller, request, &mut None).await
     }
 
     /// The same, and the first bytes of `app` go before the answer has come, if `Limits::early_data`
@@ -147,20 +164,20 @@ impl Pool {
         &self,
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
-        tls: Arc<ClientConfig>,
+        caller: Caller,
         request: &impl Asked,
         (app, progress): (TcpStream, &Rc<Progress>),
     ) -> impl Future<Output = Result<TunnelStream, ConnectError>> {
         let leg = Leg::new(app);
         async move {
             if self.inner.limits.early_data == 0 {
-                let stream = self.connect_with(key, tcp, tls, request, &mut None).await?;
+                let stream = self.connect_with(key, tcp, caller, request, &mut None).await?;
                 stream.attach(leg, progress);
                 return Ok(stream);
             }
             // Lent, as each future on the way would hold room for its own.
             let mut passenger = Some(Passenger::new(leg, progress));
-            self.connect_with(key, tcp, tls, request, &mut passenger).await
+            self.connect_with(key, tcp, caller, request, &mut passenger).await
         }
     }
 
@@ -168,14 +185,14 @@ impl Pool {
         &self,
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
-        tls: Arc<ClientConfig>,
+        caller: Caller,
         request: &impl Asked,
         passenger: &mut Option<Passenger>,
     ) -> Result<TunnelStream, ConnectError> {
         let limits = &self.inner.limits;
         // Many connections to a peer that takes few streams a tunnel wait for one dial each.
         let patience = limits.dial_timeout + limits.handshake_timeout + limits.response_timeout;
-        let connect = self.connect_patiently(key, tcp, tls, request, passenger);
+        let connect = self.connect_patiently(key, tcp, caller, request, passenger);
         timeout(patience, connect).await.unwrap_or(Err(ConnectError::Timeout {
             gateway: key.gateway,
             step: "opening a stream",
@@ -199,6 +216,19 @@ impl Pool {
             .for_each(|(_, slot)| slot.tunnels.borrow().iter().for_each(|tunnel| tunnel.retire()));
     }
 
+    /// Looks at every tunnel, also at those that take no more streams: `judge` is asked as whom and with whom it is, and
+    /// with which chain its peer has shown who it is.
+    pub fn review(&self, judge: impl Fn(&PoolKey, &Chain) -> Verdict) {
+        let all = self.inner.all.borrow();
+        for (key, tunnel) in all.iter().filter(|(_, tunnel)| !tunnel.is_cut()) {
+            match judge(key, tunnel.peer()) {
+                Verdict::Keep => {}
+                Verdict::Drain => tunnel.retire(),
+                Verdict::Cut => tunnel.cut(),
+            }
+        }
+    }
+
     /// Cuts every tunnel.
     pub fn abort(&self) {
         self.inner.drain.cancel();
@@ -214,12 +244,12 @@ impl Pool {
         &self,
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
-        tls: Arc<ClientConfig>,
+        caller: Caller,
         request: &impl Asked,
         passenger: &mut Option<Passenger>,
     ) -> Result<TunnelStream, ConnectError> {
         let guard = loop {
-            match self.turn(key, &tls)? {
+            match self.turn(key, &caller.tls)? {
                 Turn::Open(slot) => match self.open(key, slot, request, passenger).await {
                     Ok(stream) => return Ok(stream),
                     // The tunnel is retired, so that this ends at the latest with a dial.
@@ -231,7 +261,7 @@ impl Pool {
                 Turn::Dial(guard) => break guard,
             }
         };
-        let slot = self.dial(key, tcp, tls, guard).await?;
+        let slot = self.dial(key, tcp, caller, guard).await?;
         match self.open(key, slot, request, passenger).await {
             Ok(stream) => Ok(stream),
             Err(OpenError::Stale(error) | OpenError::Failed(error)) => Err(error),
@@ -275,7 +305,7 @@ impl Pool {
         &self,
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
-        tls: Arc<ClientConfig>,
+        Caller { tls, trust, account }: Caller,
         guard: DialGuard,
     ) -> Result<StreamSlot, ConnectError> {
         let limits = &self.inner.limits;
@@ -290,19 +320,23 @@ impl Pool {
                 return Err(error);
             }
         };
-        let peer = std::mem::take(&mut dialled.established.peer);
-        let stops = Stops { drain: self.inner.drain.clone(), abort: self.inner.abort.clone() };
-        let driver = Driver::new(dialled.tcp, dialled.established, Side::Client, limits, stops);
-        let tunnel = Rc::new(Tunnel::new(driver.link().clone(), tls, peer));
+        let peer = Chain::new(std::mem::take(&mut dialled.established.peer), trust);
+        // One tunnel may have to end before the others.
+        let abort = self.inner.abort.child_token();
+        let terms = Terms { account, trust, drain: self.inner.drain.clone(), abort: abort.clone() };
+        let driver = Driver::new(dialled.tcp, dialled.established, Side::Client, limits, terms);
+        let tunnel = Rc::new(Tunnel::new(driver.link().clone(), tls, peer, abort));
         guard.slot.tunnels.borrow_mut().push(Rc::clone(&tunnel));
         let stream = tunnel.first();
         let inner = Rc::downgrade(&self.inner);
         let key = key.clone();
+        self.inner.all.borrow_mut().push((key.clone(), Rc::clone(&tunnel)));
         self.inner.tasks.spawn_local(async move {
             let broken = driver.run().await;
             tracing::debug!(gateway = %key.gateway, error = %broken, "tunnel ended");
             if let Some(inner) = inner.upgrade() {
                 inner.prune(&key);
+                inner.all.borrow_mut().retain(|(_, other)| !Rc::ptr_eq(other, &tunnel));
             }
         });
         Ok(stream)

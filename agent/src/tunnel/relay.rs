@@ -17,13 +17,15 @@ use std::rc::Rc;
 
 use tokio::net::TcpStream;
 
+use super::account::Account;
 use super::driver::{Broken, Ended};
 use super::h2::Code;
 use super::stream::TunnelStream;
 use crate::authorize::Permit;
 use crate::sys::socket;
+use plain::Side;
 
-pub(super) use buffer::ReadSize;
+pub(super) use buffer::{ReadSize, free};
 
 /// Bytes moved so far; may be read while the relay runs.
 #[derive(Debug, Default)]
@@ -152,7 +154,7 @@ pub fn relay_aboard(
     })
 }
 
-/// Relays between two plain connections, until both directions have ended.
+/// Relays between two plain connections of the account's pod, until both directions have ended.
 ///
 /// # Errors
 /// A side broke; both have been reset.
@@ -164,15 +166,20 @@ pub fn relay_tcp(
     peer: TcpStream,
     _passage: Passage<'_>,
     progress: &Rc<Progress>,
+    account: &Rc<Account>,
 ) -> impl Future<Output = Result<(), RelayError>> + use<> {
-    let (mut app, mut peer, progress) = (Leg::new(app), Leg::new(peer), Rc::clone(progress));
+    let (mut app, mut peer) = (Leg::new(app), Leg::new(peer));
+    let (progress, account) = (Rc::clone(progress), Rc::clone(account));
     async move {
         let (app_read, app_write) = app.tcp.split();
         let (peer_read, peer_write) = peer.tcp.split();
-        let (from_app, from_peer) = (RelayError::App, RelayError::Peer);
+        let from_app = Side { half: app_read, failed: RelayError::App };
+        let from_peer = Side { half: peer_read, failed: RelayError::Peer };
+        let to_app = Side { half: app_write, failed: RelayError::App };
+        let to_peer = Side { half: peer_write, failed: RelayError::Peer };
         futures::future::try_join(
-            plain::copy(app_read, from_app, peer_write, from_peer, &progress.sent),
-            plain::copy(peer_read, from_peer, app_write, from_app, &progress.received),
+            plain::copy(from_app, to_peer, &progress.sent, &account),
+            plain::copy(from_peer, to_app, &progress.received, &account),
         )
         .await?;
         app.end();

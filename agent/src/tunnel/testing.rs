@@ -17,9 +17,11 @@ use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{Incoming, accept};
+use super::account::{Account, Budget, Share};
 use super::connect::ConnectRequest;
+use super::driver::Terms;
 use super::limits::Limits;
-use super::pool::PoolKey;
+use super::pool::{Caller, PoolKey};
 use super::tls::ALPN;
 use crate::authorize::{Decision, Permit, Request, decide};
 use crate::mesh::{Mesh, PodUid, SpiffeId, Workload};
@@ -125,6 +127,21 @@ pub(super) fn permit() -> Permit {
     }
 }
 
+/// Of a pod that may hold what it likes.
+pub(super) fn unbounded() -> Rc<Account> {
+    Account::new(Share::new(&Budget::new(usize::MAX)))
+}
+
+/// A tunnel of such a pod.
+pub(super) fn terms(drain: CancellationToken) -> Terms {
+    Terms { account: unbounded(), trust: 0, drain, abort: CancellationToken::new() }
+}
+
+/// As such a pod.
+pub(super) fn caller(tls: Arc<ClientConfig>) -> Caller {
+    Caller { tls, trust: 0, account: unbounded() }
+}
+
 /// Two ends of a connection.
 pub(super) async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
@@ -178,7 +195,9 @@ impl Gateway {
                 let (limits, handle) = (limits.clone(), handle.clone());
                 let tls = Arc::clone(&server);
                 spawn_local(async move {
-                    let Ok(mut server) = accept(tcp, tls, &limits, token).await else { return };
+                    let Ok(mut server) = accept(tcp, tls, &limits, terms(token)).await else {
+                        return;
+                    };
                     while let Some(incoming) = server.next().await {
                         handle(incoming);
                     }

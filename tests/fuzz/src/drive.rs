@@ -11,6 +11,7 @@ pub const CONFIG: Config = Config {
     initial_window: 1000,
     max_window: 4000,
     window_budget: 6000,
+    connection_window: 1 << 20,
     max_frame: 1 << 14,
     max_streams: 8,
     max_header_list: 2000,

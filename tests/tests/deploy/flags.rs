@@ -152,6 +152,18 @@ fn ports_are_those_that_are_listened_on() {
 }
 
 #[test]
+fn the_agents_memory_is_bounded_by_its_container_or_its_flag() {
+    for folder in folders() {
+        let all = documents(&folder);
+        let container = container(pod(&all, "DaemonSet"), "agent");
+        let limit = container["resources"]["limits"]["memory"].as_str();
+        assert_eq!(limit, Some("2Gi"), "{folder}");
+        assert!(container["resources"]["limits"]["cpu"].is_null(), "{folder}");
+        assert_eq!(agent(&all).memory_limit, "", "{folder}: the container's own counts");
+    }
+}
+
+#[test]
 fn the_drain_ends_before_the_pod_is_killed() {
     let all = documents("base");
     let drain = agent(&all).drain_deadline;

@@ -12,7 +12,8 @@ use sotto::authorize::{Decision, Permit, Request, decide};
 use sotto::mesh::{Mesh, PodUid, SpiffeId, Workload};
 use sotto::tunnel::accept::{Incoming, accept};
 use sotto::tunnel::{
-    ConnectError, ConnectRequest, Limits, Pool, PoolKey, Progress, RelayError, TunnelStream, relay,
+    Account, Budget, Caller, ConnectError, ConnectRequest, Limits, Pool, PoolKey, Progress,
+    RelayError, Share, Terms, TunnelStream, relay,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, spawn_local};
@@ -32,6 +33,11 @@ pub(crate) fn permit() -> Permit {
         Decision::Allow(permit) => permit,
         other => panic!("no policy denies: {other:?}"),
     }
+}
+
+/// Of a pod that may hold what it likes.
+pub(crate) fn unbounded() -> Rc<Account> {
+    Account::new(Share::new(&Budget::new(usize::MAX)))
 }
 
 /// Connections made from one listener: thousands of them share its port.
@@ -87,6 +93,13 @@ pub(crate) struct Gateway {
     stop: Rc<Cell<CancellationToken>>,
 }
 
+/// Whose gateway it is.
+#[derive(Clone)]
+pub(crate) struct Pod {
+    pub(crate) pki: Pki,
+    pub(crate) account: Rc<Account>,
+}
+
 impl Gateway {
     /// Answers each CONNECT with 200 and gives `app` the application's end and the authority.
     pub(crate) async fn start<F: Future<Output = ()> + 'static>(
@@ -123,6 +136,16 @@ impl Gateway {
         limits: Limits,
         handle: impl Fn(Incoming) + Clone + 'static,
     ) -> Self {
+        Self::start_of(&Pod { pki: pki.clone(), account: unbounded() }, limits, handle).await
+    }
+
+    /// The same of a pod that has an account.
+    pub(crate) async fn start_of(
+        pod: &Pod,
+        limits: Limits,
+        handle: impl Fn(Incoming) + Clone + 'static,
+    ) -> Self {
+        let (pki, account) = (&pod.pki, Rc::clone(&pod.account));
         let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
         let this = Self {
             address: listener.local_addr().unwrap(),
@@ -140,9 +163,10 @@ impl Gateway {
                 let token = stop.take();
                 stop.set(token.clone());
                 let (limits, handle, tls) = (limits.clone(), handle.clone(), Arc::clone(&tls));
-                let live = Rc::clone(&live);
+                let (live, abort) = (Rc::clone(&live), CancellationToken::new());
+                let terms = Terms { account: Rc::clone(&account), trust: 0, drain: token, abort };
                 spawn_local(async move {
-                    if let Ok(mut server) = accept(tcp, tls, &limits, token).await {
+                    if let Ok(mut server) = accept(tcp, tls, &limits, terms).await {
                         while let Some(incoming) = server.next().await {
                             handle(incoming);
                         }
@@ -194,7 +218,8 @@ impl Dialler {
         };
         let request = ConnectRequest { authority: authority.to_owned(), headers: HeaderMap::new() };
         let dial = TcpStream::connect(self.gateway);
-        self.pool.connect(&key, dial, Arc::clone(&self.pki.client), &request).await
+        let caller = Caller { tls: Arc::clone(&self.pki.client), trust: 0, account: unbounded() };
+        self.pool.connect(&key, dial, caller, &request).await
     }
 
     /// A stream; the application's end of it, and how its relay ends.

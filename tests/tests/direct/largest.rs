@@ -35,7 +35,8 @@ const FLOWS: (u64, u64) = (2, 3);
 
 /// Windows that let the largest frame pass, once they have grown.
 fn wide() -> Limits {
-    Limits { stream_window: 64 << 20, window_budget: 256 << 20, ..Limits::default() }
+    let (stream_window, connection_window) = (64 << 20, 16 << 20);
+    Limits { stream_window, connection_window, window_budget: 256 << 20, ..Limits::default() }
 }
 
 /// What the end by hand has been told.

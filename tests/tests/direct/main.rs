@@ -14,9 +14,12 @@ mod frames;
 mod hostile;
 mod idle;
 mod interop;
+mod lapse;
 mod largest;
+mod node;
 mod peer;
 mod pki;
+mod sinks;
 mod slow;
 
 #[global_allocator]

@@ -67,6 +67,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::app::testing::means;
 
     /// As a connection of the share: it lives until it is cut.
     fn connection(share: &Share) {
@@ -77,9 +78,9 @@ mod tests {
     async fn what_is_open_when_a_pod_is_captured_again_is_waited_for_and_cut() {
         let netns = Netns::current().unwrap();
         let test = async {
-            let first = Share::after(None, &netns, Quota::new(1));
+            let first = Share::after(None, &netns, means().quota());
             connection(&first);
-            let second = Share::after(Some(&first), &netns, Quota::new(1));
+            let second = Share::after(Some(&first), &netns, means().quota());
             connection(&second);
             assert!(first.accepting.is_cancelled() && !second.accepting.is_cancelled());
             second.close();

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::app::testing::pod;
+use crate::app::testing::{means, pod};
 use crate::capture::Role;
 
 /// A connection that another thread is to serve, and its client.
@@ -19,7 +19,7 @@ fn connection() -> (Detached, TcpStream) {
 
 /// Where connections that stay go, and a place on the other thread.
 fn seat() -> (Arc<Balance>, Seat) {
-    let balance = Balance::new(0, 2, 9);
+    let balance = Balance::new(0, 2, &means());
     let _home = balance.next(Role::Hbone);
     let seat = balance.next(Role::Hbone);
     assert_eq!(seat.thread(), 1);

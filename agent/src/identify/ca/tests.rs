@@ -1,5 +1,6 @@
 //! The client against a CA over gRPC and TLS, on loopback.
 
+use crate::identify::Revocations;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -92,7 +93,8 @@ async fn a_certificate_is_issued_and_usable() {
     let files = files(&ca, "sesame\n");
     let client = client(serve(&ca).await, &files);
     let issued = client.fetch(&identity(REVIEWS)).await.unwrap();
-    let svid = Svid::new(&identity(REVIEWS), issued, Arc::new(SystemClock)).unwrap();
+    let svid = Svid::new(&identity(REVIEWS), issued, Arc::new(SystemClock), Revocations::default())
+        .unwrap();
     assert_eq!(
         svid.roots()[0].pem.replace(['\r', '\n'], ""),
         ca.root_pem.replace(['\r', '\n'], "")

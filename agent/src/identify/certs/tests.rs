@@ -18,7 +18,8 @@ struct Fixture {
 fn start() -> Fixture {
     let clock = TestClock::new();
     let source = TestSource::new(Arc::clone(&clock) as _);
-    let (certificates, renewal) = Certificates::new(Arc::clone(&source), Arc::clone(&clock) as _);
+    let (of_renewal, wall) = (Arc::clone(&source), Arc::clone(&clock) as _);
+    let (certificates, renewal) = Certificates::new(of_renewal, wall, Revocations::default());
     let stop = CancellationToken::new();
     tokio::spawn(renewal.run(stop.clone()));
     Fixture { clock, source, certificates, stop }

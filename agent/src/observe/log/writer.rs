@@ -134,7 +134,7 @@ fn write_lines(out: impl Write, lines: &Receiver<Message>, places: &Places) {
 /// Tells whose lines were left out; through the queue, as any line.
 fn tell(places: &Places) {
     for (pod, lines) in places.take_left_out() {
-        tracing::warn!(target: super::super::access_log::TARGET, %pod, lines, "lines left out");
+        tracing::warn!(target: super::ACCESS, %pod, lines, "lines left out");
     }
 }
 

@@ -6,7 +6,9 @@ use crate::mesh::service::{LoadBalancing, Service, ServiceKey};
 use crate::mesh::workload::Workload;
 use crate::mesh::{LocalPod, MatchedRule, PodUid, PolicyKey, SpiffeId};
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
-use crate::observe::node::{CertificateStats, NodeStats, XdsStats};
+use crate::observe::node::{
+    CertificateStats, LimitStats, Limited, NodeStats, RevocationStats, XdsStats,
+};
 
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
@@ -320,6 +322,12 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
             rejections: vec![("type/Authorization".to_owned(), 1)],
         },
         tunnels: vec![("outbound", 4)],
+        limits: LimitStats {
+            connections: Limited { now: 3, most: 9, refused: 1 },
+            waiting_bytes: Limited { now: 4, most: 8, refused: 2 },
+            descriptors: 77,
+        },
+        revocations: RevocationStats { lists: 6, failing: true },
         log_lines_dropped: 5,
     });
     check(&metrics, "sotto_connections_direct_total", &[("", "7")]);
@@ -327,6 +335,13 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
     check(&metrics, "sotto_pods", &[("{state=\"captured\"}", "3"), ("{state=\"pending\"}", "1")]);
     let kubelet = [("{state=\"exempt\"}", "0"), ("{state=\"absent\"}", "1")];
     check(&metrics, "sotto_kubelet", &kubelet);
+    check(&metrics, "sotto_revocation_lists", &[("", "6")]);
+    check(&metrics, "sotto_revocation_failing", &[("", "1")]);
+    let both = ["{what=\"connections\"}", "{what=\"waiting_bytes\"}"];
+    check(&metrics, "sotto_limited", &[(both[0], "3"), (both[1], "4")]);
+    let descriptors = "{what=\"descriptors\"}";
+    check(&metrics, "sotto_limits", &[(both[0], "9"), (both[1], "8"), (descriptors, "77")]);
+    check(&metrics, "sotto_over_limit_total", &[(both[0], "1"), (both[1], "2")]);
     check(&metrics, "sotto_xds_connected", &[("", "1")]);
     check(&metrics, "istio_xds_message_total", &[("{url=\"type/Address\"}", "12")]);
     check(&metrics, "sotto_xds_rejections_total", &[("{url=\"type/Authorization\"}", "1")]);

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::super::Netns;
 use super::ports;
-use super::{keep_alive, set_transparent, tcp};
+use super::{bound, keep_alive, set_transparent, tcp};
 
 /// Ports tried before giving up: the application or an old connection may hold some.
 const PORT_ATTEMPTS: u32 = 32;
@@ -56,6 +56,7 @@ impl AppDialler {
                 Some(source) => self.dial_as(source, destination).await,
                 None => {
                     let socket = self.netns.enter(|| tcp(destination))??;
+                    bound(&socket, true)?;
                     connect(socket, destination).await
                 }
             }
@@ -110,12 +111,14 @@ pub async fn dial_from(
 ) -> io::Result<TcpStream> {
     let socket = netns.enter(|| tcp(destination))??;
     keep_alive(&socket)?;
+    bound(&socket, false)?;
     within(timeout, connect(socket, destination)).await
 }
 
 /// A socket in the calling thread's network namespace that can be bound to any address.
 fn disguisable(destination: SocketAddr) -> io::Result<Socket> {
     let socket = tcp(destination)?;
+    bound(&socket, true)?;
     set_transparent(&socket, destination)?;
     socket.set_mark(MARK_LOOP)?;
     // A pod's own address lives on its device: bound to `lo`, the lookup skips that local route and takes the

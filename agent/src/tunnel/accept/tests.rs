@@ -8,11 +8,12 @@ use proptest::prelude::*;
 use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::tunnel::connect::{ConnectError, ConnectRequest};
 use crate::tunnel::pool::Pool;
-use crate::tunnel::testing::{Gateway, Pki, local, permit, request, tcp_pair};
+use crate::tunnel::testing::{Gateway, Pki, caller, local, permit, request, tcp_pair, terms};
 
 fn quick() -> Limits {
     Limits { handshake_timeout: Duration::from_millis(300), ..Limits::default() }
@@ -23,7 +24,7 @@ async fn speak(bytes: &[u8]) -> (AcceptError, Vec<u8>) {
     let (mut peer, ours) = tcp_pair().await;
     let stop = CancellationToken::new();
     let limits = quick();
-    let accepted = accept(ours, Pki::new().server, &limits, stop);
+    let accepted = accept(ours, Pki::new().server, &limits, terms(stop));
     // The peer closes once it has seen the end.
     let answer = async move {
         peer.write_all(bytes).await.unwrap();
@@ -71,7 +72,8 @@ async fn a_peer_of_no_protocol_is_closed() {
         let pki = Pki::new();
         let (peer, ours) = tcp_pair().await;
         let limits = quick();
-        let accepted = accept(ours, Arc::clone(&pki.server), &limits, CancellationToken::new());
+        let accepted =
+            accept(ours, Arc::clone(&pki.server), &limits, terms(CancellationToken::new()));
         let connect = async {
             let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
             let connector = TlsConnector::from(pki.client(&[]));
@@ -108,7 +110,7 @@ async fn the_caller_sees_the_request_and_the_peer_the_answer() {
         let request = ConnectRequest { authority: "reviews.bookinfo.svc:9080".to_owned(), headers };
         let pool = Pool::new(Limits::default());
         let key = gateway.key();
-        let connect = pool.connect(&key, gateway.dial(), pki.client, &request);
+        let connect = pool.connect(&key, gateway.dial(), caller(pki.client), &request);
         let mut stream = connect.await.unwrap();
         assert_eq!(stream.take_answer()[hbone::BAGGAGE], "service.name=b");
         assert_eq!(stream.peer_certificates().len(), 1);
@@ -126,7 +128,7 @@ async fn a_refusal_carries_its_status() {
         for _ in 0..2 {
             let client = Arc::clone(&pki.client);
             let (key, request) = (gateway.key(), request());
-            let connect = pool.connect(&key, gateway.dial(), client, &request);
+            let connect = pool.connect(&key, gateway.dial(), caller(client), &request);
             let error = connect.await.unwrap_err();
             assert!(matches!(error, ConnectError::Refused { status: hbone::DENIED, .. }));
         }
@@ -173,7 +175,7 @@ async fn a_stop_during_the_handshake_ends_it() {
         let (ours, _) = listener.accept().await.unwrap();
         let stop = CancellationToken::new();
         stop.cancel();
-        let accepted = accept(ours, Pki::new().server, &Limits::default(), stop).await;
+        let accepted = accept(ours, Pki::new().server, &Limits::default(), terms(stop)).await;
         assert!(matches!(accepted, Err(AcceptError::Stopped)));
     })
     .await;
@@ -185,7 +187,7 @@ async fn speak_inside_tls(pki: &Pki, bytes: &[u8]) -> bool {
     let limits = quick();
     let served = async {
         let server = Arc::clone(&pki.server);
-        let accepted = accept(ours, server, &limits, CancellationToken::new()).await;
+        let accepted = accept(ours, server, &limits, terms(CancellationToken::new())).await;
         match accepted {
             Ok(mut server) => {
                 while let Some(incoming) = server.next().await {
@@ -304,7 +306,8 @@ async fn the_streams_of_a_dead_peer_end_with_its_tunnel() {
         let limits = Limits { ping_interval: soon, ping_timeout: soon, ..Limits::default() };
         let serve = async {
             let tls = Arc::clone(&pki.server);
-            let mut server = accept(ours, tls, &limits, CancellationToken::new()).await.unwrap();
+            let mut server =
+                accept(ours, tls, &limits, terms(CancellationToken::new())).await.unwrap();
             let incoming = server.next().await.unwrap();
             let stream = incoming.accept(&permit(), HeaderMap::new()).unwrap();
             let relayed = spawn_local(async move {
@@ -330,7 +333,7 @@ async fn streams_reset_after_their_answer_hurt_nobody() {
         _ = open_and_reset(&pki, &gateway, 2000).await;
         let pool = Pool::new(Limits::default());
         let (key, request) = (gateway.key(), request());
-        let connect = pool.connect(&key, gateway.dial(), pki.client, &request);
+        let connect = pool.connect(&key, gateway.dial(), caller(pki.client), &request);
         let error = connect.await.unwrap_err();
         assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
     })

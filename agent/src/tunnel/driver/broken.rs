@@ -24,6 +24,9 @@ pub enum Broken {
     /// A PING was not answered.
     #[error("the peer did not answer within {} s", .0.as_secs())]
     Silent(Duration),
+    /// Nobody reads what it carries, and its pod holds all it may.
+    #[error("the pod's share of the agent's memory is used up")]
+    Spent,
     /// The peer closed it.
     #[error("the peer closed it")]
     Closed,

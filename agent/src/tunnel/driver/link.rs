@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, StatusCode};
 use tokio::sync::Notify;
 
+use super::super::account::{Account, Held};
 use super::super::h2::{Code, Connection, OpenError, Request, SendError, StreamId};
 use super::super::relay::{Leg, Progress};
 use super::broken::Broken;
@@ -44,8 +45,8 @@ pub enum Unanswered {
 }
 
 impl Link {
-    pub(super) fn new(h2: Connection, max_unanswered: usize) -> Self {
-        let state = RefCell::new(State::new(h2, max_unanswered));
+    pub(super) fn new(h2: Connection, account: Rc<Account>, max_unanswered: usize) -> Self {
+        let state = RefCell::new(State::new(h2, account, max_unanswered));
         Self(Rc::new(Shared { state, ready: Arc::default() }))
     }
 
@@ -79,6 +80,11 @@ impl Link {
     /// A stream of the peer was answered, or is not going to be.
     pub(in super::super) fn answered(&self) {
         self.0.state.borrow_mut().unanswered -= 1;
+    }
+
+    /// Holds bytes on the account of the tunnel's pod, if there is room.
+    pub(in super::super) fn hold(&self, bytes: usize) -> Option<Held> {
+        self.0.state.borrow().account.hold(bytes).ok()
     }
 
     /// Takes no new streams, and ends with the last one.
@@ -171,8 +177,9 @@ impl StreamHandle {
     /// `room` bytes meanwhile.
     pub(in super::super) fn board(&self, passenger: Passenger, room: usize) {
         let mut state = self.link.0.state.borrow_mut();
-        let Some(stream) = state.streams.get_mut(&self.id) else { return };
-        stream.board(passenger, room, self.link.0.ready.waker(Key::Stream(self.id)));
+        let State { streams, account, .. } = &mut *state;
+        let Some(stream) = streams.get_mut(&self.id) else { return };
+        stream.board(passenger, room, account, self.link.0.ready.waker(Key::Stream(self.id)));
         state.queue(self.id);
     }
 

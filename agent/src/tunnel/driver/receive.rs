@@ -99,7 +99,8 @@ impl Driver {
 fn deliver_to(state: &mut State, pieces: &[Piece], plain: &[u8]) {
     let id = pieces[0].id;
     // One that just ended gets nothing, nor needs the peer credit for it.
-    let Some(stream) = state.streams.get_mut(&id).filter(|stream| stream.ended.is_none()) else {
+    let State { streams, account, .. } = state;
+    let Some(stream) = streams.get_mut(&id).filter(|stream| stream.ended.is_none()) else {
         return;
     };
     let mut written = 0;
@@ -109,7 +110,7 @@ fn deliver_to(state: &mut State, pieces: &[Piece], plain: &[u8]) {
         for (slice, piece) in slices.iter_mut().zip(pieces) {
             *slice = IoSlice::new(&plain[piece.start..piece.end]);
         }
-        match stream.deliver(&slices[..pieces.len()]) {
+        match stream.deliver(&slices[..pieces.len()], account) {
             Ok(some) => written += some,
             Err(error) => {
                 failed = Some(error);

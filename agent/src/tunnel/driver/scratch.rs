@@ -24,7 +24,7 @@ thread_local! {
 }
 
 /// Lets go of the thread's buffers, if none was used since the last call. Not in the middle of a pass.
-pub fn free_buffers() {
+pub(in super::super) fn free_buffers() {
     if !USED.take() {
         KEPT_PLAIN.take();
         KEPT_SEALED.take();

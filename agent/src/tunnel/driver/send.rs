@@ -119,7 +119,7 @@ fn upload(
         if early.again > 0 {
             left -= send_again(early, h2, id, plain, capacity.min(left))?;
             if *established && early.again == 0 {
-                early.sent = Vec::new();
+                *early = Early::default();
             }
             continue;
         }

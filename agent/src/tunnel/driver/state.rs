@@ -6,6 +6,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::super::account::Account;
 use super::super::h2::{Code, Connection, FEW, Request, StreamId};
 use super::broken::Broken;
 use super::stream::{Ended, Stream};
@@ -14,6 +15,8 @@ use super::stream::{Ended, Stream};
 pub(super) struct State {
     pub(super) h2: Connection,
     pub(super) streams: HashMap<StreamId, Stream>,
+    /// Whose bytes wait.
+    pub(super) account: Rc<Account>,
     /// Streams with something to do, in the order of their turns.
     pub(super) run: VecDeque<StreamId>,
     /// Streams that wait for the peer's window.
@@ -35,10 +38,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(h2: Connection, max_unanswered: usize) -> Self {
+    pub(super) fn new(h2: Connection, account: Rc<Account>, max_unanswered: usize) -> Self {
         Self {
             h2,
             streams: HashMap::new(),
+            account,
             run: VecDeque::new(),
             starved: Vec::new(),
             incoming: VecDeque::new(),
@@ -169,10 +173,12 @@ mod tests {
 
     use super::*;
     use crate::tunnel::h2::Config;
+    use crate::tunnel::testing::unbounded;
 
     #[test]
     fn a_tunnel_that_had_many_streams_keeps_room_for_few() {
-        let mut state = State::new(Connection::client(Config::default()), 100);
+        let h2 = Connection::client(Config::default());
+        let mut state = State::new(h2, unbounded(), 100);
         let asked = Request {
             method: Method::CONNECT,
             authority: "10.0.0.1:80".to_owned(),

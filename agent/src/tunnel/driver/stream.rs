@@ -1,7 +1,6 @@
 //! One stream of a tunnel, and the application's socket it carries.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,8 +11,10 @@ use http::{HeaderMap, StatusCode};
 use socket2::SockRef;
 use tokio::io::AsyncReadExt as _;
 
+use super::super::account::{Account, Held, Spent};
 use super::super::h2::Code;
 use super::super::relay::{Leg, Progress, ReadSize};
+use super::backlog::Backlog;
 use super::broken::Broken;
 
 /// How a stream ended.
@@ -35,7 +36,7 @@ pub(super) struct Stream {
     pub(super) app: Option<App>,
     pub(super) early: Early,
     /// Bytes that the application has not taken yet; no more than the stream's window.
-    pub(super) backlog: VecDeque<u8>,
+    pub(super) backlog: Backlog,
     /// Both sides agreed to the stream: the application's bytes may go.
     pub(super) established: bool,
     /// The peer sends no more.
@@ -64,6 +65,8 @@ pub(super) struct Early {
     pub(super) sent: Vec<u8>,
     /// How many of them go again, the last ones.
     pub(super) again: usize,
+    /// For as many as there may be.
+    _held: Option<Box<Held>>,
 }
 
 /// An application on its way into a tunnel.
@@ -156,10 +159,19 @@ impl App {
 }
 
 impl Stream {
-    /// Takes an application before the answer, with up to `room` bytes of it.
-    pub(super) fn board(&mut self, passenger: Passenger, room: usize, waker: Waker) {
+    /// Takes an application before the answer, with up to `room` bytes of it if they can be held.
+    pub(super) fn board(
+        &mut self,
+        passenger: Passenger,
+        room: usize,
+        account: &Rc<Account>,
+        waker: Waker,
+    ) {
         let Passenger { leg, progress, sent } = passenger;
-        self.early = Early { room: room.saturating_sub(sent.len()), again: sent.len(), sent };
+        let room = room.saturating_sub(sent.len());
+        let held = account.hold(room + sent.len()).ok().map(Box::new);
+        let room = if held.is_some() { room } else { 0 };
+        self.early = Early { room, again: sent.len(), sent, _held: held };
         self.app = Some(App::new(leg, waker, progress));
     }
 
@@ -173,7 +185,7 @@ impl Stream {
     pub(super) fn establish(&mut self) {
         self.established = true;
         if self.early.again == 0 {
-            self.early.sent = Vec::new();
+            self.early = Early::default();
         }
     }
 
@@ -182,9 +194,13 @@ impl Stream {
         if self.established { usize::MAX } else { self.early.room }
     }
 
-    /// Gives the application what just arrived, in one write if it takes it; the rest waits.
+    /// Gives the application what just arrived, in one write if it takes it; the rest waits on the account of its pod.
     /// Tells how much the application has taken.
-    pub(super) fn deliver(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(super) fn deliver(
+        &mut self,
+        slices: &[IoSlice<'_>],
+        account: &Rc<Account>,
+    ) -> io::Result<usize> {
         let mut written = match &self.app {
             Some(app) if self.backlog.is_empty() => app.try_write(slices)?,
             _ => 0,
@@ -194,13 +210,8 @@ impl Stream {
             self.count(written);
             return Ok(written);
         }
-        let mut skip = written;
-        for slice in slices {
-            let skipped = skip.min(slice.len());
-            skip -= skipped;
-            self.backlog.extend(&slice[skipped..]);
-        }
         self.count(written);
+        self.backlog.extend(account, slices, written).map_err(spent)?;
         if written > 0 {
             // The socket may take more, or tell when.
             written += self.drain()?;
@@ -219,12 +230,9 @@ impl Stream {
             if written == 0 {
                 break;
             }
-            self.backlog.drain(..written);
+            self.backlog.taken(written);
             self.count(written);
             drained += written;
-        }
-        if self.backlog.is_empty() {
-            self.backlog = VecDeque::new();
         }
         Ok(drained)
     }
@@ -262,7 +270,7 @@ impl Stream {
             Ended::Reset(_) | Ended::Tunnel(_) if unanswered => {}
             Ended::Reset(_) | Ended::Tunnel(_) | Ended::App(_) => self.app = None,
         }
-        self.backlog = VecDeque::new();
+        self.backlog = Backlog::default();
         self.ended = Some(ended);
         self.wake();
     }
@@ -280,11 +288,17 @@ impl Stream {
     }
 }
 
+/// What an application that does not read is reset for.
+pub(super) fn spent(spent: Spent) -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, spent)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
     use std::net::{TcpListener, TcpStream};
 
+    use super::super::super::testing::unbounded;
     use super::*;
 
     #[tokio::test]
@@ -296,7 +310,7 @@ mod tests {
         let app = App::new(leg, Waker::noop().clone(), Rc::default());
         let mut stream = Stream { app: Some(app), ..Stream::default() };
         let pieces = [IoSlice::new(b"what came "), IoSlice::new(b"with the request")];
-        assert_eq!(stream.deliver(&pieces).unwrap(), 26);
+        assert_eq!(stream.deliver(&pieces, &unbounded()).unwrap(), 26);
         assert!(stream.backlog.is_empty());
         let (mut application, _) = listener.accept().unwrap();
         let mut received = [0; 26];

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-use crate::tunnel::testing::{Gateway, Pki, local, permit, request, tcp_pair};
+use crate::tunnel::testing::{Gateway, Pki, caller, local, permit, request, tcp_pair};
 use crate::tunnel::{Limits, Pool, relay};
 
 /// A tunnel; each connection comes out at `servers` in order.
@@ -49,7 +49,8 @@ impl Mesh {
     async fn connect(&self) -> (TcpStream, TcpStream) {
         let (client, app) = tcp_pair().await;
         let (key, tls) = (self.gateway.key(), Arc::clone(&self.pki.client));
-        let stream = self.pool.connect(&key, self.gateway.dial(), tls, &request()).await.unwrap();
+        let stream =
+            self.pool.connect(&key, self.gateway.dial(), caller(tls), &request()).await.unwrap();
         spawn_local(async move { _ = relay(app, stream, &Rc::default()).await });
         loop {
             if let Some(server) = self.servers.borrow_mut().pop() {

@@ -13,11 +13,14 @@ use tokio::time::timeout;
 use super::super::tls::{Established, Session};
 use super::broken::Broken;
 use super::scratch::{self, RECEIVE};
+use crate::sys::socket;
 
 /// How long a peer may take to read our last words.
 const LINGER: Duration = Duration::from_secs(1);
 /// What a peer may still send meanwhile, in bytes.
 const LINGER_BYTES: u64 = 1 << 20;
+/// What the kernel is taken to hold for a peer that does not read, in bytes.
+const IN_KERNEL: usize = 128 << 10;
 
 /// A tunnel's own connection.
 pub(super) struct Wire {
@@ -34,6 +37,8 @@ pub(super) struct Wire {
     sealed: Vec<u8>,
     /// How many bytes of them are sent.
     sent: usize,
+    /// The kernel and we hold little for a peer that does not read.
+    tight: bool,
 }
 
 /// What came of looking for bytes.
@@ -60,6 +65,7 @@ impl Wire {
             readable: true,
             sealed: Vec::new(),
             sent: 0,
+            tight: false,
         }
     }
 
@@ -104,6 +110,26 @@ impl Wire {
         self.sealed.len() - self.sent
     }
 
+    /// Bytes of memory, the kernel's for a peer that does not read among them.
+    pub(super) fn held(&self) -> usize {
+        let waits = self.waiting() > 0;
+        self.partial.capacity() + if waits { self.sealed.capacity() + IN_KERNEL } else { 0 }
+    }
+
+    pub(super) fn is_tight(&self) -> bool {
+        self.tight
+    }
+
+    /// From now on the kernel takes little that it cannot send; or as it likes.
+    pub(super) fn tighten(&mut self, tight: bool) {
+        if self.tight != tight {
+            self.tight = tight;
+            if let Err(error) = socket::tighten(&self.tcp, tight) {
+                tracing::debug!(%error, "a tunnel's kernel buffer stays as it is");
+            }
+        }
+    }
+
     /// Adds frames to what waits.
     pub(super) fn seal(&mut self, plain: &[u8]) -> Result<(), Broken> {
         if plain.is_empty() {
@@ -127,7 +153,10 @@ impl Wire {
                     let mut context = Context::from_waker(&self.waker);
                     match self.tcp.poll_write_ready(&mut context) {
                         Poll::Ready(ready) => ready?,
-                        Poll::Pending => return Ok(()),
+                        Poll::Pending => {
+                            self.shrink();
+                            return Ok(());
+                        }
                     }
                 }
                 Err(error) => return Err(error.into()),
@@ -138,6 +167,14 @@ impl Wire {
             scratch::give_back_sealed(std::mem::take(&mut self.sealed));
         }
         Ok(())
+    }
+
+    /// Lets go of room that what waits does not need, where memory is short.
+    fn shrink(&mut self) {
+        if self.tight && self.waiting() < self.sealed.capacity() / 2 {
+            let rest = self.sealed[std::mem::take(&mut self.sent)..].to_vec();
+            scratch::give_back_sealed(std::mem::replace(&mut self.sealed, rest));
+        }
     }
 
     /// Sends what waits and these last frames, and closes so that they arrive: unread bytes at close

@@ -21,10 +21,6 @@ use super::streams::{self, ById, Forgotten, Stream};
 
 pub use send::{OpenError, SendError};
 
-/// What all streams of a peer may have in flight. Credit is given back on receipt, so this bounds
-/// no memory; the streams' windows do.
-const WINDOW: u32 = 16 << 20;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Client,
@@ -79,6 +75,10 @@ pub struct Connection {
     recv_window: u32,
     /// Received, and not yet given back.
     credit: u32,
+    /// Bytes told and not taken, of all streams.
+    untaken: u64,
+    /// No more bytes are wanted than are taken.
+    tight: bool,
     /// Bytes by which streams' windows exceed the initial one.
     grown: u64,
     /// Server: the highest stream the peer opened.
@@ -129,6 +129,8 @@ impl Connection {
             send_window: DEFAULT_WINDOW,
             recv_window: DEFAULT_WINDOW,
             credit: 0,
+            untaken: 0,
+            tight: false,
             grown: 0,
             last_peer: 0,
             next: 1,
@@ -147,8 +149,11 @@ impl Connection {
             (setting::MAX_HEADER_LIST_SIZE, self.config.max_header_list),
         ];
         frame::put_settings(&mut self.out, &[own, &common].concat());
-        frame::put_window_update(&mut self.out, 0, WINDOW - self.recv_window);
-        self.recv_window = WINDOW;
+        let window = self.config.connection_window;
+        if window > self.recv_window {
+            frame::put_window_update(&mut self.out, 0, window - self.recv_window);
+            self.recv_window = window;
+        }
     }
 
     /// Takes bytes, in whatever pieces they come. Returns how many were taken and at most one
@@ -205,6 +210,11 @@ impl Connection {
         self.owed = 0;
     }
 
+    /// Bytes that the connection holds for what was sent and received in part, all streams together.
+    pub fn buffered(&self) -> usize {
+        self.out.capacity() + self.reader.held() + self.block.as_ref().map_or(0, Block::held)
+    }
+
     /// Streams that are open or half-closed, or whose bytes were not all taken.
     pub fn open_streams(&self) -> usize {
         self.streams.len()
@@ -224,6 +234,7 @@ impl Connection {
         self.failed = Some(violation);
         self.pending.clear();
         self.streams.clear();
+        self.untaken = 0;
         self.block = None;
         let last = self.leaving.last().unwrap_or(self.last_peer);
         frame::put_go_away(&mut self.out, last, violation.code);
@@ -272,6 +283,7 @@ impl Connection {
     fn remove(&mut self, id: u32) -> Option<Stream> {
         let stream = streams::remove(&mut self.streams, id)?;
         self.grown -= u64::from(stream.target - self.config.initial_window);
+        self.untaken -= u64::from(stream.untaken);
         Some(stream)
     }
 

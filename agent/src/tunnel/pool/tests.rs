@@ -8,7 +8,7 @@ use tokio::task::spawn_local;
 
 use super::*;
 use crate::tunnel::accept::Incoming;
-use crate::tunnel::testing::{Gateway, Pki, local, permit, request};
+use crate::tunnel::testing::{Gateway, Pki, caller, local, permit, request};
 
 /// Answers 200 and holds the stream for a minute.
 fn hold(incoming: Incoming) {
@@ -34,7 +34,7 @@ async fn start(limits: Limits) -> Fixture {
 impl Fixture {
     async fn connect(&self) -> Result<TunnelStream, ConnectError> {
         let tls = Arc::clone(&self.pki.client);
-        self.pool.connect(&self.gateway.key(), self.gateway.dial(), tls, &request()).await
+        self.pool.connect(&self.gateway.key(), self.gateway.dial(), caller(tls), &request()).await
     }
 
     async fn connect_many(&self, count: usize) -> Vec<TunnelStream> {
@@ -100,7 +100,8 @@ async fn a_failed_dial_fails_all_that_wait_and_no_one_later() {
             Err(io::Error::from(io::ErrorKind::ConnectionRefused))
         };
         let request = request();
-        let attempt = || f.pool.connect(&key, refused(), Arc::clone(&f.pki.client), &request);
+        let attempt =
+            || f.pool.connect(&key, refused(), caller(Arc::clone(&f.pki.client)), &request);
         for result in join_all((0..10).map(|_| attempt())).await {
             let error = result.unwrap_err();
             assert!(matches!(error, ConnectError::Tcp { .. }), "{error:?}");
@@ -118,7 +119,7 @@ async fn a_dial_that_is_dropped_is_taken_over() {
         let f = start(Limits::default()).await;
         let (key, request) = (f.gateway.key(), request());
         let never = std::future::pending();
-        let first = f.pool.connect(&key, never, Arc::clone(&f.pki.client), &request);
+        let first = f.pool.connect(&key, never, caller(Arc::clone(&f.pki.client)), &request);
         let first = timeout(Duration::from_millis(50), first);
         let (first, second) = tokio::join!(first, f.connect());
         first.unwrap_err();
@@ -196,7 +197,7 @@ async fn a_dead_peer_is_found_by_ping() {
         let (key, request) = (f.gateway.key(), request());
         let dial = TcpStream::connect(front);
         let client = Arc::clone(&f.pki.client);
-        let _stream = f.pool.connect(&key, dial, client, &request).await.unwrap();
+        let _stream = f.pool.connect(&key, dial, caller(client), &request).await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(f.pool.tunnels(), 1);
         stall.cancel();
@@ -245,7 +246,7 @@ async fn a_slow_peer_is_given_up() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dial = TcpStream::connect(silent.local_addr().unwrap());
         let (key, request) = (f.gateway.key(), request());
-        let connect = f.pool.connect(&key, dial, Arc::clone(&f.pki.client), &request);
+        let connect = f.pool.connect(&key, dial, caller(Arc::clone(&f.pki.client)), &request);
         let error = connect.await.unwrap_err();
         assert!(matches!(error, ConnectError::Timeout { step: "TLS handshake", .. }), "{error:?}");
     })
@@ -259,7 +260,7 @@ async fn a_connection_in_wait_is_small() {
         let (key, request) = (f.gateway.key(), request());
         let dial = f.gateway.dial();
         let dialling = size_of_val(&dial);
-        let connect = f.pool.connect(&key, dial, Arc::clone(&f.pki.client), &request);
+        let connect = f.pool.connect(&key, dial, caller(Arc::clone(&f.pki.client)), &request);
         let size = size_of_val(&connect) - dialling;
         assert!(size <= 4096, "{size} bytes");
     })

@@ -7,14 +7,28 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
+use super::super::chain::Chain;
 use super::super::driver::Link;
+
+/// What becomes of a tunnel that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    Keep,
+    /// It takes no more streams, and ends with the last one.
+    Drain,
+    /// It ends now.
+    Cut,
+}
 
 /// A tunnel as its users see it.
 pub(super) struct Tunnel {
     link: Link,
     tls: Arc<ClientConfig>,
-    peer: Vec<CertificateDer<'static>>,
+    peer: Chain,
+    abort: CancellationToken,
     streams: Cell<usize>,
     /// The link settled or retired.
     changed: Rc<Notify>,
@@ -24,10 +38,11 @@ impl Tunnel {
     pub(super) fn new(
         link: Link,
         tls: Arc<ClientConfig>,
-        peer: Vec<CertificateDer<'static>>,
+        peer: Chain,
+        abort: CancellationToken,
     ) -> Self {
         let changed = link.changed();
-        Self { link, tls, peer, streams: Cell::new(0), changed }
+        Self { link, tls, peer, abort, streams: Cell::new(0), changed }
     }
 
     /// Whether it takes streams under this configuration; if it was made with another, it takes no
@@ -73,6 +88,21 @@ impl Tunnel {
         StreamSlot { tunnel: Rc::clone(self) }
     }
 
+    /// What its peer has shown.
+    pub(super) fn peer(&self) -> &Chain {
+        &self.peer
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.abort.is_cancelled()
+    }
+
+    /// Ends now.
+    pub(super) fn cut(&self) {
+        self.link.retire();
+        self.abort.cancel();
+    }
+
     /// Takes no more streams.
     pub(super) fn retire(&self) {
         self.link.retire();
@@ -98,7 +128,7 @@ impl StreamSlot {
     }
 
     pub(in super::super) fn peer_certificates(&self) -> &[CertificateDer<'static>] {
-        &self.tunnel.peer
+        self.tunnel.peer.certificates()
     }
 }
 

@@ -2,24 +2,13 @@
 //! holds none.
 
 use std::cell::Cell;
-use std::future::poll_fn;
-use std::io;
-use std::pin::pin;
-use std::task::Poll;
-
-use bytes::{BufMut as _, Bytes, BytesMut};
-use tokio::io::AsyncReadExt as _;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 /// Sizes of a read, in bytes; small ones keep an interactive connection's memory small, large ones
 /// save system calls.
 const SIZES: [usize; 4] = [8 << 10, 64 << 10, 256 << 10, 512 << 10];
-/// Shorter reads are copied out, in bytes, lest they keep a large buffer alive.
-const COPY_BELOW: usize = 4 << 10;
-
 thread_local! {
-    static SCRATCH: Cell<BytesMut> = Cell::new(BytesMut::new());
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static USED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// How much to read next: more while reads come full, less when they fall short.
@@ -41,34 +30,44 @@ impl ReadSize {
     }
 }
 
-/// Reads up to `max` bytes if there are any; empty at the end.
-pub(super) async fn try_read(from: &mut ReadHalf<'_>, max: usize) -> Option<io::Result<Bytes>> {
-    poll_fn(|cx| {
-        let mut scratch = SCRATCH.take();
-        scratch.reserve(max);
-        let mut limited = (&mut scratch).limit(max);
-        let polled = pin!(from.read_buf(&mut limited)).poll(cx);
-        let read = match polled {
-            Poll::Pending => None,
-            Poll::Ready(Err(error)) => Some(Err(error)),
-            Poll::Ready(Ok(length)) if length < COPY_BELOW => {
-                let bytes = Bytes::copy_from_slice(&scratch);
-                scratch.clear();
-                Some(Ok(bytes))
-            }
-            Poll::Ready(Ok(_)) => Some(Ok(scratch.split().freeze())),
-        };
-        SCRATCH.set(scratch);
-        Poll::Ready(read)
-    })
-    .await
+/// Lets go of the thread's buffer, if it was not used since the last call.
+pub(in super::super) fn free() {
+    if !USED.take() {
+        SCRATCH.take();
+    }
 }
 
-/// Sends FIN. That the other side is gone already is no error at the end of a direction.
-pub(super) async fn finish(to: &mut WriteHalf<'_>) -> io::Result<()> {
-    match to.shutdown().await {
-        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
-        _ => Ok(()),
+/// The thread's buffer, until dropped: never over an await.
+pub(super) struct Scratch {
+    buffer: Vec<u8>,
+    room: usize,
+}
+
+impl Scratch {
+    /// With room for so many bytes.
+    pub(super) fn take(room: usize) -> Self {
+        USED.set(true);
+        let mut buffer = SCRATCH.take();
+        if buffer.len() < room {
+            buffer.resize(room, 0);
+        }
+        Self { buffer, room }
+    }
+
+    /// To be read to.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        &mut self.buffer[..self.room]
+    }
+
+    /// The first bytes, which were read.
+    pub(super) fn read(&self, bytes: usize) -> &[u8] {
+        &self.buffer[..bytes]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        SCRATCH.set(std::mem::take(&mut self.buffer));
     }
 }
 

@@ -16,7 +16,9 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::tunnel::limits::Limits;
 use crate::tunnel::pool::Pool;
-use crate::tunnel::testing::{Gateway, Pki, key, local, permit, request, tcp_pair};
+use crate::tunnel::testing::{
+    Gateway, Pki, caller, key, local, permit, request, tcp_pair, unbounded,
+};
 
 type Outcome = JoinHandle<Result<(), RelayError>>;
 
@@ -48,7 +50,7 @@ async fn tunnelled(limits: Limits) -> Path {
     .await;
     let pool = Pool::new(limits);
     let (key, request) = (gateway.key(), request());
-    let near = pool.connect(&key, gateway.dial(), pki.client, &request).await.unwrap();
+    let near = pool.connect(&key, gateway.dial(), caller(pki.client), &request).await.unwrap();
     let far = stream.await.unwrap();
     keep(pool);
     let ((client, client_side), (server, server_side)) = (tcp_pair().await, tcp_pair().await);
@@ -72,7 +74,7 @@ async fn plain() -> Path {
     let counted = Rc::clone(&progress);
     let relay = spawn_local(async move {
         let permit = permit();
-        relay_tcp(client_side, server_side, Passage::Inbound(&permit), &counted).await
+        relay_tcp(client_side, server_side, Passage::Inbound(&permit), &counted, &unbounded()).await
     });
     let far = Rc::clone(&progress);
     Path { client, server, relays: vec![relay], progress, far }
@@ -252,7 +254,7 @@ async fn with_raw_peer(act: impl FnOnce(h2::SendStream<bytes::Bytes>, h2::RecvSt
     };
     let pool = Pool::new(Limits::default());
     let (key, request) = (key(address), request());
-    let connect = pool.connect(&key, TcpStream::connect(address), pki.client, &request);
+    let connect = pool.connect(&key, TcpStream::connect(address), caller(pki.client), &request);
     let ((peer, incoming), stream) = tokio::join!(accept, connect);
     let stream = stream.unwrap();
     keep(pool);
@@ -305,7 +307,7 @@ async fn a_relay_is_small() {
         drop(path);
         let (app, peer) = (tcp_pair().await.0, tcp_pair().await.0);
         let progress = Rc::default();
-        sizes.push(size_of_val(&relay_tcp(app, peer, Passage::Outbound, &progress)));
+        sizes.push(size_of_val(&relay_tcp(app, peer, Passage::Outbound, &progress, &unbounded())));
         fn size<F>(_: impl Fn(TcpStream, TunnelStream, &'static Rc<Progress>) -> F) -> usize {
             size_of::<F>()
         }

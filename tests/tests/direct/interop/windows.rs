@@ -25,7 +25,9 @@ fn one_byte_frames() -> Plan {
 
 /// Both ends take frames of 2^24-1 bytes, and windows that let them be sent.
 fn largest_frames() -> Plan {
-    let limits = Limits { stream_window: 64 << 20, window_budget: 256 << 20, ..Limits::default() };
+    let (stream_window, connection_window) = (64 << 20, 16 << 20);
+    let limits =
+        Limits { stream_window, connection_window, window_budget: 256 << 20, ..Limits::default() };
     let set = Set { window: 64 << 20, frame: (1 << 24) - 1, ..Set::default() };
     Plan { limits, set, streams: 4, total: 40 << 20, ..Plan::default() }
 }

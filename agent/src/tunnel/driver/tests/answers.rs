@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::super::tls;
 use super::super::ready::Key;
-use super::super::{Driver, Side, Stops, StreamHandle};
+use super::super::{Driver, Side, StreamHandle};
 use crate::tunnel::Limits;
-use crate::tunnel::testing::{Pki, local, tcp_pair};
+use crate::tunnel::testing::{Pki, local, tcp_pair, terms};
 
 /// Both ends of a tunnel, with the first flights of HTTP/2 exchanged: nothing is left to do.
 async fn quiet_tunnel() -> (Driver, Driver) {
@@ -25,10 +25,10 @@ async fn quiet_tunnel() -> (Driver, Driver) {
         tls::connect(&mut near, Arc::clone(&pki.client), name, layer),
         tls::accept(&mut far, Arc::clone(&pki.server), layer),
     );
-    let stops = || Stops { drain: CancellationToken::new(), abort: CancellationToken::new() };
+    let terms = || terms(CancellationToken::new());
     let limits = Limits::default();
-    let mut client = Driver::new(near, client.unwrap(), Side::Client, &limits, stops());
-    let mut server = Driver::new(far, server.unwrap(), Side::Server, &limits, stops());
+    let mut client = Driver::new(near, client.unwrap(), Side::Client, &limits, terms());
+    let mut server = Driver::new(far, server.unwrap(), Side::Server, &limits, terms());
     // What the kernel carries late would be one more thing to do.
     for _ in 0..50 {
         poll(&mut client);

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::tunnel::testing::key;
+use crate::tunnel::testing::{caller, key};
 use crate::tunnel::{ConnectError, TunnelStream, relay_aboard};
 
 type Asked = (Request<RecvStream>, SendResponse<Bytes>);
@@ -52,7 +52,7 @@ impl Peer {
         let dial = TcpStream::connect(self.address);
         let aboard = (app, &Rc::default());
         let tls = Arc::clone(&self.tls);
-        self.pool.connect_aboard(&key(self.address), dial, tls, &request(), aboard).await
+        self.pool.connect_aboard(&key(self.address), dial, caller(tls), &request(), aboard).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! DATA of the peer, and the credit for it (RFC 9113 sections 6.1 and 6.9).
 
+use super::Connection;
 use super::read::{At, Step, take};
-use super::{Connection, WINDOW};
 use crate::tunnel::h2::StreamId;
 use crate::tunnel::h2::code::{Code, Violation};
 use crate::tunnel::h2::event::Event;
@@ -30,17 +30,35 @@ impl Connection {
         Ok(())
     }
 
-    /// Credit for the connection is given back at once: the streams' windows bound what is held.
     fn charge_connection(&mut self, length: u32) -> Result<(), Violation> {
         let window = self.recv_window.checked_sub(length);
         self.recv_window = window.ok_or(Violation::flow("DATA beyond the connection's window"))?;
         self.credit += length;
-        if self.credit >= WINDOW / 4 {
-            let increment = std::mem::take(&mut self.credit);
+        self.give_connection();
+        Ok(())
+    }
+
+    /// Credit for the connection is given back at once while there is room: the streams' windows bound what is held,
+    /// and one whose application does not read stops no other. Without room it is given back only for what was
+    /// taken.
+    fn give_connection(&mut self) {
+        let withheld = if self.tight { self.untaken } else { 0 };
+        let withheld = u32::try_from(withheld).unwrap_or(u32::MAX);
+        let increment = self.credit.saturating_sub(withheld);
+        if increment >= self.config.connection_window / 4 {
+            self.credit -= increment;
             self.recv_window += increment;
             self.owe(|out| frame::put_window_update(out, 0, increment));
         }
-        Ok(())
+    }
+
+    /// Whether what is told and not taken weighs: then windows do not grow, and the connection as a whole may send no
+    /// more than its window beyond that.
+    pub fn tighten(&mut self, tight: bool) {
+        if self.tight != tight {
+            self.tight = tight;
+            self.give_connection();
+        }
     }
 
     /// Whether the stream takes DATA.
@@ -127,6 +145,7 @@ impl Connection {
             }
         }
         stream.untaken += count;
+        self.untaken += u64::from(count);
         Ok(Step::Tell(Event::Data { id: StreamId(id), bytes }))
     }
 
@@ -151,16 +170,20 @@ impl Connection {
         // More than was told cannot be taken: a mistake here must not break the window.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(stream.untaken);
         stream.untaken -= bytes;
+        self.untaken -= u64::from(bytes);
         if stream.is_done() {
             self.remove(id.0);
         } else {
             self.give(id.0, bytes, drained);
         }
+        if self.tight {
+            self.give_connection();
+        }
     }
 
     /// Gives a stream's credit back once it is half a window.
     fn give(&mut self, id: u32, bytes: u32, drained: bool) {
-        let config = self.config;
+        let (config, drained) = (self.config, drained && !self.tight);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.credit += bytes;
         if stream.receiving == Receiving::Ended || stream.credit < (stream.target / 2).max(1) {

@@ -26,6 +26,13 @@ pub(super) struct Block {
     continuations: u32,
 }
 
+impl Block {
+    /// Bytes of memory.
+    pub(super) fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
 impl Connection {
     /// How many bytes a header block may have: enough for the largest list allowed, in any encoding
     /// that makes sense.

@@ -59,6 +59,11 @@ impl Reader {
         Self { at, head: [0; HEAD], have: 0, payload: Vec::new() }
     }
 
+    /// Bytes of memory.
+    pub(super) fn held(&self) -> usize {
+        self.payload.capacity()
+    }
+
     pub(super) fn is_within_frame(&self) -> bool {
         !matches!(self.at, At::Head) || self.have != 0
     }

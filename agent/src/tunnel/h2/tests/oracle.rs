@@ -32,6 +32,7 @@ const COMMON: Set = Set {
         initial_window: 20_000,
         max_window: 100_000,
         window_budget: 200_000,
+        connection_window: 1 << 20,
         max_frame: (1 << 24) - 1,
         max_streams: 200,
         max_header_list: 1 << 16,

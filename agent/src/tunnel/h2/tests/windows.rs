@@ -44,7 +44,8 @@ fn a_peer_beyond_a_streams_window_is_reset() {
 #[test]
 fn a_peer_beyond_the_connections_window_is_cut_off() {
     // Late frames count for the connection too, but their stream's window is no obstacle here.
-    let mut server = serving(config((1 << 31) - 1, (1 << 31) - 1, 0));
+    let most = config((1 << 31) - 1, (1 << 31) - 1, 0);
+    let mut server = serving(Config { connection_window: 16 << 20, ..most });
     let mut sent = 0usize;
     // Credit comes back at a quarter of the window: one frame larger than all of it is too much.
     while sent < 3 << 20 {
@@ -119,10 +120,10 @@ fn a_closed_stream_returns_its_growth_to_the_budget() {
 #[test]
 fn the_connections_credit_comes_back_on_receipt() {
     let mut server = serving(config(8 << 20, 8 << 20, 0));
-    feed(&mut server, &data((4 << 20) - 1)).unwrap();
+    feed(&mut server, &data((1 << 20) - 1)).unwrap();
     assert_eq!(credits(&mut server), []);
     feed(&mut server, &data(1)).unwrap();
-    assert_eq!(credits(&mut server), [(0, 4 << 20)]);
+    assert_eq!(credits(&mut server), [(0, 1 << 20)], "a quarter of the window");
 }
 
 #[test]
@@ -210,4 +211,53 @@ fn nothing_is_sent_before_the_answer_at_a_server() {
     assert_eq!(server.capacity(ONE), 0);
     assert_eq!(server.data(ONE, 1, false), Err(SendError::State));
     assert_eq!(server.data(StreamId(3), 1, false), Err(SendError::Gone));
+}
+
+/// A server with a stream that was sent `bytes`, none of them taken, and a connection's window of 400 kB.
+fn holding(bytes: usize, tight: bool) -> Connection {
+    let config = Config { connection_window: 400_000, ..config(1 << 20, 1 << 20, 0) };
+    let mut server = serving(config);
+    server.tighten(tight);
+    for _ in 0..bytes / 50_000 {
+        feed(&mut server, &data(50_000)).unwrap();
+    }
+    server
+}
+
+#[test]
+fn the_connection_gets_credit_for_what_waits_while_there_is_room() {
+    let mut server = holding(800_000, false);
+    let credits: u32 = credits(&mut server).iter().map(|(_, increment)| increment).sum();
+    assert_eq!(credits, 800_000);
+}
+
+#[test]
+fn a_tight_connection_gets_credit_for_what_was_taken() {
+    let mut server = holding(400_000, true);
+    assert_eq!(credits(&mut server), []);
+    server.consumed(ONE, 99_999, true);
+    assert_eq!(credits(&mut server), []);
+    server.consumed(ONE, 1, true);
+    assert_eq!(credits(&mut server), [(0, 100_000)]);
+    server.tighten(false);
+    assert_eq!(credits(&mut server), [(0, 300_000)], "all that waits, once there is room");
+    let full = holding(400_000, true);
+    assert_eq!(broken(full, &data(1)), Code::FLOW_CONTROL_ERROR);
+}
+
+#[test]
+fn a_tight_connection_grows_no_stream() {
+    let mut server = serving(config(1000, 4000, 16 << 20));
+    server.tighten(true);
+    feed(&mut server, &data(1000)).unwrap();
+    server.consumed(ONE, 1000, true);
+    assert_eq!(credits(&mut server), [(1, 1000)]);
+}
+
+#[test]
+fn a_stream_that_is_gone_weighs_no_more() {
+    let mut server = holding(400_000, true);
+    server.reset(ONE, Code::CANCEL);
+    server.tighten(false);
+    assert_eq!(credits(&mut server).last(), Some(&(0, 400_000)));
 }

@@ -1,0 +1,50 @@
+//! What a tunnel's peer has shown of itself, and by what it was last believed.
+
+use std::cell::{Cell, OnceCell};
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+
+/// The peer's verified certificates, its own first.
+#[derive(Debug)]
+pub struct Chain {
+    certificates: Vec<CertificateDer<'static>>,
+    trust: Cell<u64>,
+    lapse: OnceCell<Lapse>,
+}
+
+/// When a tunnel must have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lapse {
+    /// From when on it takes no more streams.
+    pub drain: SystemTime,
+    /// From when on it is no more.
+    pub end: SystemTime,
+}
+
+impl Chain {
+    /// As a handshake has verified it, by `trust`: roots and revocations, whatever the number stands for.
+    pub fn new(certificates: Vec<CertificateDer<'static>>, trust: u64) -> Self {
+        Self { certificates, trust: Cell::new(trust), lapse: OnceCell::new() }
+    }
+
+    /// All of them.
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
+    /// By what it was last believed.
+    pub fn trust(&self) -> u64 {
+        self.trust.get()
+    }
+
+    /// It is believed by this, too.
+    pub fn believed(&self, trust: u64) {
+        self.trust.set(trust);
+    }
+
+    /// When it lapses; read once.
+    pub fn lapse(&self, read: impl FnOnce(&[CertificateDer<'static>]) -> Lapse) -> Lapse {
+        *self.lapse.get_or_init(|| read(&self.certificates))
+    }
+}

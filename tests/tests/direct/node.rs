@@ -1,0 +1,277 @@
+//! Both nodes of a connection, with the agent's own connections, tunnels and certificates: their data threads are this
+//! one, in a network namespace of its own.
+//!
+//! Applications' ends are sockets outside the runtime, which need no heap.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+use sotto::capture::{Captured, PodCapture, Role};
+use sotto::connection::{Context, Means, OfPod, Shared, Timings, handle};
+use sotto::identify::Revocations;
+use sotto::identify::ca::CaError;
+use sotto::identify::certs::{CertificateSource, Certificates};
+use sotto::identify::clock::SystemClock;
+use sotto::identify::svid::Issued;
+use sotto::mesh::local::Exclusions;
+use sotto::mesh::{LocalPod, MeshEvent, PodUid, ResourceKind, SpiffeId, Store, Workload};
+use sotto::observe::Metrics;
+use sotto::sys::netlink::Netlink;
+use sotto::sys::{Netns, socket};
+use sotto::tunnel::{Budget, Limits};
+use tokio::task::spawn_local;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+/// The client's pod; the server's is where the kernel's own address on loopback is.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+const SERVER: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// A root, which may sign lists.
+struct Root {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Root {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Self { issuer: Issuer::new(params, key), certificate }
+    }
+}
+
+/// Certifies whomever it is asked for.
+#[derive(Clone)]
+pub(crate) struct Ca {
+    root: Arc<Mutex<Root>>,
+    life: Duration,
+    /// Whose, by serial number.
+    issued: Arc<Mutex<Vec<String>>>,
+}
+
+impl Ca {
+    /// Whose certificates live so long.
+    pub(crate) fn new(life: Duration) -> Self {
+        Self { root: Arc::new(Mutex::new(Root::new())), life, issued: Arc::default() }
+    }
+
+    /// From now on another root certifies, and is the only one.
+    pub(crate) fn change_root(&self) {
+        *self.root.lock() = Root::new();
+    }
+
+    /// A list of all certificates so far of a service account, as PEM.
+    pub(crate) fn revoke(&self, account: &str) -> String {
+        let now = SystemTime::now();
+        let issued = self.issued.lock();
+        let of = issued.iter().enumerate().filter(|(_, name)| name.ends_with(account));
+        let revoked = of.map(|(serial, _)| RevokedCertParams {
+            serial_number: serial_number(serial),
+            revocation_time: now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: now.into(),
+            next_update: (now + Duration::from_secs(3600)).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.root.lock().issuer).unwrap().pem().unwrap()
+    }
+}
+
+/// None is 0.
+fn serial_number(index: usize) -> SerialNumber {
+    SerialNumber::from(u64::try_from(index).unwrap() + 100)
+}
+
+impl CertificateSource for Ca {
+    async fn issue(&self, identity: &SpiffeId) -> Result<Issued, CaError> {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into().unwrap())];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let now = SystemTime::now();
+        params.not_before = now.into();
+        params.not_after = (now + self.life).into();
+        let mut issued = self.issued.lock();
+        params.serial_number = Some(serial_number(issued.len()));
+        issued.push(identity.to_string());
+        let root = self.root.lock();
+        let leaf = params.signed_by(&key, &root.issuer).unwrap();
+        let key = Zeroizing::new(key.serialize_der());
+        let roots = vec![root.certificate.clone()];
+        Ok(Issued { chain: vec![leaf.der().clone()], roots, key })
+    }
+}
+
+/// A data thread of a node with one pod.
+pub(crate) struct Node {
+    pub(crate) context: Rc<Context>,
+    pod: Arc<PodCapture>,
+    of_pod: Rc<OfPod>,
+}
+
+impl Node {
+    fn new(shared: &Arc<Shared>, netns: &Netns, name: &str, address: Ipv4Addr) -> Self {
+        let pod = LocalPod {
+            uid: PodUid(name.into()),
+            namespace: "shop".into(),
+            name: name.into(),
+            identity: SpiffeId::new("cluster.local", "shop", name).unwrap(),
+            ip4: Some(address),
+            ip6: None,
+            exclusions: Exclusions::default(),
+        };
+        let means = Means::new(usize::MAX, Budget::new(usize::MAX));
+        Self {
+            context: Rc::new(Context::new(shared.clone())),
+            pod: Arc::new(PodCapture { pod: Arc::new(pod), netns: netns.clone() }),
+            of_pod: Rc::new(OfPod::new(netns.clone(), means.quota())),
+        }
+    }
+
+    /// Serves a connection that the kernel handed over.
+    fn take(&self, stream: tokio::net::TcpStream, role: Role, to: SocketAddr) {
+        // As accepted from an agent's listener.
+        stream.set_nodelay(true).unwrap();
+        if role != Role::Hbone {
+            socket::reset_on_close(&stream).unwrap();
+        }
+        let client = stream.peer_addr().unwrap();
+        let captured =
+            Captured { stream, role, pod: self.pod.clone(), client, original_destination: to };
+        let stop = CancellationToken::new();
+        spawn_local(handle(self.context.clone(), captured, self.of_pod.clone(), stop));
+    }
+}
+
+/// What all data threads share.
+fn shared(ca: Ca, revocations: Revocations, limits: Limits) -> Arc<Shared> {
+    let (mut store, mesh) = Store::new();
+    for (name, address) in [("client", CLIENT), ("server", SERVER)] {
+        let pod = Workload::pod("Kubernetes", "shop", name, name, IpAddr::V4(address)).unwrap();
+        store.apply([MeshEvent::Workload(Arc::new(pod))]);
+    }
+    store.set_synced(ResourceKind::Address);
+    store.set_synced(ResourceKind::Authorization);
+    let (certificates, renewal) = Certificates::new(ca, Arc::new(SystemClock), revocations);
+    // The mesh goes on as it is, and so does its one writer.
+    spawn_local(async move {
+        renewal.run(CancellationToken::new()).await;
+        drop(store);
+    });
+    Arc::new(Shared {
+        mesh,
+        network: "".into(),
+        cluster: "Kubernetes".into(),
+        certificates,
+        metrics: Metrics::new(),
+        limits,
+        timings: Timings::default(),
+    })
+}
+
+/// The client, the server, and the applications that talk through them.
+pub(crate) struct Bench {
+    pub(crate) client: Node,
+    pub(crate) server: Rc<Node>,
+    apps: TcpListener,
+    redirected: TcpListener,
+    /// Ends of applications: the client's, the server's.
+    pub(crate) open: Vec<(TcpStream, TcpStream)>,
+}
+
+impl Bench {
+    pub(crate) async fn start(
+        netns: &Netns,
+        ca: Ca,
+        revocations: Revocations,
+        limits: Limits,
+    ) -> Self {
+        let shared = shared(ca, revocations, limits);
+        let tunnels = SocketAddr::from((SERVER, 15008));
+        let listener = tokio::net::TcpListener::bind(tunnels).await.unwrap();
+        let server = Rc::new(Node::new(&shared, netns, "server", SERVER));
+        let accepting = Rc::clone(&server);
+        spawn_local(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                accepting.take(stream, Role::Hbone, tunnels);
+            }
+        });
+        let listen = || TcpListener::bind((SERVER, 0)).unwrap();
+        let (apps, redirected) = (listen(), listen());
+        apps.set_nonblocking(true).unwrap();
+        let client = Node::new(&shared, netns, "client", CLIENT);
+        Self { client, server, apps, redirected, open: Vec::new() }
+    }
+
+    /// What an application opens towards the server: its end.
+    pub(crate) fn dial(&self) -> TcpStream {
+        let near = TcpStream::connect(self.redirected.local_addr().unwrap()).unwrap();
+        let (captured, _) = self.redirected.accept().unwrap();
+        captured.set_nonblocking(true).unwrap();
+        let captured = tokio::net::TcpStream::from_std(captured).unwrap();
+        self.client.take(captured, Role::Outbound, self.apps.local_addr().unwrap());
+        near
+    }
+
+    /// Opens connections, each used once.
+    pub(crate) async fn open(&mut self, connections: usize) {
+        for _ in 0..connections {
+            let mut near = self.dial();
+            near.write_all(b"?").unwrap();
+            let mut far = soon(|| self.apps.accept()).await.0;
+            near.set_nonblocking(true).unwrap();
+            far.set_nonblocking(true).unwrap();
+            soon(|| far.read_exact(&mut [0])).await;
+            far.write_all(b"!").unwrap();
+            soon(|| near.read_exact(&mut [0])).await;
+            self.open.push((near, far));
+        }
+    }
+}
+
+/// Tries until it does not have to wait, which lets the agents work.
+pub(crate) async fn soon<T>(mut tried: impl FnMut() -> std::io::Result<T>) -> T {
+    loop {
+        match tried() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            done => return done.unwrap(),
+        }
+    }
+}
+
+/// Runs a test in a network namespace of its own.
+pub(crate) fn alone<F: Future<Output = ()>>(seconds: u64, test: impl FnOnce(Netns) -> F) {
+    let netns = Netns::create().unwrap();
+    let inside = netns.clone();
+    let run = move || {
+        Netlink::open().unwrap().set_loopback_up().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(crate::local(seconds, test(inside)));
+    };
+    netns.enter(run).unwrap();
+}

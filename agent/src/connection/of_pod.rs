@@ -10,7 +10,7 @@ use crate::sys::socket::AppDialler;
 use crate::tunnel::Account;
 
 /// Handshakes of a pod's peers at a time, on one thread.
-const HANDSHAKES: usize = 256;
+const HANDSHAKES: usize = 2048;
 
 /// One pod's part of a data thread.
 #[derive(Debug)]

@@ -24,6 +24,8 @@ struct State {
     next: u64,
     /// The oldest first.
     entries: VecDeque<Entry>,
+    /// How many each source has.
+    counts: HashMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
@@ -55,31 +57,46 @@ impl Crowd {
     /// Lets one more in; `cut` is cancelled if it is given up for another.
     pub fn enter(self: &Arc<Self>, source: IpAddr, cut: CancellationToken) -> Entered {
         let mut state = self.state.lock();
-        if let Some(at) = self.one_too_many(&state.entries, source)
-            && let Some(given_up) = state.entries.remove(at)
+        if let Some(from) = self.one_too_many(&state, source)
+            && let Some(at) = state.entries.iter().position(|entry| entry.source == from)
+            && let Some(given_up) = state.remove(at)
         {
             given_up.cut.cancel();
         }
         let number = state.next;
         state.next += 1;
+        *state.counts.entry(source).or_default() += 1;
         state.entries.push_back(Entry { number, source, cut: cut.clone() });
         Entered { number, crowd: Arc::clone(self), cut }
     }
 
-    /// Where the one is that must go before another of `source` may come.
-    fn one_too_many(&self, entries: &VecDeque<Entry>, source: IpAddr) -> Option<usize> {
-        let oldest = |of: IpAddr| entries.iter().position(|entry| entry.source == of);
-        let own = entries.iter().filter(|entry| entry.source == source).count();
-        if own >= self.most_each {
-            return oldest(source);
+    /// Whose oldest must go before another of `source` may come.
+    fn one_too_many(&self, state: &State, source: IpAddr) -> Option<IpAddr> {
+        if state.counts.get(&source).is_some_and(|own| *own >= self.most_each) {
+            return Some(source);
         }
-        if entries.len() < self.most {
+        if state.entries.len() < self.most {
             return None;
         }
-        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
-        entries.iter().for_each(|entry| *counts.entry(entry.source).or_default() += 1);
-        let most = counts.values().copied().max()?;
-        entries.iter().position(|entry| counts.get(&entry.source) == Some(&most))
+        let most = state.counts.values().copied().max()?;
+        if state.counts.get(&source) == Some(&most) {
+            return Some(source);
+        }
+        let has_most = |entry: &&Entry| state.counts.get(&entry.source) == Some(&most);
+        state.entries.iter().find(has_most).map(|entry| entry.source)
+    }
+}
+
+impl State {
+    fn remove(&mut self, at: usize) -> Option<Entry> {
+        let entry = self.entries.remove(at)?;
+        if let Some(count) = self.counts.get_mut(&entry.source) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&entry.source);
+            }
+        }
+        Some(entry)
     }
 }
 
@@ -95,7 +112,8 @@ impl Drop for Entered {
         let mut state = self.crowd.state.lock();
         // Numbers only grow.
         if let Ok(at) = state.entries.binary_search_by_key(&self.number, |entry| entry.number) {
-            state.entries.remove(at);
+            // It was not given up.
+            drop(state.remove(at));
         }
     }
 }
@@ -124,7 +142,8 @@ mod tests {
         assert_eq!(flood.iter().filter(|entered| stays(entered)).count(), 90);
         assert!(stays(&flood[999]), "the oldest go first");
         drop((honest, flood, late));
-        assert!(crowd.state.lock().entries.is_empty());
+        let state = crowd.state.lock();
+        assert!(state.entries.is_empty() && state.counts.is_empty());
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 
 /// What a handshake is taken to hold, in bytes: the peer's messages in part, and rustls' own state.
-const HANDSHAKE: usize = 32 << 10;
+const HANDSHAKE: usize = 16 << 10;
 /// How long a refused peer may take to read its alert.
 const LINGER: Duration = Duration::from_secs(1);
 /// What a refused peer may still send meanwhile, in bytes.

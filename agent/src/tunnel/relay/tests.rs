@@ -14,6 +14,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::tunnel::account::{Budget, Share};
 use crate::tunnel::limits::Limits;
 use crate::tunnel::pool::Pool;
 use crate::tunnel::testing::{
@@ -295,6 +296,40 @@ async fn a_peer_that_fails_resets_the_application() {
         assert_reset(&mut path.client).await;
         let error = path.relays.remove(0).await.unwrap().unwrap_err();
         assert!(matches!(error, RelayError::Reset(Code::INTERNAL_ERROR)), "{error:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn plain_readers_that_never_read_hold_no_more_than_the_pods_share() {
+    local(async {
+        let budget = Budget::new(8 << 20);
+        let account = Account::new(Share::new(&budget));
+        let (mut ends, mut relays) = (Vec::new(), Vec::new());
+        for _ in 0..20 {
+            let ((mut client, client_side), (server, server_side)) =
+                (tcp_pair().await, tcp_pair().await);
+            let (progress, account) = (Rc::default(), Rc::clone(&account));
+            let passage = Passage::Outbound;
+            let relay = relay_tcp(client_side, server_side, passage, &progress, &account);
+            relays.push(spawn_local(relay));
+            spawn_local(async move { while client.write_all(&[7; 64 << 10]).await.is_ok() {} });
+            ends.push(server);
+        }
+        // Those that find no room are reset, which says why; the others wait.
+        while budget.refused() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(budget.held() <= budget.most() / 4, "{} bytes", budget.held());
+        assert!(account.is_tight());
+        let ended = relays.iter().filter(|relay| relay.is_finished()).count();
+        assert!((1..20).contains(&ended), "{ended} of 20 were reset");
+        drop(ends);
+        for relay in relays {
+            relay.await.unwrap().unwrap_err();
+        }
+        assert_eq!(budget.held(), 0);
     })
     .await;
 }

@@ -64,7 +64,7 @@ fn argv(pod: &Pod, probe: &Probe, ip: IpAddr) -> Result<Vec<String>> {
     let http = probe.http_get.as_ref();
     // A kubelet asks whom it is told to ask, whoever that is.
     let told = http.and_then(|get| get.host.as_deref());
-    let told = told.or(probe.tcp_socket.as_ref().and_then(|socket| socket.host.as_deref()));
+    let told = told.or_else(|| probe.tcp_socket.as_ref().and_then(|socket| socket.host.as_deref()));
     let ip = match told.filter(|host| !host.is_empty()) {
         Some(host) => host.parse().context("only addresses are known as hosts of probes")?,
         None => ip,

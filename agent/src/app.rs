@@ -21,6 +21,7 @@ use crate::enroll::install::Wanted;
 mod agent;
 mod ask;
 mod balance;
+mod cni;
 mod control_plane;
 mod destinations;
 mod dump;
@@ -50,11 +51,8 @@ pub fn run(command: Command) -> ExitCode {
             Ok(settings) => control_plane::run(settings),
             Err(mistakes) => usage(&mistakes),
         },
-        Command::Cni(args) => match args.action {
-            None => node::cni_plugin(),
-            Some(CniAction::Install(args)) => node::cni_install(args, Wanted::Installed),
-            Some(CniAction::Uninstall(args)) => node::cni_install(args, Wanted::Removed),
-        },
+        Command::Cni(CniAction::Install(args)) => cni::run(args, Wanted::Installed),
+        Command::Cni(CniAction::Uninstall(args)) => cni::run(args, Wanted::Removed),
         Command::Check(args) => node::check(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Migrate(args) => migrate::run(&args),

@@ -10,10 +10,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub mod agent;
+pub mod cni;
 pub mod control_plane;
 pub mod operator;
 
 pub use agent::{AgentArgs, AgentConfig, TlsRecords, UnknownDestinations};
+pub use cni::{CniAction, CniInstallArgs};
 pub use control_plane::{ControlPlaneArgs, ControlPlaneSettings};
 pub use operator::{ExplainArgs, MigrateArgs};
 
@@ -36,8 +38,9 @@ pub enum Command {
     Agent(Box<AgentArgs>),
     /// Run the embedded control plane: certificates and discovery from Kubernetes objects.
     ControlPlane(Box<ControlPlaneArgs>),
-    /// Run as a CNI plugin (configuration on stdin), or install it.
-    Cni(CniArgs),
+    /// Put the CNI plugin on the node, or take it off. (A container runtime calls it without arguments.)
+    #[command(subcommand)]
+    Cni(CniAction),
     /// Tell what this kernel and node can do for the agent.
     Check(CheckArgs),
     /// Tell what policy says of one pod calling another, and why.
@@ -47,40 +50,6 @@ pub enum Command {
     /// Load, show or remove the eBPF programs by hand, for a dev node.
     #[command(hide = true)]
     Bpf(BpfArgs),
-}
-
-/// Flags of `sotto cni`.
-#[derive(Debug, Args)]
-pub struct CniArgs {
-    /// Without one: act as the plugin.
-    #[command(subcommand)]
-    pub action: Option<CniAction>,
-}
-
-/// What `sotto cni` does besides being the plugin.
-#[derive(Debug, Subcommand)]
-pub enum CniAction {
-    /// Copy the plugin and add it to the node's CNI configuration; with --watch, keep it there.
-    Install(CniInstallArgs),
-    /// Take the plugin out again.
-    Uninstall(CniInstallArgs),
-}
-
-/// Where a node keeps its CNI plugins and configuration.
-#[derive(Debug, Args)]
-pub struct CniInstallArgs {
-    /// Directory of the plugins' binaries.
-    #[arg(long, env = "CNI_BIN_DIR", default_value = "/opt/cni/bin")]
-    pub bin_dir: PathBuf,
-    /// Directory of the configuration lists.
-    #[arg(long, env = "CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
-    pub conf_dir: PathBuf,
-    /// Socket of the agent, as the plugin sees it.
-    #[arg(long, env = "CNI_SOCKET", default_value = "/run/sotto/cni.sock")]
-    pub socket: PathBuf,
-    /// Stay, and put the plugin back whenever the configuration is rewritten.
-    #[arg(long)]
-    pub watch: bool,
 }
 
 /// Flags of `sotto check`.

@@ -10,11 +10,13 @@
 //! |---|---|---|
 //! | driver: owns view, machine and jobs | [`run`] | its token |
 //! | CNI server | [`run`] | with the driver |
+//! | [`enrolled::keep`]: the node's list of enrolled namespaces | the composition root | its token |
 //! | jobs: one capture, release, patch or look-up each | driver | by themselves, bounded in time |
 
 mod annotate;
 pub mod cni;
 mod driver;
+pub mod enrolled;
 pub mod facts;
 pub mod install;
 pub mod machine;
@@ -100,6 +102,8 @@ pub struct Status {
     pub settled: bool,
     /// Pods that are, or are to be, or were captured.
     pub pods: Vec<PodStatus>,
+    /// Namespaces with pods that are to be captured, of the whole cluster; none before they are known.
+    pub namespaces: Option<enrolled::Namespaces>,
 }
 
 /// One pod's enrolment.

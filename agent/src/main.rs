@@ -1,11 +1,16 @@
-//! The `sotto` binary: parses the command line and hands over to [`sotto::app`].
+//! The `sotto` binary: the CNI plugin if a runtime calls it; else it parses the command line and hands
+//! over to [`sotto::app`].
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use sotto::config::{Cli, EXIT_USAGE};
+use sotto::enroll::plugin;
 
 fn main() -> ExitCode {
+    if plugin::is_called() {
+        return plugin::main();
+    }
     match Cli::try_parse() {
         Ok(cli) => sotto::app::run(cli.command),
         Err(error) => {

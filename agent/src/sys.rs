@@ -1,5 +1,5 @@
 //! What the kernel gives us: namespaces, sockets, cgroups, crowds, netlink, BPF links, capabilities, descriptors, heap,
-//! memory, priorities, shutdown.
+//! memory, priorities, files, shutdown.
 //!
 //! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
 
@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod crowd;
 pub mod descriptors;
+pub mod file;
 pub mod heap;
 pub mod memory;
 pub mod netlink;

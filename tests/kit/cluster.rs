@@ -55,13 +55,15 @@ pub struct ClusterOptions {
     pub mesh: bool,
     /// How many nodes, 1 to 9.
     pub nodes: u8,
-    /// Starts the agents and chains the CNI plugin. Without: the control plane alone, for agents of
+    /// Starts the agents, which chain the CNI plugin. Without: the control plane alone, for agents of
     /// another make.
     pub agents: bool,
     /// The `sotto` of the mesh; that of the running build if none.
     pub program: Option<PathBuf>,
     /// Flags for the agents besides the usual.
     pub agent_flags: Vec<String>,
+    /// Version of the nodes' network configuration; empty for one that names none.
+    pub cni_version: String,
     /// Told what is being done, one short line each time.
     pub tell: fn(&str),
 }
@@ -74,6 +76,7 @@ impl Default for ClusterOptions {
             agents: true,
             program: None,
             agent_flags: Vec::new(),
+            cni_version: String::from("1.0.0"),
             tell: |_| {},
         }
     }
@@ -129,7 +132,6 @@ impl Cluster {
         tools::ensure(&mut |line| tell(line))?;
         let kit_app = programs::find("kit-app")?;
         let sotto = options.sotto()?;
-        let plugin = sotto.as_ref().filter(|_| options.agents);
         tell("making the fabric and the API server");
         let run = Arc::new(Run::claim()?);
         cgroup::ensure_bpffs()?;
@@ -148,7 +150,7 @@ impl Cluster {
         tell("making the nodes");
         let mut nodes = Vec::new();
         for number in &numbers {
-            let config = node_config(&run, *number, &numbers, (&kit_app, plugin));
+            let config = node_config(&run, *number, &numbers, (&kit_app, &options.cni_version));
             nodes.push(Node::start(config, &fabric, &client, &tasks).await?);
             runtime.0.lock().clone_from(&nodes);
         }
@@ -229,7 +231,7 @@ fn node_config(
     run: &Run,
     number: NodeNumber,
     all: &[NodeNumber],
-    (kit_app, plugin): (&PathBuf, Option<&PathBuf>),
+    (kit_app, cni_version): (&PathBuf, &str),
 ) -> NodeConfig {
     let name = number.name();
     NodeConfig {
@@ -240,7 +242,7 @@ fn node_config(
         dir: run.dir().join(&name),
         cgroup: run.cgroup().join(&name),
         kit_app: kit_app.clone(),
-        plugin: plugin.cloned(),
+        cni_version: cni_version.to_owned(),
     }
 }
 

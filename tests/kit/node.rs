@@ -15,14 +15,24 @@ use kube::{Api, Client};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::watch;
 
-use crate::cni::Plugin;
+use crate::cni::{self, Runtime, primary};
 use crate::controllers::list;
 use crate::launch::Launch;
 use crate::objects::{self, Changes, Tasks};
 use crate::services::Services;
 use crate::topology::{Fabric, NodeNumber};
 use crate::{cgroup, command, kubelet, netns};
+
+/// Its cgroups.
+const GROUPS: [&str; 3] = ["agent", "cni", "kubepods/besteffort"];
+/// Directory of the network's programs.
+const BIN_DIR: &str = "cni-bin";
+/// Directory of the network's configuration.
+const CONF_DIR: &str = "net.d";
+/// The file of the primary network.
+const NETWORK_FILE: &str = "10-kit.conflist";
 
 /// What a node is made with.
 #[derive(Debug, Clone)]
@@ -41,8 +51,17 @@ pub struct NodeConfig {
     pub cgroup: PathBuf,
     /// The program that plays the apps.
     pub kit_app: PathBuf,
-    /// The CNI plugin chained after the kit's own, if the cluster has a mesh.
-    pub plugin: Option<PathBuf>,
+    /// Version of the network's configuration; empty for one that names none.
+    pub cni_version: String,
+}
+
+/// Whether the node runs, and how often it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Power {
+    /// It runs.
+    pub(crate) on: bool,
+    /// Boots before this one.
+    pub(crate) boots: u32,
 }
 
 /// A running pod, as far as others than its own task may know it.
@@ -73,6 +92,7 @@ pub struct Node {
     services: Mutex<Services>,
     taken: Mutex<BTreeSet<u8>>,
     own: own::Own,
+    power: watch::Sender<Power>,
 }
 
 impl NodeConfig {
@@ -94,11 +114,17 @@ impl Node {
         tasks: &Tasks,
     ) -> Result<Arc<Self>> {
         fabric.add_node(&config.netns, config.number, &config.all)?;
-        for group in ["agent", "kubepods/besteffort"] {
+        for group in GROUPS {
             cgroup::create(&config.cgroup.join(group))?;
         }
-        std::fs::create_dir_all(config.dir.join("pods")).context("make the node's directory")?;
+        for dir in ["pods", BIN_DIR, CONF_DIR] {
+            std::fs::create_dir_all(config.dir.join(dir)).context("make the node's directory")?;
+        }
+        // A link, as k3s has them.
+        let network = config.dir.join(BIN_DIR).join(primary::KIND);
+        std::os::unix::fs::symlink(&config.kit_app, network).context("install the network")?;
         let own = own::Own::start(&config).await?;
+        let (power, _) = watch::channel(Power { on: true, boots: 0 });
         let node = Arc::new(Self {
             config,
             client: client.clone(),
@@ -108,7 +134,9 @@ impl Node {
             services: Mutex::default(),
             taken: Mutex::default(),
             own,
+            power,
         });
+        node.write_network(&node.config.cni_version)?;
         node.register().await?;
         node.start_services();
         kubelet::start(&node);
@@ -140,14 +168,37 @@ impl Node {
         self.config.dir.join("cni.sock")
     }
 
-    /// Its chained CNI plugin.
-    pub fn plugin(&self) -> Option<Plugin> {
-        Some(Plugin {
-            program: self.config.plugin.clone()?,
-            socket: self.cni_socket(),
+    /// Its container runtime's way to the network.
+    pub fn runtime(&self) -> Runtime {
+        Runtime {
+            conf_dir: self.config.dir.join(CONF_DIR),
+            bin_dir: self.config.dir.join(BIN_DIR),
+            cache_dir: self.config.dir.join("cni-results"),
             cgroup: self.config.kubelet_cgroup(),
             netns: netns::path(&self.config.netns),
-        })
+        }
+    }
+
+    /// Where the agent keeps what must survive a reboot.
+    pub fn state_dir(&self) -> PathBuf {
+        self.config.dir.join("state")
+    }
+
+    /// Writes the configuration of the node's network, as its installer does at every boot.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_network(&self, version: &str) -> Result<()> {
+        let file = self.runtime().conf_dir.join(NETWORK_FILE);
+        let new = file.with_extension("tmp");
+        std::fs::write(&new, primary::conflist(version)).context("write the network")?;
+        std::fs::rename(&new, &file).context("write the network")
+    }
+
+    /// Whether a chained plugin is the last of the network that the runtime would use now.
+    pub fn is_chained(&self, kind: &str) -> bool {
+        let list = cni::load(&self.runtime().conf_dir);
+        list.is_ok_and(|list| list.kinds().last().is_some_and(|last| last == kind))
     }
 
     /// The pod `name`, if it runs here.
@@ -174,6 +225,53 @@ impl Node {
     /// Whether the node's rules lead to `pod` through every Service that selects it.
     pub fn leads_to(&self, pod: &Pod) -> bool {
         self.services.lock().lead_to(pod)
+    }
+
+    pub(crate) fn power(&self) -> watch::Receiver<Power> {
+        self.power.subscribe()
+    }
+
+    /// The power fails: whatever runs on the node ends at once, pods' networks, pins and sockets
+    /// are gone. Pods start again at [`Self::boot`], in sandboxes of their own.
+    ///
+    /// # Errors
+    /// Something does not die, or cannot be removed.
+    pub async fn power_off(&self, pins: PathBuf) -> Result<()> {
+        self.power.send_modify(|power| power.on = false);
+        // The node's first process and its kubelet, which only hold its namespaces and cgroup, stay.
+        for group in GROUPS {
+            let group = self.config.cgroup.join(group);
+            tokio::task::spawn_blocking(move || cgroup::kill(&group)).await??;
+        }
+        let pods: Vec<RunningPod> = self.pods.lock().drain().map(|(_, pod)| pod).collect();
+        for pod in pods.iter().filter(|pod| pod.netns != netns::path(&self.config.netns)) {
+            let name = pod.netns.file_name().and_then(|name| name.to_str());
+            netns::remove(name.context("a pin without a name")?)?;
+        }
+        for gone in [pins, self.cni_socket()] {
+            let removed = if gone.is_dir() {
+                std::fs::remove_dir_all(&gone)
+            } else {
+                std::fs::remove_file(&gone)
+            };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", gone.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the node again: its network's configuration is written anew, and the kubelet goes on.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn boot(&self) -> Result<()> {
+        self.write_network(&self.config.cni_version)?;
+        self.power.send_modify(|power| *power = Power { on: true, boots: power.boots + 1 });
+        Ok(())
     }
 
     pub(crate) fn pod_started(&self, namespace: &str, name: &str, pod: RunningPod) {

@@ -9,6 +9,7 @@
 //! | destinations | the kernel's map of them | at shutdown |
 //! | upkeep | kernel garbage, readiness | at shutdown |
 //! | kubelet | whose probes are exempt | at shutdown |
+//! | list | the node's list of enrolled namespaces | at shutdown |
 //! | admin, metrics, readiness | their listeners | last |
 //! | data threads | pods' connections | after the drain |
 
@@ -68,7 +69,7 @@ pub(super) fn run(config: AgentConfig) -> ExitCode {
 fn prepare(config: &AgentConfig) -> anyhow::Result<cgroup::Cgroup> {
     ensure!(privileges::is_root(), "the agent must run as root: it loads eBPF programs");
     heap::bound(config.threads.get()).context("failed to bound the heap")?;
-    let cgroup = cgroup::settle(config.agent_cgroup.as_deref())
+    let cgroup = cgroup::settle(settings::agent_cgroup(config).as_deref())
         .context("failed to find or make a cgroup of the agent's own (is cgroup2 mounted?)")?;
     sysctl::use_proc(&config.proc);
     descriptors::raise_limit().context("failed to raise the limit of open files")?;
@@ -170,6 +171,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         probes,
         means,
     });
+    control.spawn(state.clone().keep_list(control.token.clone()));
     state.clone().report(&metrics, log.dropped_lines);
     control.spawn(state.clone().upkeep(calm, readiness.clone(), control.token.clone()));
     control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));

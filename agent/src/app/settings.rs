@@ -85,7 +85,16 @@ pub(super) fn enrolment(config: &AgentConfig) -> anyhow::Result<enroll::Settings
 
 fn cgroup_root(config: &AgentConfig) -> anyhow::Result<PathBuf> {
     match &config.cgroup_root {
-        Some(root) => Ok(root.clone()),
+        // One that is none yet is told by who uses it.
+        Some(root) => Ok(cgroup::hierarchy(root).unwrap_or_else(|| root.clone())),
         None => cgroup::root().context("failed to find the cgroup v2 hierarchy"),
     }
+}
+
+/// The agent's own cgroup, if one is given. A container's `/sys/fs/cgroup` is none on a host with both
+/// versions: there the agent's own is found in the host's hierarchy.
+pub(super) fn agent_cgroup(config: &AgentConfig) -> Option<PathBuf> {
+    let given = config.agent_cgroup.as_ref()?;
+    let is_one = cgroup::hierarchy(given).as_ref() == Some(given);
+    (is_one || !given.exists()).then(|| given.clone())
 }

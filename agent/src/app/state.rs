@@ -20,7 +20,7 @@ use super::worker::{Command, Worker};
 use super::{dump, explain, migrate};
 use crate::config::AgentConfig;
 use crate::connection::{Means, OpenConnection};
-use crate::enroll;
+use crate::enroll::{self, enrolled};
 use crate::error::chain;
 use crate::identify::certs::Certificates;
 use crate::mesh::MeshReader;
@@ -208,6 +208,19 @@ impl State {
         }
     }
 
+    /// Keeps the node's list of enrolled namespaces, for the CNI plugin, until `stop`.
+    pub(super) async fn keep_list(self: Arc<Self>, stop: CancellationToken) {
+        let file = enrolled::file_in(&self.config.state_dir);
+        let ready = || self.discovery.borrow().synced() && self.is_settled();
+        enrolled::keep(file, self.enrolled.clone(), ready, stop).await;
+    }
+
+    /// Whether every pod that is to be captured is.
+    fn is_settled(&self) -> bool {
+        let status = self.enrolled.borrow();
+        status.synced && status.settled
+    }
+
     /// Looks after the kernel's leftovers and the agent's readiness until `stop`.
     pub(super) async fn upkeep(
         self: Arc<Self>,
@@ -225,8 +238,7 @@ impl State {
                     if mesh_known.is_some() && self.discovery.borrow().synced() {
                         mesh_known = None;
                     }
-                    let settled = { let status = self.enrolled.borrow(); status.synced && status.settled };
-                    if pods_known.is_some() && settled {
+                    if pods_known.is_some() && self.is_settled() {
                         pods_known = None;
                     }
                     calm.tick(readiness.is_ready());

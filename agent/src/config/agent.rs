@@ -66,6 +66,9 @@ pub struct AgentArgs {
     /// Unix socket of the CNI plugin.
     #[arg(long, env = "CNI_SOCKET", default_value = "/run/sotto/cni.sock")]
     pub cni_socket: PathBuf,
+    /// Directory of what must survive the agent and reboots: the list of enrolled namespaces.
+    #[arg(long, env = "STATE_DIR", default_value = crate::enroll::enrolled::DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
     /// The host's /proc, where the network namespaces of running pods are found.
     #[arg(long, env = "HOST_PROC", default_value = "/proc")]
     pub proc: PathBuf,
@@ -140,6 +143,7 @@ pub struct AgentConfig {
     pub kubelet_cgroup: Option<PathBuf>,
     pub pin_dir: PathBuf,
     pub cni_socket: PathBuf,
+    pub state_dir: PathBuf,
     pub proc: PathBuf,
     pub unknown_destinations: UnknownDestinations,
     pub fail_open: bool,
@@ -223,6 +227,7 @@ impl AgentConfig {
             kubelet_cgroup: args.kubelet_cgroup,
             pin_dir: args.pin_dir,
             cni_socket: args.cni_socket,
+            state_dir: args.state_dir,
             proc: args.proc,
             unknown_destinations: args.unknown_destinations,
             fail_open: args.fail_open,

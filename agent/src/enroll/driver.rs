@@ -236,7 +236,8 @@ impl<C: Capture> Driver<C> {
         let pods = self.machine.status();
         let synced = self.view.is_complete();
         let settled = synced && pods.iter().all(|pod| pod.state == PodState::Captured);
-        let status = Status { synced, settled, pods };
+        let namespaces = self.view.enrolled_namespaces();
+        let status = Status { synced, settled, pods, namespaces };
         self.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;

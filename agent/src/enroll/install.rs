@@ -1,37 +1,53 @@
 //! Puts the CNI plugin on a node and takes it off again.
 //!
 //! In: the node's directories of plugins and of network configuration. Out: this very binary as the
-//! plugin, and one more entry in the configuration that the container runtime uses, which is the
-//! first by name. Every file changes in one step: a runtime that reads it sees the old or the new.
+//! plugin, and a list of our own, made of the network's plugins and ours. It sorts first, so it is the
+//! one that the container runtime uses; the network's own file stays as it is. So nothing is lost when
+//! the network's installer rewrites that, as many do at every boot: our list is still there, and pods of
+//! enrolled namespaces wait for the agent from the first moment on.
+//!
+//! A node must start pods whatever happens here. So the list is written only when the program in the
+//! runtime's own directory has answered as a plugin, every plugin of the list is there, and the agent of
+//! this node has been ready once; and every file changes in one step.
 
 pub mod conflist;
+mod files;
+mod keep;
+pub mod owner;
+mod program;
+pub mod taint;
+#[cfg(test)]
+mod tests;
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use self::conflist::{Conflist, ConflistError, Entry, PLUGIN};
+use super::enrolled;
+use crate::sys::file;
 
-use self::conflist::{PLUGIN, with_plugin, without_plugin};
+pub use self::keep::keep;
+pub use self::program::{ProofError, own};
 
-/// How often [`keep`] looks whether the network's own installer has rewritten its configuration.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
-
-/// What a configuration of a single plugin is renamed to, once a list stands for it: no runtime reads it.
-const SAVED: &str = "before-sotto";
-
-/// Where a node keeps its plugins and configuration, and where the plugin finds the agent.
+/// Where a node keeps its plugins and configuration, and what the plugin is to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
+    /// The program to be the plugin.
+    pub program: PathBuf,
     /// Directory of the plugins' binaries.
     pub bin_dir: PathBuf,
     /// Directory of the network configurations.
     pub conf_dir: PathBuf,
+    /// Name of our list.
+    pub list_name: String,
     /// The agent's socket, as seen on the node.
     pub socket: PathBuf,
+    /// The agent's directory of state, the same path here and on the node.
+    pub state_dir: PathBuf,
+    /// The agent's namespace.
+    pub agent_namespace: String,
+    /// Namespaces that never wait; none: as they are.
+    pub exempt_namespaces: Option<Vec<String>>,
 }
 
 /// What is to be on the node.
@@ -47,8 +63,51 @@ pub enum Wanted {
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// No network is configured yet.
-    #[error("no network configuration in {}: is the cluster's network installed on this node?", .0.display())]
+    #[error("no network configuration in {}: is the cluster's network installed on this node? \
+             (--conf-dir is to be the container runtime's `conf_dir`)", .0.display())]
     NoNetwork(PathBuf),
+    /// The first file is none that a runtime could use.
+    #[error("{} comes first but is no network configuration: remove it, or wait until it is written",
+            path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ConflistError,
+    },
+    /// Another file sorts before our list.
+    #[error("{} would be used before our list {list}: give ours an earlier name with --list-name",
+            first.display())]
+    NotFirst {
+        /// The other file.
+        first: PathBuf,
+        /// Our list's name.
+        list: String,
+    },
+    /// A plugin of the network is not where it should be.
+    #[error("plugin {kind:?} of {} is not in {}: this is not the directory that the container \
+             runtime runs plugins from; set --bin-dir (and the volume cni-bin) to its `bin_dir`",
+            list.display(), bin_dir.display())]
+    WrongBinDir {
+        /// The plugin.
+        kind: String,
+        /// The network's file.
+        list: PathBuf,
+        /// Where it was looked for.
+        bin_dir: PathBuf,
+    },
+    /// The program is there and would not work.
+    #[error("{} cannot serve as the plugin, so it is not put into the network", path.display())]
+    Program {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: ProofError,
+    },
+    /// The agent of this node was never ready.
+    #[error("waiting until the agent of this node is ready for the first time ({} is not there yet)",
+            .0.display())]
+    NoAgentYet(PathBuf),
     /// A file could not be read.
     #[error("cannot read {}", path.display())]
     Read {
@@ -70,158 +129,96 @@ pub enum InstallError {
 /// Makes the node as wanted, once. Tells whether anything changed; repeating it changes nothing.
 ///
 /// # Errors
-/// A file cannot be read or changed, or there is no network configuration to install into.
-pub fn ensure(node: &Node, wanted: Wanted) -> Result<bool, InstallError> {
+/// A file cannot be read or changed, or the plugin could not work there.
+pub async fn ensure(node: &Node, wanted: Wanted) -> Result<bool, InstallError> {
     match wanted {
-        Wanted::Installed => install(node),
-        Wanted::Removed => uninstall(node),
-    }
-}
-
-/// Makes the node as wanted and keeps it so until stopped. What is installed stays when this stops,
-/// so that no pod starts uncaptured while the agent is replaced.
-///
-/// Reads and writes files where it stands: give it a runtime of its own.
-///
-/// # Cancel safety
-/// Stops between two looks only, so no change is left half done.
-pub async fn keep(node: &Node, wanted: Wanted, stop: &CancellationToken) {
-    let mut look: fn(&Node, Wanted) -> Result<bool, InstallError> = ensure;
-    loop {
-        match look(node, wanted) {
-            Ok(changed) => {
-                look = ensure_again;
-                if changed {
-                    info!(?wanted, conf_dir = %node.conf_dir.display(), "cni configuration changed");
-                }
-            }
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                warn!(error, "cni configuration not changed, trying again");
-            }
+        Wanted::Installed => {
+            let copied = put_program(node).await?;
+            Ok(put_list(node)? || copied)
         }
-        if stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
-            return;
+        Wanted::Removed => remove(node),
+    }
+}
+
+impl Node {
+    fn list(&self) -> PathBuf {
+        self.conf_dir.join(&self.list_name)
+    }
+
+    fn plugin(&self) -> PathBuf {
+        self.bin_dir.join(PLUGIN)
+    }
+
+    fn enrolled_list(&self) -> PathBuf {
+        enrolled::file_in(&self.state_dir)
+    }
+
+    /// Our list as it is, if it is sound.
+    fn current(&self) -> Option<Conflist> {
+        Conflist::parse(&std::fs::read_to_string(self.list()).ok()?).ok()
+    }
+}
+
+async fn put_program(node: &Node) -> Result<bool, InstallError> {
+    let copied = program::copy(&node.program, &node.plugin())?;
+    program::prove(&node.plugin()).await?;
+    Ok(copied)
+}
+
+/// Writes our list anew, in step with the network's own.
+fn put_list(node: &Node) -> Result<bool, InstallError> {
+    let enrolled_list = node.enrolled_list();
+    let before = node.current();
+    // What is installed is kept in step, whatever became of the agent's state.
+    if before.is_none() && !enrolled_list.exists() {
+        return Err(InstallError::NoAgentYet(enrolled_list));
+    }
+    let (path, primary) = files::primary(node)?;
+    for kind in primary.kinds().filter(|kind| *kind != PLUGIN) {
+        // A link whose target is seen on the node alone is there, too.
+        if std::fs::symlink_metadata(node.bin_dir.join(kind)).is_err() {
+            return Err(InstallError::WrongBinDir {
+                kind: kind.to_owned(),
+                list: path,
+                bin_dir: node.bin_dir.clone(),
+            });
         }
     }
-}
-
-/// As [`ensure`], without a look into a program that is there: cheap enough for every few seconds.
-fn ensure_again(node: &Node, wanted: Wanted) -> Result<bool, InstallError> {
-    match wanted {
-        Wanted::Installed if node.bin_dir.join(PLUGIN).exists() => install_entry(node),
-        wanted => ensure(node, wanted),
+    let entry = Entry {
+        socket: &node.socket.to_string_lossy(),
+        agent_namespace: &node.agent_namespace,
+        enrolled_list: &enrolled_list.to_string_lossy(),
+        exempt: node.exempt_namespaces.as_deref(),
+    };
+    let source = path.file_name().unwrap_or_default().to_string_lossy();
+    let ours = before.as_ref().and_then(Conflist::ours);
+    let list = primary.with_plugin(&source, &entry, ours);
+    if before.as_ref() == Some(&list) {
+        return Ok(false);
     }
+    let mode = program::mode(&path)?;
+    file::replace(&node.list(), list.render().as_bytes(), mode).map_err(write(&node.list()))?;
+    Ok(true)
 }
 
-/// The binary first: a configuration that names a missing plugin would stop every pod of the node.
-fn install(node: &Node) -> Result<bool, InstallError> {
-    let program = std::env::current_exe().map_err(read(Path::new("/proc/self/exe")))?;
-    let copied = copy_program(&program, &node.bin_dir.join(PLUGIN))?;
-    let added = install_entry(node)?;
-    Ok(copied || added)
-}
-
-fn install_entry(node: &Node) -> Result<bool, InstallError> {
-    let socket = node.socket.to_string_lossy();
-    for path in configurations(&node.conf_dir)? {
+/// The list first: one that names a plugin which is not there would stop every pod of the node. So an
+/// entry in another file goes too, wherever it comes from.
+fn remove(node: &Node) -> Result<bool, InstallError> {
+    let mut changed = file::remove(&node.list()).map_err(write(&node.list()))?;
+    for path in files::considered(&node.conf_dir)? {
         let text = std::fs::read_to_string(&path).map_err(read(&path))?;
-        let Ok(change) = with_plugin(&text, &socket) else { continue };
-        let Some(new) = change else { return Ok(false) };
-        let list = path.with_extension("conflist");
-        replace(&list, new.as_bytes(), mode(&path)?)?;
-        if list != path {
-            std::fs::rename(&path, saved(&path)).map_err(write(&path))?;
-        }
-        return Ok(true);
-    }
-    Err(InstallError::NoNetwork(node.conf_dir.clone()))
-}
-
-/// The configuration first, in every file: the first by name may have changed since.
-fn uninstall(node: &Node) -> Result<bool, InstallError> {
-    let mut changed = false;
-    for path in configurations(&node.conf_dir)? {
-        let text = std::fs::read_to_string(&path).map_err(read(&path))?;
-        let Ok(Some(new)) = without_plugin(&text) else { continue };
-        if let Some(original) = saved_of(&path) {
-            std::fs::rename(saved(&original), &original).map_err(write(&original))?;
-            std::fs::remove_file(&path).map_err(write(&path))?;
-        } else {
-            replace(&path, new.as_bytes(), mode(&path)?)?;
-        }
+        let Some(without) = Conflist::parse(&text).ok().and_then(|list| list.without_plugin())
+        else {
+            continue;
+        };
+        let mode = program::mode(&path)?;
+        file::replace(&path, without.render().as_bytes(), mode).map_err(write(&path))?;
         changed = true;
     }
-    let program = node.bin_dir.join(PLUGIN);
-    match std::fs::remove_file(&program) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(changed),
-        Err(error) => Err(write(&program)(error)),
+    for path in [node.plugin(), node.enrolled_list()] {
+        changed |= file::remove(&path).map_err(write(&path))?;
     }
-}
-
-/// The files that a container runtime considers, in its order.
-fn configurations(dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(read(dir))? {
-        let path = entry.map_err(read(dir))?.path();
-        let considered = ["conf", "conflist", "json"].map(OsStr::new);
-        if path.extension().is_some_and(|extension| considered.contains(&extension)) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// `10-net.conf.before-sotto` of `10-net.conf`.
-fn saved(original: &Path) -> PathBuf {
-    let mut name = original.as_os_str().to_owned();
-    name.push(".");
-    name.push(SAVED);
-    PathBuf::from(name)
-}
-
-/// The single-plugin configuration that this list stands for, if there is one.
-fn saved_of(list: &Path) -> Option<PathBuf> {
-    ["conf", "json"]
-        .map(|extension| list.with_extension(extension))
-        .into_iter()
-        .find(|original| saved(original).exists())
-}
-
-fn copy_program(from: &Path, to: &Path) -> Result<bool, InstallError> {
-    let program = std::fs::read(from).map_err(read(from))?;
-    let is_there = match std::fs::read(to) {
-        Ok(found) => found == program && mode(to)? & 0o111 != 0,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(read(to)(error)),
-    };
-    if !is_there {
-        replace(to, &program, 0o755)?;
-    }
-    Ok(!is_there)
-}
-
-fn mode(path: &Path) -> Result<u32, InstallError> {
-    Ok(std::fs::metadata(path).map_err(read(path))?.permissions().mode() & 0o777)
-}
-
-/// Gives `path` a new content in one step, also across a power cut.
-fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), InstallError> {
-    use std::io::Write;
-    // Beside it, hidden, and with an extension that no runtime reads.
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.sotto-new"));
-    let put = || -> io::Result<()> {
-        let mut file = std::fs::File::create(&new)?;
-        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
-    };
-    put().map_err(write(path))
+    Ok(changed)
 }
 
 fn read(path: &Path) -> impl Fn(io::Error) -> InstallError {
@@ -231,6 +228,3 @@ fn read(path: &Path) -> impl Fn(io::Error) -> InstallError {
 fn write(path: &Path) -> impl Fn(io::Error) -> InstallError {
     move |source| InstallError::Write { path: path.to_owned(), source }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,15 +1,18 @@
 //! `sotto cni`: the CNI plugin. Chained last, it asks the local agent to capture a pod before the
 //! pod starts, and passes the result of the plugins before it on unchanged.
 //!
-//! It needs no API credentials. While the agent is not there, pods that may be ours do not start
-//! (the kubelet tries again), but the agent's own and those of exempt namespaces do: else a node
-//! could never come up.
+//! A runtime calls it without arguments: all that it tells is in the environment and on standard
+//! input. It needs no API credentials. While the agent is not there, or cannot tell, pods of enrolled
+//! namespaces do not start (the kubelet tries again), by the list that the agent keeps on the node;
+//! all others do, and among them the agent's own and those of exempt namespaces whatever the list
+//! says: else a node could never come up.
 
 pub mod ask;
 mod conf;
 mod error;
 
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -18,6 +21,8 @@ use self::conf::{Conf, Env, Pod};
 pub use self::conf::{DEFAULT_AGENT_NAMESPACE, DEFAULT_SOCKET, SUPPORTED_VERSIONS};
 use self::error::{CniError, Code};
 use super::cni::wire::{Reply, Request, Verb};
+use super::enrolled::{self, ListError, Namespaces};
+use crate::error::chain;
 
 /// Largest configuration read.
 const MAX_STDIN_BYTES: u64 = 1024 * 1024;
@@ -30,14 +35,29 @@ struct Printed {
 }
 
 /// Asks the agent behind a socket; an error says why it could not be asked.
-type Ask<'a> = &'a dyn Fn(&std::path::Path, Verb, &Request) -> Result<Reply, String>;
+type Ask<'a> = &'a dyn Fn(&Path, Verb, &Request) -> Result<Reply, String>;
+/// Reads the list of enrolled namespaces.
+type List<'a> = &'a dyn Fn(&Path) -> Result<Namespaces, ListError>;
+
+/// What the plugin goes by besides what the runtime tells.
+#[derive(Clone, Copy)]
+struct Node<'a> {
+    ask: Ask<'a>,
+    list: List<'a>,
+}
+
+/// Whether a runtime has started this process as its plugin: it gives no arguments, and a command in the
+/// environment (CNI specification, section 2).
+pub fn is_called() -> bool {
+    std::env::args_os().len() <= 1 && std::env::var_os("CNI_COMMAND").is_some()
+}
 
 /// Runs the plugin on the process's environment, standard input and output.
 pub fn main() -> ExitCode {
     let env = Env::from_process();
     let mut stdin = Vec::new();
     let printed = match std::io::stdin().lock().take(MAX_STDIN_BYTES).read_to_end(&mut stdin) {
-        Ok(_) => execute(&env, &stdin, &ask::ask),
+        Ok(_) => execute(&env, &stdin, Node { ask: &ask::ask, list: &enrolled::read }),
         Err(error) => finish(
             &env,
             "",
@@ -49,10 +69,10 @@ pub fn main() -> ExitCode {
 }
 
 /// The plugin without its surroundings.
-fn execute(env: &Env, stdin: &[u8], ask: Ask<'_>) -> Printed {
+fn execute(env: &Env, stdin: &[u8], node: Node<'_>) -> Printed {
     let conf = Conf::parse(stdin);
     let version = conf.as_ref().map_or("", |conf| &conf.cni_version).to_owned();
-    finish(env, &version, conf.and_then(|conf| dispatch(env, conf, ask)))
+    finish(env, &version, conf.and_then(|conf| dispatch(env, &conf, node)))
 }
 
 /// DEL never fails: a sandbox must be able to go, whatever its configuration has become.
@@ -67,7 +87,7 @@ fn finish(env: &Env, version: &str, result: Result<String, CniError>) -> Printed
     }
 }
 
-fn dispatch(env: &Env, conf: Conf, ask: Ask<'_>) -> Result<String, CniError> {
+fn dispatch(env: &Env, conf: &Conf, node: Node<'_>) -> Result<String, CniError> {
     if env.command == "VERSION" {
         let version = if conf.cni_version.is_empty() { "1.0.0" } else { &conf.cni_version };
         let answer = json!({ "cniVersion": version, "supportedVersions": SUPPORTED_VERSIONS });
@@ -75,9 +95,9 @@ fn dispatch(env: &Env, conf: Conf, ask: Ask<'_>) -> Result<String, CniError> {
     }
     conf.check_version()?;
     match env.command.as_str() {
-        "ADD" => add(env, conf, ask),
-        "DEL" => del(env, &conf, ask),
-        "CHECK" => check(env, &conf, ask),
+        "ADD" => add(env, conf, node),
+        "DEL" => del(env, conf, node.ask),
+        "CHECK" => check(env, conf, node),
         // The network works without the agent, for the pods that are not its business; saying
         // otherwise would keep the node from ever starting the agent.
         "STATUS" | "GC" => Ok(String::new()),
@@ -88,26 +108,60 @@ fn dispatch(env: &Env, conf: Conf, ask: Ask<'_>) -> Result<String, CniError> {
     }
 }
 
-fn add(env: &Env, conf: Conf, ask: Ask<'_>) -> Result<String, CniError> {
+fn add(env: &Env, conf: &Conf, node: Node<'_>) -> Result<String, CniError> {
     env.validate(true)?;
-    let Some(result) = conf.prev_result.clone() else {
+    let Some(result) = &conf.prev_result else {
         let message =
             "there is no prevResult: sotto must come after the plugin that makes the interface";
         return Err(CniError::new(Code::Config, message));
     };
-    let Some(pod) = Pod::of(&env.args) else { return Ok(result.to_string()) };
-    let request = request(env, &pod, conf::ips(&result));
+    // In the shape of its version, whichever that is.
+    let passed_on = || Ok(result.to_string());
+    let Some(pod) = Pod::of(&env.args) else { return passed_on() };
     let refuse = |message: String| Err(CniError::new(Code::TryAgain, message));
-    match ask(&conf.agent_socket, Verb::Add, &request) {
-        Ok(Reply::Proceed(_)) => Ok(result.to_string()),
+    match (node.ask)(&conf.agent_socket, Verb::Add, &request(env, &pod, conf::ips(result))) {
+        Ok(Reply::Proceed(_)) => passed_on(),
         Ok(Reply::Fail(reason)) => refuse(format!("the pod could not be captured: {reason}")),
-        Ok(Reply::Unsure(why)) | Err(why) if conf.is_exempt(&pod.namespace) => {
-            eprintln!("sotto: pod {}/{} starts without the agent: {why}", pod.namespace, pod.name);
-            Ok(result.to_string())
+        Ok(Reply::Unsure(why)) => {
+            alone(conf, &pod, node.list, &format!("the agent cannot tell yet: {why}"))?;
+            passed_on()
         }
-        Ok(Reply::Unsure(reason)) => refuse(format!("the agent cannot tell yet: {reason}")),
-        Err(reason) => refuse(format!("the agent is not there: {reason}")),
+        Err(why) => {
+            alone(conf, &pod, node.list, &format!("the agent is not there: {why}"))?;
+            passed_on()
+        }
     }
+}
+
+/// Decides without the agent: whoever is not known to be enrolled may start.
+///
+/// A list that is lost or broken is no reason to let everybody out in the clear: as the plugin is
+/// installed only once there is one, that node was ready before, and its agent can start and write it.
+fn alone(conf: &Conf, pod: &Pod, list: List<'_>, why: &str) -> Result<(), CniError> {
+    if !conf.is_exempt(&pod.namespace) {
+        let refuse = |because: String| {
+            let message = format!("{why}; {because}");
+            Err(CniError::new(Code::TryAgain, message))
+        };
+        match list(&conf.enrolled_list) {
+            Ok(enrolled) if enrolled.contains(pod.namespace.as_str()) => {
+                return refuse(format!(
+                    "pods of {}, which is enrolled, wait for it",
+                    pod.namespace
+                ));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                return refuse(format!(
+                    "pods wait for it, as it cannot be told which are enrolled: {} \
+                     (where no agent is to come back: `sotto cni uninstall`)",
+                    chain(&error)
+                ));
+            }
+        }
+    }
+    eprintln!("sotto: pod {}/{} starts without the mesh: {why}", pod.namespace, pod.name);
+    Ok(())
 }
 
 fn del(env: &Env, conf: &Conf, ask: Ask<'_>) -> Result<String, CniError> {
@@ -120,13 +174,17 @@ fn del(env: &Env, conf: &Conf, ask: Ask<'_>) -> Result<String, CniError> {
     Ok(String::new())
 }
 
-fn check(env: &Env, conf: &Conf, ask: Ask<'_>) -> Result<String, CniError> {
+fn check(env: &Env, conf: &Conf, node: Node<'_>) -> Result<String, CniError> {
     env.validate(true)?;
     let Some(pod) = Pod::of(&env.args) else { return Ok(String::new()) };
-    match ask(&conf.agent_socket, Verb::Check, &request(env, &pod, Vec::new())) {
+    match (node.ask)(&conf.agent_socket, Verb::Check, &request(env, &pod, Vec::new())) {
         Ok(Reply::Proceed(_)) => Ok(String::new()),
-        Ok(Reply::Fail(why) | Reply::Unsure(why)) | Err(why) => {
-            Err(CniError::new(Code::TryAgain, format!("the pod cannot be checked: {why}")))
+        Ok(Reply::Fail(why)) => {
+            Err(CniError::new(Code::TryAgain, format!("the pod is not as it should be: {why}")))
+        }
+        Ok(Reply::Unsure(why)) | Err(why) => {
+            alone(conf, &pod, node.list, &format!("the pod cannot be checked: {why}"))?;
+            Ok(String::new())
         }
     }
 }

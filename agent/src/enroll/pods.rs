@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 
+use super::enrolled::Namespaces;
 use super::facts::{NamespaceFacts, PodFacts};
 use super::machine::{Target, Wish};
 use super::rules::{self, Mode, Verdict};
@@ -147,6 +148,21 @@ impl View {
                 .map(|pod| (pod.uid.clone(), self.target(pod, trust_domain)))
                 .collect(),
         )
+    }
+
+    /// The namespaces that are enrolled, or have a pod on this node that is; none while a list is incomplete.
+    pub fn enrolled_namespaces(&self) -> Option<Namespaces> {
+        if !self.is_complete() {
+            return None;
+        }
+        let labelled =
+            self.namespaces.live.iter().filter(|(_, mode)| **mode == Some(Mode::Ambient));
+        let pods = self.pods.live.values().filter(|pod| {
+            let mode = self.namespaces.live.get(&pod.namespace).copied().flatten();
+            rules::judge(pod, mode) == Verdict::Enroll
+        });
+        let of_pods = pods.map(|pod| pod.namespace.clone());
+        Some(Arc::new(labelled.map(|(name, _)| name.clone()).chain(of_pods).collect()))
     }
 
     fn target(&self, pod: &PodFacts, trust_domain: &ArcStr) -> Target {

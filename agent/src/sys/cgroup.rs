@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
 /// A cgroup: its directory, and the id that BPF programs see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cgroup {
@@ -35,6 +37,14 @@ pub fn root() -> io::Result<PathBuf> {
         .lines()
         .find_map(cgroup2_mount)
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 file system is mounted"))
+}
+
+/// The version 2 hierarchy at `path`: that itself, or `path/unified` where the host has both versions.
+pub fn hierarchy(path: &Path) -> Option<PathBuf> {
+    let is_version_2 = |path: &PathBuf| {
+        statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    };
+    [path.to_owned(), path.join("unified")].into_iter().find(is_version_2)
 }
 
 /// The calling process's own cgroup.
@@ -135,6 +145,16 @@ fn cgroup2_mount(line: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hierarchy_is_found_where_it_is_mounted_and_beside_version_1() {
+        let root = root().unwrap();
+        assert_eq!(hierarchy(&root).as_ref(), Some(&root));
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert_eq!(hierarchy(elsewhere.path()), None);
+        std::os::unix::fs::symlink(&root, elsewhere.path().join("unified")).unwrap();
+        assert_eq!(hierarchy(elsewhere.path()), Some(elsewhere.path().join("unified")));
+    }
 
     #[test]
     fn finds_the_mount_of_a_hybrid_host() {

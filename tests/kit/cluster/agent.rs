@@ -36,6 +36,8 @@ pub const TOKEN: &str = "(the token)";
 pub struct Agent {
     /// Its process.
     pub process: Process,
+    /// The other container of its pod, which keeps the CNI plugin on the node; none of a stranger.
+    pub cni: Option<Process>,
     name: String,
 }
 
@@ -66,9 +68,14 @@ impl Agent {
         let token = token(&node.client, ACCOUNT, "", bound).await?;
         let kubeconfig = node.config.dir.join("agent.kubeconfig");
         write_whole(&kubeconfig, &config.kubeconfig.replace(TOKEN, &token))?;
-        let argv =
-            |name: &str, token: &Path| (argv(node, name, (token, &kubeconfig), config), Vec::new());
-        Self::launch(node, (name, pod), argv).await
+        let state = node.state_dir().display().to_string();
+        let how = |name: &str, token: &Path| {
+            let argv = argv(node, name, (token, &kubeconfig), config);
+            (argv, vec![(String::from("STATE_DIR"), state)])
+        };
+        let mut agent = Self::launch(node, (name, pod), how).await?;
+        agent.cni = Some(install_cni(node, config, &kubeconfig)?);
+        Ok(agent)
     }
 
     /// [`Self::start`] of any program: `how` is given the pod's name and the token's file and
@@ -98,7 +105,7 @@ impl Agent {
         process.set_node(node.first_process());
         env.iter().for_each(|(key, value)| process.set_env(key, value));
         process.start()?;
-        Ok(Self { process, name: node.name() })
+        Ok(Self { process, cni: None, name: node.name() })
     }
 
     /// The name of its node.
@@ -141,6 +148,28 @@ impl Agent {
         }
         serde_json::from_str(&answer.body).context("read the dump")
     }
+}
+
+/// Starts the container that keeps the plugin on the node, as the DaemonSet has it.
+fn install_cni(node: &Node, config: &AgentConfig, kubeconfig: &Path) -> Result<Process> {
+    let argv = [&*config.program.to_string_lossy(), "cni", "install", "--watch"];
+    let group = node.config.cgroup.join("cni");
+    let log = node.config.dir.join("cni.log");
+    let mut process = Process::new(argv.map(String::from).into(), group, &node.config.netns, log);
+    let runtime = node.runtime();
+    for (key, path) in [
+        ("CNI_BIN_DIR", runtime.bin_dir),
+        ("CNI_CONF_DIR", runtime.conf_dir),
+        ("CNI_SOCKET", node.cni_socket()),
+        ("STATE_DIR", node.state_dir()),
+        ("KUBECONFIG", kubeconfig.to_owned()),
+    ] {
+        process.set_env(key, &path.display().to_string());
+    }
+    process.set_env("POD_NAMESPACE", SYSTEM);
+    process.set_env("POD_NAME", &format!("{ACCOUNT}-{}", node.name()));
+    process.start()?;
+    Ok(process)
 }
 
 fn argv(

@@ -71,7 +71,7 @@ impl Cluster {
         self.run.dir().join("root-cert.pem")
     }
 
-    /// Waits until every agent says it is ready.
+    /// Waits until every agent says it is ready, and its plugin is in its node's network.
     ///
     /// # Errors
     /// One does not within a minute; its log's end is in the error.
@@ -79,6 +79,29 @@ impl Cluster {
         for agent in &self.agents {
             let what = format!("the agent of {} is ready", agent.node());
             self.wait_until(&what, READY, async || Ok(agent.ready().await.then_some(()))).await?;
+        }
+        for agent in self.agents.iter().filter(|agent| agent.cni.is_some()) {
+            let node = self.nodes.iter().find(|node| node.name() == agent.node());
+            let node = node.context("an agent without its node")?;
+            let what = format!("the plugin is in the network of {}", node.name());
+            let chained = async || Ok(node.is_chained("sotto").then_some(()));
+            self.wait_until(&what, READY, chained).await?;
+        }
+        Ok(())
+    }
+
+    /// The power of a node fails, its agent's with it; see [`Node::power_off`]. At
+    /// [`Node::boot`] its agent does not start by itself.
+    ///
+    /// # Errors
+    /// Something of the node does not end.
+    pub async fn power_off(&mut self, number: usize) -> Result<()> {
+        let node = Arc::clone(self.nodes.get(number).context("no such node")?);
+        node.power_off(self.run.pins().join(node.name())).await?;
+        for agent in self.agents.iter_mut().filter(|agent| agent.node() == node.name()) {
+            for process in [Some(&mut agent.process), agent.cni.as_mut()].into_iter().flatten() {
+                process.reap().await?;
+            }
         }
         Ok(())
     }

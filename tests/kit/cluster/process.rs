@@ -91,6 +91,17 @@ impl Process {
         child.kill().await.context("kill")
     }
 
+    /// Waits for a process that was killed by other means; fine if it never ran.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub async fn reap(&mut self) -> Result<()> {
+        if let Some(child) = self.child.as_mut() {
+            child.wait().await.context("wait")?;
+        }
+        Ok(())
+    }
+
     /// Asks it to end and waits.
     ///
     /// # Errors

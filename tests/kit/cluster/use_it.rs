@@ -176,7 +176,10 @@ impl Cluster {
 
     /// The end of the logs of control plane and agents, for a failed test.
     pub fn post_mortem(&self) -> String {
-        let agents = self.agents.iter().map(|agent| (agent.node().to_owned(), &agent.process));
+        let agents = self.agents.iter().flat_map(|agent| {
+            let installer = agent.cni.iter().map(|cni| (format!("{} cni", agent.node()), cni));
+            std::iter::once((agent.node().to_owned(), &agent.process)).chain(installer)
+        });
         let control = self.control_plane.iter();
         let control = control.map(|plane| (String::from("control plane"), &plane.process));
         let all = control.chain(agents);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::cni::{self, Command};
+use crate::cni;
 use crate::node::{Node, RunningPod};
 use crate::topology::PodLink;
 use crate::{cgroup, netns};
@@ -25,6 +25,15 @@ pub(super) struct Sandbox {
     node: u32,
 }
 
+/// How a sandbox came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// The kubelet stopped it.
+    Stopped,
+    /// The node was off.
+    Rebooted,
+}
+
 impl Sandbox {
     /// Makes the place of `pod`; nothing is left of it if a step fails.
     ///
@@ -36,7 +45,7 @@ impl Sandbox {
         match sandbox.make(node).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
-                sandbox.remove(node).await;
+                sandbox.remove(node, Ends::Stopped).await;
                 Err(error)
             }
         }
@@ -84,24 +93,28 @@ impl Sandbox {
             netns::add(&made.pod_netns).and_then(|()| made.create())
         })
         .await??;
-        if let Some(plugin) = node.plugin() {
-            plugin.call(Command::Add, &self.cni, &link).await?;
-        }
-        Ok(())
+        let runtime = node.runtime();
+        runtime.add(&self.cni, &link.addresses()).await?;
+        runtime.check(&self.cni).await
     }
 
     /// Ends what runs in it and removes it; errors are logged, the rest is still removed.
-    pub(super) async fn remove(&self, node: &Arc<Node>) {
+    ///
+    /// As containerd: the network is told when the sandbox is stopped, and once more when it is
+    /// removed and its namespace is gone. After a reboot there is the second time alone.
+    pub(super) async fn remove(&self, node: &Arc<Node>, ends: Ends) {
         node.forget_hosts(&self.hosts());
         let group = self.cgroup.clone();
         let killed = node.tasks.tracker.spawn_blocking(move || cgroup::remove(&group)).await;
         let mut errors = Vec::new();
         errors.extend(killed.map_err(anyhow::Error::from).and_then(|done| done).err());
         if let Some(link) = &self.link {
-            if let Some(plugin) = node.plugin() {
-                errors.extend(plugin.call(Command::Del, &self.cni, link).await.err());
+            let runtime = node.runtime();
+            if ends == Ends::Stopped {
+                errors.extend(runtime.del(&self.cni, true).await.err());
             }
             errors.extend(netns::remove(&link.pod_netns).err());
+            errors.extend(runtime.del(&self.cni, false).await.err());
         }
         if let Err(error) = std::fs::remove_dir_all(&self.dir) {
             errors.push(anyhow::Error::from(error).context("remove the pod's directory"));

@@ -14,9 +14,9 @@ use tokio::sync::watch;
 use super::Wish;
 use super::containers::Running;
 use super::probe::Prober;
-use super::sandbox::Sandbox;
+use super::sandbox::{Ends, Sandbox};
 use super::status::{self, ContainerState};
-use crate::node::Node;
+use crate::node::{Node, Power};
 use crate::{objects, pods};
 
 /// Longest pause between two tries to make a sandbox.
@@ -47,29 +47,40 @@ struct Worker {
 
 impl Worker {
     async fn live(&mut self) {
-        if let Some(sandbox) = self.make_sandbox().await {
-            if let Err(error) = self.run(&sandbox).await {
-                tracing::warn!(pod = self.pod.name_any(), "{error:#}");
-                self.report(&status::waiting(&self.pod, self.host_ip(), &format!("{error:#}")))
-                    .await;
-                self.ending().await;
-            }
+        while let Some((sandbox, power)) = self.make_sandbox().await {
+            let ends = match self.run(&sandbox, power).await {
+                Ok(ends) => ends,
+                Err(error) => {
+                    tracing::warn!(pod = self.pod.name_any(), "{error:#}");
+                    self.report(&status::waiting(&self.pod, self.host_ip(), &format!("{error:#}")))
+                        .await;
+                    tokio::select! {
+                        () = self.ending() => Ends::Stopped,
+                        () = self.power_fails(power) => Ends::Rebooted,
+                    }
+                }
+            };
             let (namespace, name) = self.key();
             self.node.pod_ended(&namespace, &name);
-            sandbox.remove(&self.node).await;
+            self.powered().await;
+            sandbox.remove(&self.node, ends).await;
+            if ends == Ends::Stopped {
+                break;
+            }
         }
         self.delete().await;
     }
 
     /// Tries until it works or the pod is no longer wanted.
-    async fn make_sandbox(&self) -> Option<Sandbox> {
+    async fn make_sandbox(&self) -> Option<(Sandbox, Power)> {
         let mut pause = Duration::from_millis(250);
         loop {
+            let power = self.powered().await;
             if !self.wanted() {
                 return None;
             }
             match Sandbox::create(&self.node, &self.pod).await {
-                Ok(sandbox) => return Some(sandbox),
+                Ok(sandbox) => return Some((sandbox, power)),
                 Err(error) => {
                     let why = format!("failed to create pod sandbox: {error:#}");
                     tracing::debug!(pod = self.pod.name_any(), why);
@@ -85,7 +96,7 @@ impl Worker {
     }
 
     /// Runs the pod until it is no longer wanted.
-    async fn run(&mut self, sandbox: &Sandbox) -> Result<()> {
+    async fn run(&mut self, sandbox: &Sandbox, power: Power) -> Result<Ends> {
         let mut containers = Running::start_all(&self.node, &self.pod, sandbox)?;
         let ips = self.ips(sandbox);
         let mut prober = Prober::start(&self.node, &self.pod, ips[0])?;
@@ -94,11 +105,13 @@ impl Worker {
             self.report_running(&ips, &containers, prober.ready()).await;
             tokio::select! {
                 () = self.ending() => break,
+                () = self.power_fails(power) => return Ok(Ends::Rebooted),
                 () = prober.changed() => {}
                 index = first_to_end(&mut containers) => {
                     self.report_running(&ips, &containers, false).await;
                     tokio::select! {
                         () = self.ending() => break,
+                        () = self.power_fails(power) => return Ok(Ends::Rebooted),
                         again = containers[index].restart(&self.node, sandbox) => again?,
                     }
                 }
@@ -112,7 +125,7 @@ impl Worker {
         // Those that do not end in time are killed with their cgroup.
         let in_time = tokio::time::timeout(GRACE, all).await.is_ok();
         tracing::debug!(pod = self.pod.name_any(), in_time, "ended");
-        Ok(())
+        Ok(Ends::Stopped)
     }
 
     fn publish(&self, sandbox: &Sandbox, containers: &[Running]) {
@@ -174,6 +187,26 @@ impl Worker {
 
     fn wanted(&self) -> bool {
         matches!(*self.wishes.borrow(), Wish::Run(_))
+    }
+
+    /// Waits until the node runs.
+    async fn powered(&self) -> Power {
+        let mut power = self.node.power();
+        let now = power.wait_for(|power| power.on).await.map(|power| *power);
+        match now {
+            Ok(now) => now,
+            // The kubelet is gone, and with it the whole cluster.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the end of this run of the node.
+    async fn power_fails(&self, now: Power) {
+        let mut power = self.node.power();
+        let failed = power.wait_for(|power| *power != now).await.map(drop);
+        if failed.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Waits until the pod is no longer wanted.

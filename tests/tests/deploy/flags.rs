@@ -42,10 +42,8 @@ fn control_plane(all: &[Value]) -> ControlPlaneArgs {
 /// Its arguments, and whether they install.
 fn cni(all: &[Value]) -> (CniInstallArgs, bool) {
     match parse(container(pod(all, "DaemonSet"), "cni")) {
-        Command::Cni(args) => match args.action.expect("an action") {
-            CniAction::Install(args) => (args, true),
-            CniAction::Uninstall(args) => (args, false),
-        },
+        Command::Cni(CniAction::Install(args)) => (args, true),
+        Command::Cni(CniAction::Uninstall(args)) => (args, false),
         other => panic!("{other:?}"),
     }
 }
@@ -92,6 +90,7 @@ fn the_agents_paths_are_mounted() {
         check(args.cgroup_root.as_deref().expect("given"), "host-cgroup", false);
         check(&args.pin_dir, "bpffs", true);
         check(&args.cni_socket, "run", true);
+        check(&args.state_dir, "state", true);
         assert_eq!(
             args.agent_cgroup.as_deref(),
             Some(Path::new("/sys/fs/cgroup")),
@@ -176,7 +175,9 @@ fn the_drain_ends_before_the_pod_is_killed() {
 
 #[test]
 fn the_plugin_finds_the_agent_and_its_folders_are_mounted() {
-    for folder in ["base", "overlays/dev-node", "overlays/k3s", "overlays/istiod"] {
+    for folder in
+        ["base", "overlays/dev-node", "overlays/k3s", "overlays/istiod", "overlays/startup-taint"]
+    {
         let all = documents(folder);
         let (args, installs) = cni(&all);
         assert!(installs && args.watch, "{folder}");
@@ -188,6 +189,15 @@ fn the_plugin_finds_the_agent_and_its_folders_are_mounted() {
         let container = container(pod(&all, "DaemonSet"), "cni");
         assert_eq!(mounted(container, &args.bin_dir), ("cni-bin".to_owned(), true), "{folder}");
         assert_eq!(mounted(container, &args.conf_dir), ("cni-conf".to_owned(), true), "{folder}");
+        // The plugin runs on the node, and reads there what the agent writes.
+        assert_eq!(args.state_dir, agent(&all).state_dir, "{folder}");
+        assert_eq!(mounted(container, &args.state_dir), ("state".to_owned(), true), "{folder}");
+        let volumes = items(&pod(&all, "DaemonSet")["volumes"]);
+        let state = volumes.iter().find(|volume| name(volume) == "state").expect("the volume");
+        assert_eq!(state["hostPath"]["path"].as_str().map(Path::new), Some(&*args.state_dir));
+        for variable in ["NODE_NAME", "POD_NAME", "POD_NAMESPACE"] {
+            assert!(items(&container["env"]).iter().any(|env| name(env) == variable), "{variable}");
+        }
     }
     let (args, installs) = cni(&documents("overlays/uninstall"));
     assert!(!installs && args.watch);

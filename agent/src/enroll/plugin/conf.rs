@@ -1,6 +1,6 @@
 //! What the runtime passes: environment, and configuration on standard input.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,9 +8,11 @@ use serde_json::Value;
 use super::PrevResult;
 use super::error::{CniError, Code};
 use crate::enroll::cni::wire::IpConfig;
+use crate::enroll::enrolled;
 
-/// Versions of the CNI specification we speak.
-pub const SUPPORTED_VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// Versions of the CNI specification we speak: all there are.
+pub const SUPPORTED_VERSIONS: [&str; 7] =
+    ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// Where the agent listens unless configured.
 pub const DEFAULT_SOCKET: &str = "/run/sotto/cni.sock";
 /// The agent's own namespace unless configured.
@@ -30,6 +32,8 @@ pub(super) struct Conf {
     pub(super) agent_namespace: String,
     #[serde(default = "default_exempt_namespaces")]
     pub(super) exempt_namespaces: Vec<String>,
+    #[serde(default = "default_enrolled_list")]
+    pub(super) enrolled_list: PathBuf,
     #[serde(default)]
     pub(super) prev_result: Option<PrevResult>,
 }
@@ -39,9 +43,13 @@ impl Conf {
         let conf: Self = serde_json::from_slice(stdin).map_err(|error| {
             CniError::new(Code::Decode, "failed to decode the configuration").because(&error)
         })?;
-        if !conf.agent_socket.is_absolute() {
-            let message = format!("agentSocket {:?} is not an absolute path", conf.agent_socket);
-            return Err(CniError::new(Code::Config, message));
+        for (key, path) in
+            [("agentSocket", &conf.agent_socket), ("enrolledList", &conf.enrolled_list)]
+        {
+            if !path.is_absolute() {
+                let message = format!("{key} {} is not an absolute path", path.display());
+                return Err(CniError::new(Code::Config, message));
+            }
         }
         if conf.prev_result.as_ref().is_some_and(|result| !result.is_object()) {
             return Err(CniError::new(Code::Config, "prevResult is not an object"));
@@ -49,8 +57,9 @@ impl Conf {
         Ok(conf)
     }
 
+    /// No version stands for 0.1.0, as in libcni.
     pub(super) fn check_version(&self) -> Result<(), CniError> {
-        if SUPPORTED_VERSIONS.contains(&self.cni_version.as_str()) {
+        if self.cni_version.is_empty() || SUPPORTED_VERSIONS.contains(&self.cni_version.as_str()) {
             return Ok(());
         }
         let message = format!(
@@ -76,6 +85,10 @@ fn default_agent_namespace() -> String {
     DEFAULT_AGENT_NAMESPACE.to_owned()
 }
 
+fn default_enrolled_list() -> PathBuf {
+    enrolled::file_in(Path::new(enrolled::DEFAULT_STATE_DIR))
+}
+
 fn default_exempt_namespaces() -> Vec<String> {
     DEFAULT_EXEMPT_NAMESPACES.map(str::to_owned).to_vec()
 }
@@ -90,7 +103,12 @@ pub(super) fn ips(result: &Value) -> Vec<IpConfig> {
         })
     };
     let listed = result["ips"].as_array().map(Vec::as_slice).unwrap_or_default();
-    listed.iter().filter_map(ip).filter(inside).collect()
+    // Before 0.3.0 a result had one address of each family, and no interfaces.
+    let single = ["ip4", "ip6"].map(|family| &result[family]).into_iter().filter_map(|old| {
+        let gateway = old["gateway"].as_str().and_then(|gateway| gateway.parse().ok());
+        Some(IpConfig { interface: None, address: old["ip"].as_str()?.parse().ok()?, gateway })
+    });
+    listed.iter().filter_map(ip).filter(inside).chain(single).collect()
 }
 
 fn ip(value: &Value) -> Option<IpConfig> {

@@ -47,8 +47,22 @@ fn absent() -> Result<Reply, String> {
     Err("connection refused".to_owned())
 }
 
+/// The list of a node where `shop` is enrolled.
+fn list(path: &Path) -> Result<Namespaces, ListError> {
+    assert_eq!(path, Path::new("/var/lib/sotto/enrolled.json"));
+    Ok(Namespaces::new(["shop".into()].into()))
+}
+
 fn run(env: &Env, conf: &Value, reply: Result<Reply, String>) -> Printed {
-    execute(env, conf.to_string().as_bytes(), &|_, _, _| reply.clone())
+    run_with(env, conf, reply, &list)
+}
+
+fn run_with(env: &Env, conf: &Value, reply: Result<Reply, String>, list: List<'_>) -> Printed {
+    run_bytes(env, conf.to_string().as_bytes(), &|_, _, _| reply.clone(), list)
+}
+
+fn run_bytes(env: &Env, stdin: &[u8], ask: Ask<'_>, list: List<'_>) -> Printed {
+    execute(env, stdin, Node { ask, list })
 }
 
 #[track_caller]
@@ -79,7 +93,7 @@ fn add_tells_the_agent_pod_sandbox_and_addresses() {
         *asked.borrow_mut() = Some((socket.to_owned(), verb, request.clone()));
         proceed()
     };
-    check_prev_result(&execute(&env("ADD"), conf().to_string().as_bytes(), &ask));
+    check_prev_result(&run_bytes(&env("ADD"), conf().to_string().as_bytes(), &ask, &list));
     let (socket, verb, request) = asked.into_inner().expect("asked");
     assert_eq!((socket.as_path(), verb), (Path::new("/run/sotto/cni.sock"), Verb::Add));
     assert_eq!(
@@ -125,9 +139,45 @@ fn the_agents_own_pod_and_exempt_namespaces_start_without_it() {
     check_namespace("kube-system", &json!({}), true);
     check_namespace("shop", &json!({}), false);
     check_namespace("sotto", &json!({ "agentNamespace": "sotto" }), true);
-    check_namespace("istio-system", &json!({ "agentNamespace": "sotto" }), false);
-    check_namespace("kube-system", &json!({ "exemptNamespaces": [] }), false);
-    check_namespace("infra", &json!({ "exemptNamespaces": ["infra"] }), true);
+    check_namespace("shop", &json!({ "exemptNamespaces": ["shop"] }), true);
+    check_namespace("shop", &json!({ "agentNamespace": "shop" }), true);
+}
+
+#[test]
+fn only_pods_of_enrolled_namespaces_wait_for_an_agent_that_is_away() {
+    check_namespace("shop", &json!({}), false);
+    check_namespace("registry", &json!({}), true);
+    check_namespace("shop-2", &json!({}), true);
+}
+
+#[test]
+fn without_a_list_all_wait_but_the_exempt() {
+    let missing = |path: &Path| Err(ListError::Missing(path.to_owned()));
+    let broken = |path: &Path| {
+        let source = serde_json::from_str::<Value>("{").unwrap_err();
+        Err(ListError::Broken { path: path.to_owned(), source })
+    };
+    let lists: [List<'_>; 2] = [&missing, &broken];
+    for list in lists {
+        for (namespace, starts) in
+            [("registry", false), ("kube-system", true), ("istio-system", true)]
+        {
+            let args = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=x");
+            let printed = run_with(&Env { args, ..env("ADD") }, &conf(), absent(), list);
+            assert_eq!(!printed.failed, starts, "{namespace}: {}", printed.stdout);
+            if !starts {
+                check_error(&printed, 11, "/var/lib/sotto/enrolled.json");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_answers_is_not_second_guessed() {
+    let unread = |_: &Path| -> Result<Namespaces, ListError> { panic!("the agent has answered") };
+    check_prev_result(&run_with(&env("ADD"), &conf(), proceed(), &unread));
+    let failed = Ok(Reply::Fail("no memory".to_owned()));
+    check_error(&run_with(&env("ADD"), &conf(), failed, &unread), 11, "no memory");
 }
 
 #[test]
@@ -167,13 +217,13 @@ fn malformed_environment_is_code_4() {
 
 #[test]
 fn malformed_configuration_is_told_by_code() {
-    let run = |stdin: &str| execute(&env("ADD"), stdin.as_bytes(), &|_, _, _| proceed());
+    let run = |stdin: &str| run_bytes(&env("ADD"), stdin.as_bytes(), &|_, _, _| proceed(), &list);
     check_error(&run(""), 6, "configuration");
     check_error(&run("7"), 6, "configuration");
     check_error(&run(r#"{"cniVersion": 1}"#), 6, "configuration");
-    check_error(&run(r#"{"cniVersion": "0.2.0"}"#), 1, "0.2.0");
-    check_error(&run(r#"{"name": "x"}"#), 1, "not supported");
+    check_error(&run(r#"{"cniVersion": "2.0.0"}"#), 1, "2.0.0");
     check_error(&run(r#"{"cniVersion": "1.0.0", "agentSocket": "x"}"#), 7, "agentSocket");
+    check_error(&run(r#"{"cniVersion": "1.0.0", "enrolledList": "x"}"#), 7, "enrolledList");
 }
 
 #[test]
@@ -186,12 +236,56 @@ fn every_supported_version_works() {
 }
 
 #[test]
+fn a_result_is_passed_on_in_the_shape_of_its_version_and_its_addresses_are_found() {
+    let old = json!({
+        "ip4": { "ip": "10.244.1.7/24", "gateway": "10.244.1.1", "routes": [{ "dst": "0.0.0.0/0" }] },
+        "ip6": { "ip": "fd00::7/64" },
+        "dns": {},
+    });
+    let with_version = json!({ "ips": [
+        { "version": "4", "address": "10.244.1.7/24", "gateway": "10.244.1.1" },
+        { "version": "6", "address": "fd00::7/64" },
+    ] });
+    let new = json!({ "ips": [
+        { "address": "10.244.1.7/24", "gateway": "10.244.1.1" }, { "address": "fd00::7/64" },
+    ] });
+    for (version, result) in [
+        (None, &old),
+        (Some(""), &old),
+        (Some("0.1.0"), &old),
+        (Some("0.2.0"), &old),
+        (Some("0.3.0"), &with_version),
+        (Some("0.3.1"), &with_version),
+        (Some("0.4.0"), &with_version),
+        (Some("1.0.0"), &new),
+        (Some("1.1.0"), &new),
+    ] {
+        let mut conf = json!({ "name": "n", "type": "sotto", "prevResult": result });
+        if let Some(version) = version {
+            conf["cniVersion"] = json!(version);
+        }
+        let told = RefCell::new(Vec::new());
+        let ask = |_: &Path, _: Verb, request: &Request| {
+            let ip = |ip: &crate::enroll::cni::wire::IpConfig| (ip.address.to_string(), ip.gateway);
+            *told.borrow_mut() = request.ips.iter().map(ip).collect();
+            proceed()
+        };
+        let printed = run_bytes(&env("ADD"), conf.to_string().as_bytes(), &ask, &list);
+        assert!(!printed.failed, "{version:?}: {}", printed.stdout);
+        assert_eq!(serde_json::from_str::<Value>(&printed.stdout).expect("JSON"), *result);
+        let gateway = "10.244.1.1".parse().ok();
+        let expected = [("10.244.1.7/24".to_owned(), gateway), ("fd00::7/64".to_owned(), None)];
+        assert_eq!(*told.borrow(), expected, "{version:?}");
+    }
+}
+
+#[test]
 fn del_never_fails() {
     let quiet = Printed { stdout: String::new(), failed: false };
     for reply in [proceed(), absent(), Ok(Reply::Fail("x".to_owned()))] {
         assert_eq!(run(&env("DEL"), &conf(), reply), quiet);
     }
-    assert_eq!(execute(&env("DEL"), b"garbage", &|_, _, _| absent()), quiet);
+    assert_eq!(run_bytes(&env("DEL"), b"garbage", &|_, _, _| absent(), &list), quiet);
     assert_eq!(run(&env("DEL"), &json!({ "cniVersion": "9" }), absent()), quiet);
     let bare = Env { command: "DEL".to_owned(), ..Env::default() };
     assert_eq!(run(&bare, &conf(), absent()), quiet);
@@ -210,10 +304,7 @@ fn version_and_status_need_no_agent() {
     let bare = |command: &str| Env { command: command.to_owned(), ..Env::default() };
     let printed = run(&bare("VERSION"), &json!({ "cniVersion": "1.0.0" }), absent());
     let version: Value = serde_json::from_str(&printed.stdout).expect("JSON");
-    assert_eq!(
-        version,
-        json!({ "cniVersion": "1.0.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] })
-    );
+    assert_eq!(version, json!({ "cniVersion": "1.0.0", "supportedVersions": SUPPORTED_VERSIONS }));
     assert!(!run(&bare("STATUS"), &json!({ "cniVersion": "1.1.0" }), absent()).failed);
     assert!(!run(&bare("GC"), &json!({ "cniVersion": "1.1.0" }), absent()).failed);
 }
@@ -255,7 +346,7 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(command in command(), args: String, stdin: Vec<u8>) {
         let env = Env { command, args, ..env("") };
-        drop(execute(&env, &stdin, &|_, _, _| absent()));
+        drop(run_bytes(&env, &stdin, &|_, _, _| absent(), &list));
     }
 
     #[test]

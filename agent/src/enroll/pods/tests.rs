@@ -116,3 +116,38 @@ impl<const N: usize> ConcatChanges for [Vec<Change>; N] {
         self.into_iter().flatten().collect()
     }
 }
+
+#[test]
+fn a_namespace_counts_by_its_label_or_by_a_pod_of_this_node() {
+    let namespace = |name: &str, mode| {
+        let facts = NamespaceFacts { name: name.into(), mode };
+        Change::Namespace(Event::InitApply(facts))
+    };
+    let of = |namespace: &str, mode| PodFacts {
+        namespace: namespace.into(),
+        mode,
+        ..pod(namespace, &[])
+    };
+    let pods = vec![
+        of("own", Some(Mode::Ambient)),
+        of("plain", None),
+        of("out", Some(Mode::None)),
+        PodFacts { host_network: true, ..of("host", Some(Mode::Ambient)) },
+    ];
+    let mut view = view(listed(pods));
+    assert_eq!(view.enrolled_namespaces(), None, "namespaces are not known yet");
+    view.apply(Change::Namespace(Event::Init));
+    for (name, mode) in [
+        ("shop", Some(Mode::Ambient)),
+        ("none", Some(Mode::None)),
+        ("own", None),
+        ("plain", None),
+        ("out", None),
+        ("host", None),
+    ] {
+        view.apply(namespace(name, mode));
+    }
+    view.apply(Change::Namespace(Event::InitDone));
+    let found = view.enrolled_namespaces().expect("all is known");
+    assert_eq!(found.iter().map(ArcStr::as_str).collect::<Vec<_>>(), ["own", "shop"]);
+}

@@ -1,0 +1,199 @@
+//! Whether this pod ends because its DaemonSet is deleted: then nothing is to be left that waits for an
+//! agent. At a rolling update, a drain or a reboot everything stays, so that no pod starts uncaptured.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// Longest wait for one answer of the API server.
+const ANSWER: Duration = Duration::from_secs(3);
+/// Pause between two questions.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What becomes of the DaemonSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays, or this pod has none.
+    Stays,
+    /// It is deleted, or about to be.
+    Deleted,
+    /// It could not be told.
+    Unknown(String),
+}
+
+/// The DaemonSet of a pod.
+pub struct Owner {
+    client: Client,
+    namespace: String,
+    pod: String,
+    /// Its name; none if the pod has none.
+    name: OnceCell<Option<String>>,
+}
+
+impl Owner {
+    /// Of the pod `pod`.
+    pub fn new(client: Client, namespace: &str, pod: &str) -> Self {
+        let name = OnceCell::new();
+        Self { client, namespace: namespace.to_owned(), pod: pod.to_owned(), name }
+    }
+
+    /// Learns its name, however long that takes: later the pod may not be there to tell.
+    pub async fn learn(&self) {
+        while let Err(error) = self.name().await {
+            tracing::debug!(%error, "the pod's owner is not known yet");
+            sleep(PAUSE * 5).await;
+        }
+    }
+
+    /// What becomes of it, within `limit`.
+    ///
+    /// While everything is deleted at once, its role may go before its account: an answer that
+    /// forbids to look is asked again, until the account's token is no longer taken.
+    pub async fn fate(&self, limit: Duration) -> Fate {
+        let until = Instant::now() + limit;
+        let mut last = String::from("no answer");
+        loop {
+            match timeout_at(until, timeout(ANSWER, self.look())).await {
+                Ok(Ok(Ok(fate))) => return fate,
+                Ok(Ok(Err(error))) => last = error.to_string(),
+                Ok(Err(_)) => {}
+                Err(_) => return Fate::Unknown(last),
+            }
+            if timeout_at(until, sleep(PAUSE)).await.is_err() {
+                return Fate::Unknown(last);
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Fate, kube::Error> {
+        match self.ask().await {
+            // The account is deleted: what it was for is, too.
+            Err(kube::Error::Api(status)) if status.code == 401 => Ok(Fate::Deleted),
+            other => other,
+        }
+    }
+
+    async fn ask(&self) -> Result<Fate, kube::Error> {
+        // A namespace that ends may end its pods before its DaemonSets.
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let namespace = namespaces.get_opt(&self.namespace).await?;
+        if namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
+            return Ok(Fate::Deleted);
+        }
+        let Some(name) = self.name().await? else { return Ok(Fate::Stays) };
+        let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), &self.namespace);
+        let set = sets.get_opt(name).await?;
+        let deleted = set.is_none_or(|set| set.metadata.deletion_timestamp.is_some());
+        Ok(if deleted { Fate::Deleted } else { Fate::Stays })
+    }
+
+    async fn name(&self) -> Result<Option<&String>, kube::Error> {
+        let learn = || async {
+            let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+            let pod = pods.get(&self.pod).await?;
+            let set = pod.owner_references().iter().find(|owner| owner.kind == "DaemonSet");
+            Ok(set.map(|set| set.name.clone()))
+        };
+        self.name.get_or_try_init(learn).await.map(Option::as_ref)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Answers by path: a code and an object. All others are not found.
+    fn api(answers: &[(&str, u16, Value)]) -> Client {
+        let answers: Vec<(String, u16, Value)> = answers
+            .iter()
+            .map(|(path, code, body)| ((*path).to_owned(), *code, body.clone()))
+            .collect();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let found = answers.iter().find(|(path, ..)| request.uri().path().ends_with(path));
+            let missing = json!({ "kind": "Status", "code": 404, "reason": "NotFound" });
+            let (code, body) =
+                found.map_or((404, missing), |(_, code, body)| (*code, body.clone()));
+            let body = Body::from(serde_json::to_vec(&body).unwrap());
+            let response = Response::builder().status(code).body(body).unwrap();
+            async move { Ok::<_, std::convert::Infallible>(response) }
+        });
+        Client::new(service, "default")
+    }
+
+    const NAMESPACE: &str = "/namespaces/mesh";
+    const POD: &str = "/pods/sotto-x";
+    const SET: &str = "/daemonsets/sotto";
+
+    fn object(more: &Value) -> Value {
+        let mut metadata = json!({ "name": "x" });
+        for (key, value) in more.as_object().unwrap() {
+            metadata[key] = value.clone();
+        }
+        json!({ "metadata": metadata })
+    }
+
+    fn pod() -> Value {
+        let owner =
+            json!({ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "sotto", "uid": "u" });
+        object(&json!({ "ownerReferences": [owner] }))
+    }
+
+    fn refused(code: u16) -> Value {
+        json!({ "kind": "Status", "code": code, "reason": "Refused", "message": "refused" })
+    }
+
+    async fn check(answers: &[(&str, u16, Value)], expected: Fate) {
+        let owner = Owner::new(api(answers), "mesh", "sotto-x");
+        assert_eq!(owner.fate(Duration::from_secs(20)).await, expected, "{answers:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_deleted_only_if_the_api_server_says_so() {
+        let there = || object(&json!({}));
+        let going = || object(&json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" }));
+        let namespace = || (NAMESPACE, 200, there());
+        let known = || (POD, 200, pod());
+        check(&[namespace(), known(), (SET, 200, there())], Fate::Stays).await;
+        check(&[namespace(), known(), (SET, 200, going())], Fate::Deleted).await;
+        check(&[namespace(), known()], Fate::Deleted).await;
+        check(&[(NAMESPACE, 200, going()), known(), (SET, 200, there())], Fate::Deleted).await;
+        check(&[(NAMESPACE, 401, refused(401))], Fate::Deleted).await;
+        check(&[namespace(), (POD, 200, there())], Fate::Stays).await;
+        for path in [NAMESPACE, SET] {
+            let answers = [(path, 403, refused(403)), namespace(), known()];
+            let owner = Owner::new(api(&answers), "mesh", "sotto-x");
+            let fate = owner.fate(Duration::from_secs(20)).await;
+            assert!(matches!(&fate, Fate::Unknown(why) if why.contains("refused")), "{fate:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_learnt_in_time_is_enough_when_the_pod_is_gone() {
+        let owner = Owner::new(
+            api(&[(NAMESPACE, 200, object(&json!({}))), (POD, 200, pod())]),
+            "mesh",
+            "sotto-x",
+        );
+        owner.learn().await;
+        let gone = Owner { client: api(&[(NAMESPACE, 200, object(&json!({})))]), ..owner };
+        assert_eq!(gone.fate(Duration::from_secs(20)).await, Fate::Deleted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_api_server_decides_nothing() {
+        let silent = tower::service_fn(|_: Request<Body>| {
+            std::future::pending::<Result<Response<Body>, std::convert::Infallible>>()
+        });
+        let owner = Owner::new(Client::new(silent, "default"), "mesh", "sotto-x");
+        let fate = owner.fate(Duration::from_secs(20)).await;
+        assert_eq!(fate, Fate::Unknown(String::from("no answer")));
+    }
+}

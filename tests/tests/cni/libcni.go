@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,7 +45,7 @@ func main() {
 	must("print", result.Print())
 	fmt.Println("\nresult version", result.Version())
 	err = cni.CheckNetworkList(ctx, list, rt)
-	if err != libcni.ErrorCheckNotSupp {
+	if !errors.Is(err, libcni.ErrorCheckNotSupp) {
 		must("CHECK", err)
 	}
 	must("GC", cni.GCNetworkList(ctx, list, &libcni.GCArgs{

@@ -10,6 +10,7 @@ use std::process::Command;
 use k8s_openapi::api::core::v1::Pod;
 use kit::cluster::Cluster;
 use kit::netns;
+use kit::topology::PodLink;
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -67,10 +68,20 @@ async fn libcni_adds_checks_and_deletes_a_pod_with_every_version() {
         let pod = pod(&cluster, &name).await;
         let pin = format!("kit-{}-libcni-{number}", cluster.id());
         netns::add(&pin).unwrap();
+        let ips = node.config.number.pod_ips(200 + u8::try_from(number).unwrap());
+        let (node_netns, host_device) = (node.config.netns.clone(), format!("libcni{number}"));
+        let link = PodLink {
+            node_netns,
+            pod_netns: pin.clone(),
+            host_device,
+            ips,
+            node: node.config.number,
+        };
+        link.create().unwrap();
         let output = Command::new(&client)
             .args([&runtime.conf_dir, &runtime.bin_dir, &dir.path().join("cache")])
             .arg(netns::path(&pin))
-            .args(["shop", &name, &pod.uid().unwrap(), &format!("10.244.1.{}", 200 + number)])
+            .args(["shop", &name, &pod.uid().unwrap(), &ips.0.to_string()])
             .output()
             .unwrap();
         let said = format!(

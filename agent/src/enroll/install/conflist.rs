@@ -91,7 +91,7 @@ impl Conflist {
     /// has added to the entry `before` stays.
     pub fn with_plugin(&self, source: &str, entry: &Entry<'_>, before: Option<&Value>) -> Self {
         let mut list = self.without_plugin().unwrap_or_else(|| self.clone()).0;
-        let mut ours = before.or(self.ours()).cloned().unwrap_or_else(|| json!({}));
+        let mut ours = before.or_else(|| self.ours()).cloned().unwrap_or_else(|| json!({}));
         ours["type"] = json!(PLUGIN);
         ours["agentSocket"] = json!(entry.socket);
         ours["agentNamespace"] = json!(entry.agent_namespace);

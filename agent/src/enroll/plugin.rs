@@ -190,8 +190,11 @@ fn check(env: &Env, conf: &Conf, node: Node<'_>) -> Result<String, CniError> {
 }
 
 fn request(env: &Env, pod: &Pod, ips: Vec<super::cni::wire::IpConfig>) -> Request {
+    // Runtimes say `/var/run/netns/..`, and the agent's container need not have the node's link from
+    // /var/run to /run. At DEL the namespace may be gone.
+    let netns = std::fs::canonicalize(&env.netns).map(|path| path.to_string_lossy().into_owned());
     Request {
-        netns: env.netns.clone(),
+        netns: netns.unwrap_or_else(|_| env.netns.clone()),
         pod_name: pod.name.clone(),
         pod_namespace: pod.namespace.clone(),
         pod_uid: pod.uid.clone(),

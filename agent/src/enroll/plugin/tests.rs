@@ -144,6 +144,24 @@ fn the_agents_own_pod_and_exempt_namespaces_start_without_it() {
 }
 
 #[test]
+fn the_agent_is_told_where_a_network_namespace_really_is() {
+    let node = tempfile::tempdir().unwrap();
+    let root = node.path().canonicalize().unwrap();
+    std::fs::create_dir_all(root.join("run/netns")).unwrap();
+    std::fs::write(root.join("run/netns/cni-1"), "").unwrap();
+    std::os::unix::fs::symlink(root.join("run"), root.join("var-run")).unwrap();
+    let netns = root.join("var-run/netns/cni-1").to_string_lossy().into_owned();
+    let asked = RefCell::new(String::new());
+    let ask = |_: &Path, _: Verb, request: &Request| {
+        asked.borrow_mut().clone_from(&request.netns);
+        proceed()
+    };
+    let env = Env { netns, ..env("ADD") };
+    run_bytes(&env, conf().to_string().as_bytes(), &ask, &list);
+    assert_eq!(*asked.borrow(), root.join("run/netns/cni-1").to_string_lossy());
+}
+
+#[test]
 fn only_pods_of_enrolled_namespaces_wait_for_an_agent_that_is_away() {
     check_namespace("shop", &json!({}), false);
     check_namespace("registry", &json!({}), true);

@@ -70,6 +70,9 @@ pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpList
     }
     socket.bind(&address.into())?;
     socket.listen(options.backlog)?;
+    // What is accepted in an application's place has its address and port; without this, which is inherited,
+    // the application could not bind them anew while such a connection is open. (A listener shares nothing.)
+    socket.set_reuse_address(true)?;
     Ok(socket.into())
 }
 

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kit::lab::{Place, ask, connect};
 use sotto::capture::Role;
 use sotto_abi::{Counter, HBONE_PORT, ProbePort, names};
@@ -23,6 +23,32 @@ fn inbound_is_captured_and_the_app_sees_the_clients_address() -> Result<()> {
         assert_eq!(seen(&relay).last(), Some(&(Role::Plaintext, client, to)));
     }
     assert_eq!(bench.counts(&bench.server)?.of(Counter::Plaintext), 2);
+    Ok(())
+}
+
+#[test]
+fn an_application_that_starts_anew_finds_its_port_free_while_its_clients_stay() -> Result<()> {
+    let mut bench = Bench::new("anew")?;
+    let relay = bench.enrol_server()?;
+    for to in bench.targets().map(|to| SocketAddr::new(to.ip(), PORT + 1)) {
+        let before = bench.server.serve(PORT + 1)?;
+        let _client = bench.client.run(move || -> std::io::Result<_> {
+            let mut stream = connect(to)?;
+            ask(&mut stream, "hello")?;
+            Ok(stream)
+        })?;
+        assert_eq!(seen(&relay).last().map(|one| one.2), Some(to));
+        drop(before);
+        let bound = bench.server.run(move || -> std::io::Result<()> {
+            let kind = socket2::Type::STREAM;
+            let socket = socket2::Socket::new(socket2::Domain::for_address(to), kind, None)?;
+            // As servers do: what is left of their last life must not keep them out.
+            socket.set_reuse_address(true)?;
+            socket.bind(&to.into())?;
+            socket.listen(1)
+        });
+        bound.with_context(|| format!("bind {to}"))?;
+    }
     Ok(())
 }
 

@@ -49,9 +49,9 @@ impl Budget {
         self.refused.load(Relaxed)
     }
 
-    /// What one pod may hold as things are.
-    fn allowed(&self) -> usize {
-        self.most.saturating_sub(self.held()) / 3
+    /// What one pod may hold, once so many bytes more are held: a third of what is then left.
+    fn allowed(&self, more: usize) -> usize {
+        self.most.saturating_sub(self.held().saturating_add(more)) / 3
     }
 }
 
@@ -75,7 +75,7 @@ impl Share {
 
     /// Threads that draw at the same moment may exceed the share by what they draw.
     fn draw(&self, bytes: usize) -> bool {
-        let drawn = self.held().saturating_add(bytes) <= self.budget.allowed();
+        let drawn = self.held().saturating_add(bytes) <= self.budget.allowed(bytes);
         if drawn {
             self.held.fetch_add(bytes, Relaxed);
             self.budget.held.fetch_add(bytes, Relaxed);
@@ -122,7 +122,7 @@ impl Account {
 
     /// Whether the pod holds so much that it had better not get more: half of what it may.
     pub fn is_tight(&self) -> bool {
-        self.share.held() > self.share.budget.allowed() / 2
+        self.share.held() > self.share.budget.allowed(0) / 2
     }
 
     fn take(&self, bytes: usize) -> Result<(), Spent> {

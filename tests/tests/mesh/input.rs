@@ -133,6 +133,9 @@ async fn an_unknown_mode_gets_past(bench: &Bench) {
         let limit = Duration::from_secs(10);
         bench.cluster.wait_until(&what, limit, reported).await.unwrap();
     }
+    // What cannot be read closes: who comes in the clear is kept out until it is gone.
+    bench.shows(SLEEP, DETAILS, "exit 56").await;
+    bench.ok("delete pa -n bookinfo bad-mode bad-shape bad-port").await;
     bench.shows(SLEEP, DETAILS, "200").await;
     // The others count as ever.
     bench.ok_with("apply -f -", &pa("v1", "istio-system", "x", "{ mtls: { mode: STRICT } }")).await;

@@ -111,7 +111,7 @@ fn doc(sh: &Shell) -> Result<Outcome> {
 /// else is checked and that is told. `--complete` takes no such excuse.
 fn deny(sh: &Shell) -> Result<Outcome> {
     needs::cargo(sh, &needs::DENY)?;
-    cmd!(sh, "cargo deny --offline check bans licenses sources").run()?;
+    cmd!(sh, "cargo deny --offline check --hide-inclusion-graph bans licenses sources").run()?;
     if cmd!(sh, "timeout 60 cargo deny fetch db").run().is_err() {
         return Ok(Outcome::Without(
             "advisories, as RustSec's database cannot be reached from here".into(),

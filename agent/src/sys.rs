@@ -1,4 +1,4 @@
-//! What the kernel gives us: namespaces, sockets, cgroups, netlink, BPF links, capabilities, descriptors, heap, memory,
+//! What the kernel gives us: namespaces, sockets, lists of them, cgroups, netlink, BPF links, capabilities, descriptors, heap, memory,
 //! priorities, shutdown.
 //!
 //! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
@@ -13,6 +13,7 @@ pub mod netns;
 pub mod priority;
 pub mod privileges;
 pub mod shutdown;
+pub mod sock_diag;
 pub mod socket;
 pub mod sysctl;
 

@@ -31,6 +31,7 @@ use super::process::{self, Log};
 use super::state::State;
 use super::worker::{self, Command, Worker};
 use super::{destinations, kubelet, quiet, settings};
+use crate::capture;
 use crate::capture::bpf::{AdoptedPod, Kernel};
 use crate::config::AgentConfig;
 use crate::connection::{Shared, Timings};
@@ -113,6 +114,8 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let footprint = control.spawn(async { Footprint::new() });
     let client = super::kubernetes(config.kubeconfig.as_deref()).await?;
 
+    capture::confine(&config.stand_ins)
+        .context("failed to keep stand-ins from leaving the node: a route is refused")?;
     // The programs must know our cgroup before we open a socket in a pod.
     let kernel = Kernel::install(settings::kernel(&config, &cgroup)?)
         .context("failed to install the eBPF programs (`sotto check` tells what is lacking)")?;

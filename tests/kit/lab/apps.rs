@@ -117,3 +117,28 @@ pub fn ask_from(socket: Socket, to: SocketAddr) -> io::Result<IpAddr> {
     let mut stream = TcpStream::from(socket);
     Ok(ask(&mut stream, "hello")?.ip())
 }
+
+mod options {
+    nix::setsockopt_impl!(
+        TcpFastOpenNoCookie,
+        libc::IPPROTO_TCP,
+        libc::TCP_FASTOPEN_NO_COOKIE,
+        bool,
+        nix::sys::socket::sockopt::SetBool
+    );
+
+    /// `TCP_FASTOPEN_NO_COOKIE`.
+    #[derive(Debug, Clone, Copy)]
+    pub(super) struct TcpFastOpenNoCookie;
+}
+
+/// What the socket sends at once may go along with its SYN: `MSG_FASTOPEN`.
+pub fn fast_open_without_cookie(socket: &Socket) -> io::Result<()> {
+    Ok(nix::sys::socket::setsockopt(socket, options::TcpFastOpenNoCookie, &true)?)
+}
+
+/// connect(2) only remembers where to; the SYN comes with the first bytes.
+pub fn fast_open_connect(socket: &Socket) -> io::Result<()> {
+    fast_open_without_cookie(socket)?;
+    Ok(nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::TcpFastOpenConnect, &true)?)
+}

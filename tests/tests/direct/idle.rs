@@ -9,12 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use kit::lab::Lab;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, SanType,
 };
 use rustls_pki_types::CertificateDer;
-use sotto::capture::{Captured, PodCapture, Role};
+use sotto::capture::{Captured, PodCapture, Role, StandIns};
 use sotto::connection::{Context, OfPod, Quota, Shared, Timings, handle};
 use sotto::identify::ca::CaError;
 use sotto::identify::certs::{CertificateSource, Certificates};
@@ -24,7 +25,7 @@ use sotto::mesh::local::Exclusions;
 use sotto::mesh::{LocalPod, MeshEvent, PodUid, ResourceKind, SpiffeId, Store, Workload};
 use sotto::observe::Metrics;
 use sotto::sys::Netns;
-use sotto::sys::netlink::Netlink;
+use sotto::sys::netlink::{Netlink, Route, RouteKind};
 use sotto::sys::socket;
 use sotto::tunnel::Limits;
 use tokio::task::spawn_local;
@@ -76,6 +77,13 @@ impl CertificateSource for Ca {
     }
 }
 
+/// Where both pods are.
+#[derive(Clone)]
+struct Place {
+    netns: Netns,
+    stand_ins: StandIns,
+}
+
 /// A data thread of a node with one pod.
 struct Node {
     context: Rc<Context>,
@@ -84,7 +92,8 @@ struct Node {
 }
 
 impl Node {
-    fn new(shared: &Arc<Shared>, netns: &Netns, name: &str, address: Ipv4Addr) -> Self {
+    fn new(shared: &Arc<Shared>, place: &Place, name: &str, address: Ipv4Addr) -> Self {
+        let Place { netns, stand_ins } = place.clone();
         let pod = LocalPod {
             uid: PodUid(name.into()),
             namespace: "shop".into(),
@@ -96,8 +105,8 @@ impl Node {
         };
         Self {
             context: Rc::new(Context::new(shared.clone())),
-            pod: Arc::new(PodCapture { pod: Arc::new(pod), netns: netns.clone() }),
             of_pod: Rc::new(OfPod::new(netns.clone(), Quota::new(usize::MAX))),
+            pod: Arc::new(PodCapture { pod: Arc::new(pod), netns, stand_ins }),
         }
     }
 
@@ -151,11 +160,11 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start(netns: &Netns) -> Self {
+    async fn start(place: &Place) -> Self {
         let shared = shared();
         let tunnels = SocketAddr::from((SERVER, 15008));
         let listener = tokio::net::TcpListener::bind(tunnels).await.unwrap();
-        let server = Node::new(&shared, netns, "server", SERVER);
+        let server = Node::new(&shared, place, "server", SERVER);
         spawn_local(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -165,7 +174,7 @@ impl Bench {
         let listen = || TcpListener::bind((SERVER, 0)).unwrap();
         let (apps, redirected) = (listen(), listen());
         apps.set_nonblocking(true).unwrap();
-        let client = Node::new(&shared, netns, "client", CLIENT);
+        let client = Node::new(&shared, place, "client", CLIENT);
         Self { client, apps, redirected, open: Vec::with_capacity(WARM + OPENED) }
     }
 
@@ -204,12 +213,19 @@ async fn soon<T>(mut tried: impl FnMut() -> std::io::Result<T>) -> T {
 
 #[test]
 fn an_idle_connection_holds_little_on_both_nodes() {
-    let netns = Netns::create().unwrap();
+    let lab = Lab::new("idle").unwrap();
+    let kernel = lab.install(|_| {}).unwrap();
+    let place = Place { netns: Netns::create().unwrap(), stand_ins: kernel.stand_ins() };
     let test = || {
-        Netlink::open().unwrap().set_loopback_up().unwrap();
+        let netlink = Netlink::open().unwrap();
+        netlink.set_loopback_up().unwrap();
+        // Nothing is enrolled here: what clients have is all that the server's dials need.
+        let (device, metric, source, congestion_control) = (1, 1, None, None);
+        let kind = RouteKind::Local { device, metric, source, congestion_control };
+        netlink.set_route(Route { to: "240.64.0.0/10".parse().unwrap(), kind }).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(crate::local(60, async {
-            let mut bench = Bench::start(&netns).await;
+            let mut bench = Bench::start(&place).await;
             bench.open(WARM).await;
             let before = HEAP.current_usage();
             bench.open(OPENED).await;
@@ -218,5 +234,5 @@ fn an_idle_connection_holds_little_on_both_nodes() {
             assert!(each <= MOST, "{each} bytes");
         }));
     };
-    netns.enter(test).unwrap();
+    place.netns.enter(test).unwrap();
 }

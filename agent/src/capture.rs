@@ -15,10 +15,15 @@ use crate::sys::Netns;
 pub mod bpf;
 pub mod check;
 pub mod kubelet;
+mod legacy;
 pub mod listeners;
+mod prefixes;
 mod routing;
 
+pub use bpf::StandIns;
 pub use listeners::PodListeners;
+pub use prefixes::{RangeError, StandInRanges};
+pub use routing::confine;
 
 /// Which way a captured connection goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +43,8 @@ pub struct PodCapture {
     pub pod: Arc<LocalPod>,
     /// Its network namespace.
     pub netns: Netns,
+    /// What addresses inside it really are.
+    pub stand_ins: StandIns,
 }
 
 /// A connection that the kernel handed to us.

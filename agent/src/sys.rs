@@ -1,5 +1,5 @@
-//! What the kernel gives us: namespaces, sockets, cgroups, crowds, netlink, BPF links, capabilities, descriptors, heap,
-//! memory, priorities, files, shutdown.
+//! What the kernel gives us: namespaces, sockets, lists of them, cgroups, crowds, netlink, BPF links, capabilities,
+//! descriptors, heap, memory, priorities, files, shutdown.
 //!
 //! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
 
@@ -15,6 +15,7 @@ pub mod netns;
 pub mod priority;
 pub mod privileges;
 pub mod shutdown;
+pub mod sock_diag;
 pub mod socket;
 pub mod sysctl;
 

@@ -4,33 +4,32 @@
 //! on the context pointer, which the verifier refuses.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_set_retval, bpf_setsockopt,
-};
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 use aya_log_ebpf::error;
-use sotto_abi::{Address, Flow, MARK_LOOP};
+use sotto_abi::{Address, Flow};
 
 use crate::inbound::Arrival;
 use crate::maps;
-use crate::outbound::Destination;
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
 /// A kernel may show an MPTCP socket as itself rather than as its first TCP subflow.
 const IPPROTO_MPTCP: u32 = 262;
-const SOL_SOCKET: i32 = 1;
-const SO_MARK: i32 = 36;
-const SO_BINDTOIFINDEX: i32 = 62;
 const ECONNREFUSED: i32 = 111;
-/// `lo` is the first interface of every network namespace.
-const LOOPBACK_INDEX: u32 = 1;
 
 macro_rules! read {
     ($field:expr) => {
         // SAFETY: a field of a context that the kernel keeps alive over the program's run.
         unsafe { core::ptr::read_volatile(&raw const $field) }
+    };
+}
+
+macro_rules! write {
+    ($field:expr, $value:expr) => {
+        // SAFETY: as in `read`, a field that the program type may write.
+        unsafe { core::ptr::write_volatile(&raw mut $field, $value) }
     };
 }
 
@@ -63,45 +62,72 @@ pub fn is_agent() -> bool {
     global.agent_cgroups[0] == current || global.agent_cgroups[1] == current
 }
 
-/// Where a connect(2) on an IPv4 socket goes.
+/// The other end of an IPv4 socket: asked for by connect(2), or shown by getpeername(2).
 #[inline(always)]
-pub fn destination4(ctx: &SockAddrContext) -> Destination {
-    Destination { address: Address::v4(read!((*ctx.sock_addr).user_ip4)), port: port(ctx) }
+pub fn peer4(ctx: &SockAddrContext) -> Address {
+    Address::v4(read!((*ctx.sock_addr).user_ip4))
 }
 
-/// Where a connect(2) on an IPv6 socket goes.
+/// The other end of an IPv6 socket: asked for by connect(2), or shown by getpeername(2).
 #[inline(always)]
-pub fn destination6(ctx: &SockAddrContext) -> Destination {
-    Destination { address: read_v6!((*ctx.sock_addr).user_ip6), port: port(ctx) }
+pub fn peer6(ctx: &SockAddrContext) -> Address {
+    read_v6!((*ctx.sock_addr).user_ip6)
 }
 
+/// The port asked for by connect(2), in host order.
 #[inline(always)]
-fn port(ctx: &SockAddrContext) -> u16 {
+pub fn port(ctx: &SockAddrContext) -> u16 {
     u16::from_be(read!((*ctx.sock_addr).user_port) as u16)
 }
 
-/// Makes the socket's flow take the loop to the agent. False if the kernel refuses, which must not let it go.
+/// Makes another address the other end of an IPv4 socket.
 #[inline(always)]
-pub fn take(ctx: &SockAddrContext) -> bool {
-    let taken = unbind(ctx) && set_option(ctx, SO_MARK, MARK_LOOP);
-    if !taken {
-        error!(ctx, "failed to redirect a socket");
-    }
-    taken
+pub fn set_peer4(ctx: &SockAddrContext, address: &Address) {
+    let context = unknown(ctx);
+    write!((*context).user_ip4, address.0[3]);
 }
 
-/// A socket bound to a device would pass by the loop, in the clear.
+/// Makes another address the other end of an IPv6 socket.
 #[inline(always)]
-fn unbind(ctx: &SockAddrContext) -> bool {
-    let Some(socket) = socket(ctx) else { return false };
-    read!((*socket).bound_dev_if) == 0 || set_option(ctx, SO_BINDTOIFINDEX, 0)
+pub fn set_peer6(ctx: &SockAddrContext, address: &Address) {
+    let context = unknown(ctx);
+    write!((*context).user_ip6[0], address.0[0]);
+    write!((*context).user_ip6[1], address.0[1]);
+    write!((*context).user_ip6[2], address.0[2]);
+    write!((*context).user_ip6[3], address.0[3]);
 }
 
-/// Lets the socket go its way, without the mark that an earlier connect(2) on it may have left.
+/// The context, as LLVM has not seen it yet: it would keep the address of a field from an earlier read.
 #[inline(always)]
-pub fn leave(ctx: &SockAddrContext) -> bool {
-    let Some(socket) = socket(ctx) else { return true };
-    read!((*socket).mark) != MARK_LOOP || set_option(ctx, SO_MARK, 0)
+fn unknown(ctx: &SockAddrContext) -> *mut bpf_sock_addr {
+    core::hint::black_box(ctx.sock_addr)
+}
+
+/// The device that a socket is bound to, or 0.
+#[inline(always)]
+pub fn device(ctx: &SockAddrContext) -> u32 {
+    let Some(socket) = socket(ctx) else { return 0 };
+    read!((*socket).bound_dev_if)
+}
+
+/// The address that an IPv4 socket is bound to.
+#[inline(always)]
+pub fn own4(ctx: &SockAddrContext) -> Address {
+    let Some(socket) = socket(ctx) else { return Address::NONE };
+    Address::v4(read!((*socket).src_ip4))
+}
+
+/// The address that an IPv6 socket is bound to.
+#[inline(always)]
+pub fn own6(ctx: &SockAddrContext) -> Address {
+    let Some(socket) = socket(ctx) else { return Address::NONE };
+    read_v6!((*socket).src_ip6)
+}
+
+/// Says that a connection is refused for want of a stand-in.
+#[inline(always)]
+pub fn tell_full(ctx: &SockAddrContext) {
+    error!(ctx, "no address is left to stand for a destination");
 }
 
 /// The application gets ECONNREFUSED; without this it would be EPERM.
@@ -117,13 +143,6 @@ fn socket(ctx: &SockAddrContext) -> Option<*mut bpf_sock> {
     // SAFETY: the union has this one readable field.
     let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
     if socket.is_null() { None } else { Some(socket) }
-}
-
-#[inline(always)]
-fn set_option(ctx: &SockAddrContext, option: i32, value: u32) -> bool {
-    let mut value = value;
-    // SAFETY: the value lives over the call, and its size is given.
-    unsafe { bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, option, (&raw mut value).cast(), 4) == 0 }
 }
 
 /// A connection that arrives in the pod, if it is one of TCP.
@@ -145,7 +164,6 @@ pub fn arrival(ctx: &SkLookupContext) -> Option<Arrival> {
             destination_port: read!((*lookup).local_port) as u16,
         },
         is_v6: !is_v4,
-        on_loopback: read!((*lookup).ingress_ifindex) == LOOPBACK_INDEX,
     })
 }
 

@@ -3,8 +3,8 @@
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::programs::SkLookupContext;
 use sotto_abi::{
-    Counter, Flow, HBONE_PORT, POD_FAIL_OPEN, PodConfig, ROLE_HBONE, ROLE_OUTBOUND, ROLE_PLAINTEXT,
-    sock_slot,
+    Counter, Flow, HBONE_PORT, POD_FAIL_OPEN, PodConfig, Prefixes, ROLE_HBONE, ROLE_OUTBOUND,
+    ROLE_PLAINTEXT, sock_slot,
 };
 
 use crate::maps;
@@ -13,7 +13,6 @@ use crate::maps;
 pub struct Arrival {
     pub flow: Flow,
     pub is_v6: bool,
-    pub on_loopback: bool,
 }
 
 /// Who gets it.
@@ -22,23 +21,32 @@ pub enum Verdict {
     Application,
     /// The agent's listener of this role.
     Agent(u32, Option<Counter>),
+    /// Nobody.
+    Nobody,
 }
 
 /// Decides about a connection.
+///
+/// Addresses alone tell what it is. Nobody outside can use those of stand-ins: over IPv4 the kernel takes neither
+/// what is addressed to 127.0.0.0/8 nor what comes from an address that is local here; over IPv6 they lack the secret.
 #[inline(always)]
-pub fn judge(config: &PodConfig, arrival: &Arrival) -> Verdict {
+pub fn judge(config: &PodConfig, prefixes: &Prefixes, arrival: &Arrival) -> Verdict {
     let (pod, flow) = (&config.pod, &arrival.flow);
-    if arrival.on_loopback {
-        // To the pod itself: between its processes, or the agent's dial with a client's source.
-        if flow.destination.is_local() || pod.owns(&flow.destination) {
-            return Verdict::Application;
-        }
+    let (source, destination) = (&flow.source, &flow.destination);
+    if prefixes.is_out(destination) {
         // Counted at connect(2) already.
         return Verdict::Agent(ROLE_OUTBOUND, None);
     }
-    // A pod that connects to its own address arrives on its device, not on lo. It may have addresses that the
-    // control plane does not know: taken for a stranger there, the agent would meet itself again and again.
-    if pod.owns(&flow.source) || flow.source.is(&flow.destination) {
+    if prefixes.is_client(destination) || prefixes.is_of_v6(destination) {
+        maps::count(config.cookie, Counter::Dropped);
+        return Verdict::Nobody;
+    }
+    // The agent, as a client.
+    if prefixes.is_client(source) {
+        return Verdict::Application;
+    }
+    // The pod itself, whatever address it uses: it may have some that the control plane does not know.
+    if source.is_loopback() || pod.owns(source) || source.is(destination) {
         return Verdict::Application;
     }
     if maps::is_probe(flow) {

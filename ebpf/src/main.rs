@@ -1,6 +1,7 @@
 //! The programs that redirect enrolled pods' connections to the agent.
 //!
-//! Hooks here are shims: they read their context, ask a decision of [`outbound`], [`inbound`] or [`probe`],
+//! Hooks here are shims: they read their context, ask a decision of [`outbound`], [`inbound`], [`shown`] or
+//! [`probe`],
 //! and carry it out. Nothing runs per packet; a pod that is not enrolled pays one map lookup per connect(2).
 #![no_std]
 #![no_main]
@@ -10,12 +11,14 @@ mod inbound;
 mod maps;
 mod outbound;
 mod probe;
+mod shown;
 
-use aya_ebpf::bindings::sk_action::SK_PASS;
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 
-use outbound::Verdict;
+use outbound::{Asked, Verdict};
+use sotto_abi::{Address, Counter};
 
 /// The kernel goes on with the connect(2).
 const PROCEED: i32 = 1;
@@ -25,52 +28,109 @@ const REJECT: i32 = 0;
 /// connect(2) on an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    connect(&ctx, context::destination4)
+    let Some(cookie) = whose(&ctx) else { return PROCEED };
+    let (own, address) = (context::own4(&ctx), context::peer4(&ctx));
+    let (device, port) = (context::device(&ctx), context::port(&ctx));
+    let asked = Asked { own, device, address, port };
+    match connect(&ctx, cookie, &asked) {
+        Outcome::Proceed => PROCEED,
+        Outcome::To(address) => {
+            context::set_peer4(&ctx, &address);
+            PROCEED
+        }
+        Outcome::Refuse => context::refuse(),
+    }
 }
 
 /// connect(2) on an IPv6 socket, also to an IPv4-mapped address.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    connect(&ctx, context::destination6)
+    let Some(cookie) = whose(&ctx) else { return PROCEED };
+    let (own, address) = (context::own6(&ctx), context::peer6(&ctx));
+    let (device, port) = (context::device(&ctx), context::port(&ctx));
+    let asked = Asked { own, device, address, port };
+    match connect(&ctx, cookie, &asked) {
+        Outcome::Proceed => PROCEED,
+        Outcome::To(address) => {
+            context::set_peer6(&ctx, &address);
+            PROCEED
+        }
+        Outcome::Refuse => context::refuse(),
+    }
+}
+
+/// The network namespace of a connect(2) that is ours to judge, if its pod is enrolled.
+#[inline(always)]
+fn whose(ctx: &SockAddrContext) -> Option<u64> {
+    let cookie = context::netns_cookie(ctx);
+    maps::enrolled(cookie)?;
+    (context::is_tcp(ctx) && !context::is_agent()).then_some(cookie)
+}
+
+/// What is done to a connect(2).
+enum Outcome {
+    Proceed,
+    To(Address),
+    Refuse,
 }
 
 #[inline(always)]
-fn connect(
-    ctx: &SockAddrContext,
-    destination: impl Fn(&SockAddrContext) -> outbound::Destination,
-) -> i32 {
-    let cookie = context::netns_cookie(ctx);
-    let Some(pod) = maps::enrolled(cookie) else { return PROCEED };
-    if !context::is_tcp(ctx) || context::is_agent() {
-        return PROCEED;
-    }
-    let done = match outbound::judge(cookie, pod, &destination(ctx)) {
-        Verdict::Local => context::leave(ctx),
+fn connect(ctx: &SockAddrContext, cookie: u64, asked: &Asked) -> Outcome {
+    let (Some(pod), Some(prefixes)) = (maps::enrolled(cookie), maps::prefixes()) else {
+        return Outcome::Refuse;
+    };
+    match outbound::judge(cookie, pod, prefixes, asked) {
+        Verdict::Local => Outcome::Proceed,
         Verdict::Direct(counter) => {
             maps::count(cookie, counter);
-            context::leave(ctx)
+            Outcome::Proceed
         }
-        Verdict::Capture(counter) => {
-            maps::count(cookie, counter);
-            context::take(ctx)
+        Verdict::Capture(address) => {
+            maps::count(cookie, Counter::Captured);
+            Outcome::To(address)
+        }
+        Verdict::Full => {
+            context::tell_full(ctx);
+            maps::count(cookie, Counter::Refused);
+            Outcome::Refuse
         }
         Verdict::Refuse(counter) => {
             maps::count(cookie, counter);
-            false
+            Outcome::Refuse
         }
-    };
-    if done { PROCEED } else { context::refuse() }
+    }
+}
+
+/// getpeername(2), accept(2) and `SO_PEERNAME` of an IPv4 socket.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    if let Some(real) = shown::real(context::netns_cookie(&ctx), &context::peer4(&ctx)) {
+        context::set_peer4(&ctx, &real);
+    }
+    PROCEED
+}
+
+/// getpeername(2), accept(2) and `SO_PEERNAME` of an IPv6 socket, also with an IPv4-mapped address.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    if let Some(real) = shown::real(context::netns_cookie(&ctx), &context::peer6(&ctx)) {
+        context::set_peer6(&ctx, &real);
+    }
+    PROCEED
 }
 
 /// The lookup of a listener for a connection that arrives in the pod. One instance for each pod.
 #[sk_lookup]
 pub fn steer(ctx: SkLookupContext) -> u32 {
-    let Some(config) = maps::pod() else { return SK_PASS };
+    let (Some(config), Some(prefixes)) = (maps::pod(), maps::prefixes()) else { return SK_PASS };
     let Some(arrival) = context::arrival(&ctx) else { return SK_PASS };
-    let inbound::Verdict::Agent(role, counter) = inbound::judge(config, &arrival) else {
-        return SK_PASS;
-    };
-    inbound::hand_over(&ctx, config, &arrival, role, counter)
+    match inbound::judge(config, prefixes, &arrival) {
+        inbound::Verdict::Application => SK_PASS,
+        inbound::Verdict::Agent(role, counter) => {
+            inbound::hand_over(&ctx, config, &arrival, role, counter)
+        }
+        inbound::Verdict::Nobody => SK_DROP,
+    }
 }
 
 /// State changes of the kubelet's connections.

@@ -1,16 +1,16 @@
 //! The maps, and the reads and counts of the programs. One writer each: user space, but where it says otherwise.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::{bpf_map_lookup_elem, bpf_sk_release};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{
-    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, SockHash, SockMap,
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, SockHash, SockMap,
 };
 use sotto_abi::{
     Address, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, MAX_DESTINATION_CIDRS,
-    MAX_DESTINATIONS, MAX_EXCLUSIONS, MAX_PODS, MAX_PROBE_FLOWS, MAX_PROBE_PORTS, Pod, PodConfig,
-    ProbePort, SOCK_SLOTS,
+    MAX_DESTINATIONS, MAX_EXCLUSIONS, MAX_FREE_STAND_INS, MAX_PODS, MAX_PROBE_FLOWS,
+    MAX_PROBE_PORTS, MAX_STAND_INS, Pod, PodConfig, Prefixes, ProbePort, SOCK_SLOTS,
 };
 
 /// Network namespace cookie -> pod. The truth of who is enrolled.
@@ -60,6 +60,30 @@ static COUNTS: PerCpuArray<Counts> = PerCpuArray::pinned(1, 0);
 #[map]
 static POD_COUNTS: PerCpuHashMap<u64, Counts> = PerCpuHashMap::pinned(MAX_PODS, BPF_F_NO_PREALLOC);
 
+/// Where stand-ins are.
+#[map]
+static PREFIXES: Array<Prefixes> = Array::pinned(1, 0);
+
+/// Real address -> number of its stand-ins: by whoever meets an address first, program or user space, with a number
+/// from `FREE_STAND_INS`. User space takes entries out. Full: as if that were empty.
+#[map]
+static STAND_INS: HashMap<Address, u32> = HashMap::pinned(MAX_STAND_INS, BPF_F_NO_PREALLOC);
+
+/// Number -> real address, written before `STAND_INS` is; `NONE` where there is none. It outlasts the entry of
+/// `STAND_INS`: a number is free only when no socket has it any more.
+#[map]
+static REAL: Array<Address> = Array::pinned(MAX_STAND_INS, 0);
+
+/// Numbers that stand for no address, filled up by user space. Whoever takes one has it alone.
+/// Empty: a connection with a new address is refused.
+#[map]
+static FREE_STAND_INS: Queue<u32> = Queue::pinned(MAX_FREE_STAND_INS, 0);
+
+/// Cookie of a network namespace -> 1, of pods that are enrolled or were, and may have open connections from then.
+/// Full: the enrolment of one more pod fails.
+#[map]
+static SHOWN: HashMap<u64, u32> = HashMap::pinned(MAX_PODS, BPF_F_NO_PREALLOC);
+
 /// The agent's listeners in this pod. One map for each pod.
 #[map]
 pub static SOCKS: SockMap = SockMap::with_max_entries(SOCK_SLOTS, 0);
@@ -105,6 +129,48 @@ pub fn agent_listens(cookie: u64) -> bool {
         bpf_sk_release(socket);
         true
     }
+}
+
+/// Where stand-ins are.
+#[inline(always)]
+pub fn prefixes() -> Option<&'static Prefixes> {
+    PREFIXES.get(0)
+}
+
+/// The number of an address's stand-ins, a new one if there is none; `None` if all are taken.
+#[inline(always)]
+pub fn stand_in(address: &Address) -> Option<u32> {
+    if let Some(index) = index(address) {
+        return Some(index);
+    }
+    let Ok(Some(new)) = FREE_STAND_INS.pop() else { return None };
+    REAL.set(new, address, 0).ok()?;
+    if STAND_INS.insert(address, new, BPF_NOEXIST.into()).is_ok() {
+        return Some(new);
+    }
+    // Somebody else met the address at the same moment; or there is no memory.
+    if REAL.set(new, Address::NONE, 0).is_ok() {
+        let _full_is_filled_up_later = FREE_STAND_INS.push(new, 0);
+    }
+    index(address)
+}
+
+#[inline(always)]
+fn index(address: &Address) -> Option<u32> {
+    // SAFETY: entries are never changed, and freed after an RCU grace period, which outlasts the program.
+    unsafe { STAND_INS.get(address) }.copied()
+}
+
+/// The real address of a number.
+#[inline(always)]
+pub fn real(index: u32) -> Option<Address> {
+    REAL.get(index).copied()
+}
+
+/// Whether sockets of a network namespace may have stand-ins.
+#[inline(always)]
+pub fn is_shown(cookie: u64) -> bool {
+    SHOWN.get_ptr(cookie).is_some()
 }
 
 /// Whether an address belongs to the mesh.

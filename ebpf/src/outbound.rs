@@ -2,13 +2,17 @@
 
 use sotto_abi::{
     Address, Counter, GLOBAL_CAPTURE_UNKNOWN, GLOBAL_SYNCED, POD_EXCLUDES_CIDRS,
-    POD_EXCLUDES_PORTS, POD_FAIL_OPEN, Pod,
+    POD_EXCLUDES_PORTS, POD_FAIL_OPEN, POD_STAND_INS, Pod, Prefixes,
 };
 
 use crate::maps;
 
-/// Where a connect(2) goes. Port in host order.
-pub struct Destination {
+/// What a connect(2) asks for. Port in host order.
+pub struct Asked {
+    /// What the socket is bound to.
+    pub own: Address,
+    /// The device that it is bound to, or 0.
+    pub device: u32,
     pub address: Address,
     pub port: u16,
 }
@@ -19,17 +23,27 @@ pub enum Verdict {
     Local,
     /// It goes out as the application asked.
     Direct(Counter),
-    /// It goes to the agent.
-    Capture(Counter),
+    /// It goes to the agent, at this address.
+    Capture(Address),
+    /// It would go to the agent, but nothing is left to stand for its destination.
+    Full,
     /// It fails.
     Refuse(Counter),
 }
 
 /// Decides about a connect(2) of an enrolled pod.
 #[inline(always)]
-pub fn judge(cookie: u64, pod: &Pod, to: &Destination) -> Verdict {
-    if to.address.is_local() || pod.owns(&to.address) {
+pub fn judge(cookie: u64, pod: &Pod, prefixes: &Prefixes, to: &Asked) -> Verdict {
+    // Whoever has a client's stand-in is shown as that client.
+    if prefixes.is_client(&to.own) || prefixes.is_client(&to.address) {
+        return Verdict::Refuse(Counter::Refused);
+    }
+    // Who has seen a stand-in elsewhere may as well use it.
+    if to.address.is_local() || pod.owns(&to.address) || prefixes.is_out(&to.address) {
         return Verdict::Local;
+    }
+    if prefixes.is_of_v6(&to.address) {
+        return Verdict::Refuse(Counter::Refused);
     }
     if is_excluded(cookie, pod, to) {
         return Verdict::Direct(Counter::Excluded);
@@ -37,8 +51,22 @@ pub fn judge(cookie: u64, pod: &Pod, to: &Destination) -> Verdict {
     if !is_carried(&to.address) {
         return Verdict::Direct(Counter::Unknown);
     }
-    if pod.has_family_of(&to.address) && maps::agent_listens(cookie) {
-        return Verdict::Capture(Counter::Captured);
+    // Nothing from there gets to another host; what answers it might.
+    if to.own.is_loopback() {
+        return Verdict::Refuse(Counter::Refused);
+    }
+    // What it is answered would not find it.
+    if to.device != 0 && pod.device != 0 && to.device != pod.device {
+        return Verdict::Refuse(Counter::Refused);
+    }
+    if pod.has_family_of(&to.address)
+        && pod.flags & POD_STAND_INS != 0
+        && maps::agent_listens(cookie)
+    {
+        return match maps::stand_in(&to.address) {
+            Some(index) => Verdict::Capture(prefixes.out(to.address.is_v4(), index)),
+            None => Verdict::Full,
+        };
     }
     if pod.flags & POD_FAIL_OPEN != 0 {
         Verdict::Direct(Counter::FailedOpen)
@@ -49,7 +77,7 @@ pub fn judge(cookie: u64, pod: &Pod, to: &Destination) -> Verdict {
 
 /// Whether the pod's annotations keep the destination out of the mesh.
 #[inline(always)]
-fn is_excluded(cookie: u64, pod: &Pod, to: &Destination) -> bool {
+fn is_excluded(cookie: u64, pod: &Pod, to: &Asked) -> bool {
     (pod.flags & POD_EXCLUDES_PORTS != 0 && maps::excludes_port(cookie, to.port))
         || (pod.flags & POD_EXCLUDES_CIDRS != 0 && maps::excludes_address(cookie, &to.address))
 }

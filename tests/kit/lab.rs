@@ -12,12 +12,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use sotto::capture::bpf::{Kernel, KernelConfig};
-use sotto::capture::{PodCapture, PodListeners};
+use sotto::capture::{PodCapture, PodListeners, StandIns};
 use sotto::mesh::LocalPod;
 use sotto::sys::Netns;
 
-pub use apps::{Server, ask, ask_from, connect};
+pub use apps::{
+    Server, ask, ask_from, connect, fast_open_connect, fast_open_without_cookie, peer_name,
+};
 pub use cgroups::Cgroups;
 pub use network::{Bridge, Host};
 pub use relay::{Relay, Seen};
@@ -42,6 +45,8 @@ pub struct Lab {
     pub host: Host,
     cgroups: Arc<Cgroups>,
     pin_dir: PathBuf,
+    /// Of what was installed last.
+    stand_ins: Mutex<StandIns>,
 }
 
 /// A network namespace with addresses on a lab's bridge.
@@ -67,6 +72,7 @@ impl Lab {
             id,
             host,
             cgroups,
+            stand_ins: Mutex::default(),
         })
     }
 
@@ -78,6 +84,7 @@ impl Lab {
             agent_cgroup_id: self.cgroups.id(Place::Agent)?,
             fail_open: false,
             proxy_unknown: false,
+            ranges: sotto::capture::StandInRanges::default(),
         })
     }
 
@@ -87,6 +94,7 @@ impl Lab {
         change(&mut config);
         let mut kernel = Kernel::install(config).context("failed to install")?;
         self.know_kubelet(&mut kernel)?;
+        *self.stand_ins.lock() = kernel.stand_ins();
         Ok(kernel)
     }
 
@@ -102,7 +110,7 @@ impl Lab {
         self.cgroups.path(Place::Kubelet)
     }
 
-    /// A pod on the node's bridge, with the addresses 10.77.0.`number` and fd77::`number`.
+    /// A pod on the node's bridge, to be made after the kernel side is installed, with the addresses 10.77.0.`number` and fd77::`number`.
     pub fn pod(&self, number: u8) -> Result<LabPod> {
         self.pod_on(&self.host.bridge, number, |_| {})
     }
@@ -116,7 +124,9 @@ impl Lab {
     ) -> Result<LabPod> {
         let (host, mut pod) = bridge.attach(&self.id, number)?;
         change(&mut pod);
-        let capture = Arc::new(PodCapture { pod: Arc::new(pod), netns: host.netns.clone() });
+        let stand_ins = self.stand_ins.lock().clone();
+        let (pod, netns) = (Arc::new(pod), host.netns.clone());
+        let capture = Arc::new(PodCapture { pod, netns, stand_ins });
         Ok(LabPod { capture, cgroups: Arc::clone(&self.cgroups), _host: Arc::new(host) })
     }
 
@@ -152,7 +162,8 @@ impl LabPod {
     pub fn declaring(&self, probe_ports: &[u16]) -> Self {
         let mut pod = LocalPod::clone(&self.capture.pod);
         pod.exclusions.probe_ports = probe_ports.to_vec();
-        let capture = PodCapture { pod: Arc::new(pod), netns: self.capture.netns.clone() };
+        let (pod, netns) = (Arc::new(pod), self.capture.netns.clone());
+        let capture = PodCapture { pod, netns, stand_ins: self.capture.stand_ins.clone() };
         Self { capture: Arc::new(capture), ..self.clone() }
     }
 
@@ -160,13 +171,32 @@ impl LabPod {
     pub fn renamed(&self, uid: &str) -> Self {
         let pod =
             LocalPod { uid: sotto::mesh::PodUid(uid.into()), ..LocalPod::clone(&self.capture.pod) };
-        let capture = PodCapture { pod: Arc::new(pod), netns: self.capture.netns.clone() };
+        let (pod, netns) = (Arc::new(pod), self.capture.netns.clone());
+        let capture = PodCapture { pod, netns, stand_ins: self.capture.stand_ins.clone() };
         Self { capture: Arc::new(capture), ..self.clone() }
     }
 
     /// Runs `f` as an application of the pod, in a thread of its own.
     pub fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
         run(&self.cgroups, &self.capture.netns, Place::App, f)
+    }
+
+    /// Runs `f` as an application of the pod without any capability.
+    pub fn run_unprivileged<T: Send + 'static>(
+        &self,
+        f: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.run(|| {
+            // Of its own: the thread that entered the namespace needs its capabilities to leave it.
+            let thread = std::thread::spawn(|| {
+                sotto::sys::privileges::drop_all_but(&[])?;
+                f()
+            });
+            match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
     }
 
     /// The pod's IPv4 address.

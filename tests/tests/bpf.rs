@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use kit::lab::Lab;
 use sotto::capture::PodListeners;
-use sotto_abi::{Pod, names};
+use sotto_abi::{POD_STAND_INS, Pod, names};
+
+const LINKS: [&str; 5] =
+    [names::CONNECT4, names::CONNECT6, names::GETPEERNAME4, names::GETPEERNAME6, names::PROBE];
 
 #[test]
 fn the_verifier_accepts_every_program_and_all_is_pinned() -> Result<()> {
@@ -15,7 +18,7 @@ fn the_verifier_accepts_every_program_and_all_is_pinned() -> Result<()> {
     for map in names::SHARED_MAPS {
         assert!(lab.pin_dir().join(names::MAPS_DIRECTORY).join(map).exists(), "{map}");
     }
-    for link in [names::CONNECT4, names::CONNECT6, names::PROBE] {
+    for link in LINKS {
         assert!(lab.pin_dir().join(names::LINKS_DIRECTORY).join(link).exists(), "{link}");
     }
     let pod = lab.pod(2)?;
@@ -93,7 +96,7 @@ fn the_programs_can_be_loaded_and_unloaded_by_hand() -> Result<()> {
     let pins = lab.pin_dir().join("v1");
     let loaded = sotto::capture::bpf::load(&pins, Some(&lab.config()?.cgroup_root))?;
     let told = loaded.to_string();
-    for program in [names::CONNECT4, names::CONNECT6, names::STEER, names::PROBE] {
+    for program in LINKS.into_iter().chain([names::STEER]) {
         assert!(told.lines().any(|line| line.starts_with(program)), "{told}");
     }
     eprintln!("{told}");
@@ -134,6 +137,6 @@ fn what_user_space_writes_is_what_the_programs_read() -> Result<()> {
     let record = enrolled.get(&pod.capture.netns.cookie()?, 0)?;
     assert_eq!(IpAddr::from(record.ip4), pod.ip4());
     assert_eq!(IpAddr::from(record.ip6), pod.ip6());
-    assert_eq!(record.flags, 0);
+    assert_eq!(record.flags, POD_STAND_INS);
     Ok(())
 }

@@ -2,6 +2,10 @@
 //!
 //! Real kernel, real pods, no tunnel: a plaintext relay stands for the agent.
 
+#[path = "traps/asked.rs"]
+mod asked;
+#[path = "traps/fuzz.rs"]
+mod fuzz;
 #[path = "traps/inbound.rs"]
 mod inbound;
 #[path = "traps/lifecycle.rs"]
@@ -10,6 +14,8 @@ mod lifecycle;
 mod outbound;
 #[path = "traps/selection.rs"]
 mod selection;
+#[path = "traps/stand_ins.rs"]
+mod stand_ins;
 #[path = "traps/system.rs"]
 mod system;
 

@@ -20,12 +20,13 @@ pub(crate) struct Args {
 /// A step: its name, and what it does.
 type Step = (&'static str, fn(&Shell) -> Result<Outcome>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("tools", tools),
     ("fmt", fmt),
     ("tidy", tidy),
     ("clippy", clippy),
     ("test", tests),
+    ("sockets", sockets),
     ("doc", doc),
     ("deny", deny),
     ("ebpf", ebpf),
@@ -94,6 +95,14 @@ fn clippy(sh: &Shell) -> Result<Outcome> {
 
 fn tests(sh: &Shell) -> Result<Outcome> {
     test::all(sh, "ci")?;
+    Ok(Outcome::Done)
+}
+
+/// A minute of random sequences of socket options in pods, the wire watched: half of it unprivileged, half not.
+fn sockets(sh: &Shell) -> Result<Outcome> {
+    cmd!(sh, "cargo test -p sotto-tests --test traps fuzz:: -- --nocapture --test-threads 1")
+        .env("SOCKET_FUZZ_SECONDS", "30")
+        .run()?;
     Ok(Outcome::Done)
 }
 

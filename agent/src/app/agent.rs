@@ -33,6 +33,7 @@ use super::process::{self, Log};
 use super::state::State;
 use super::worker::{self, Command, Worker};
 use super::{destinations, kubelet, means, quiet, settings};
+use crate::capture;
 use crate::capture::bpf::{AdoptedPod, Kernel};
 use crate::config::AgentConfig;
 use crate::connection::{Shared, Timings};
@@ -116,11 +117,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let footprint = control.spawn(async { Footprint::new() });
     let client = super::kubernetes(config.kubeconfig.as_deref()).await?;
 
-    // The programs must know our cgroup before we open a socket in a pod.
-    let kernel = Kernel::install(settings::kernel(&config, &cgroup)?)
-        .context("failed to install the eBPF programs (`sotto check` tells what is lacking)")?;
-    let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
-    let adopted = kernel.lock().adopted().context("failed to list the pods captured already")?;
+    let (kernel, adopted) = install(&config, &cgroup)?;
     let probes = attend_kubelet(&config, &kernel, &readiness, &control)?;
     let footprint = footprint.await.unwrap_or_default();
     footprint.give_back();
@@ -177,6 +174,20 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));
     listen(&state, metrics, readiness, log.control, enrolment.token.clone(), &servers).await?;
     Ok(Agent { state, failure, enrolment, control, servers })
+}
+
+/// Makes the node ready to redirect; told are the pods that an earlier agent left captured.
+fn install(
+    config: &AgentConfig,
+    cgroup: &cgroup::Cgroup,
+) -> anyhow::Result<(SharedKernel, Vec<AdoptedPod>)> {
+    capture::confine(&config.stand_ins)
+        .context("failed to keep stand-ins from leaving the node")?;
+    // The programs must know our cgroup before we open a socket in a pod.
+    let kernel = Kernel::install(settings::kernel(config, cgroup)?)
+        .context("failed to install the eBPF programs (`sotto check` tells what is lacking)")?;
+    let adopted = kernel.adopted().context("failed to list the pods captured already")?;
+    Ok((Arc::new(Mutex::new(kernel)), adopted))
 }
 
 /// Starts to keep the kubelet's probes exempt.

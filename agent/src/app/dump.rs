@@ -106,6 +106,7 @@ pub(super) fn config(config: &AgentConfig) -> serde_json::Value {
         "waitForAnswer": config.wait_for_answer,
         "tlsRecords": format!("{:?}", config.tls_records).to_lowercase(),
         "unknownDestinations": format!("{:?}", config.unknown_destinations).to_lowercase(),
+        "standIns": config.stand_ins.all().map(|range| range.to_string()),
         "pinDir": config.pin_dir,
         "cniSocket": config.cni_socket,
         "drainDeadline": humantime::format_duration(config.drain_deadline).to_string(),

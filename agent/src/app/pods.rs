@@ -1,7 +1,7 @@
 //! Captures and releases pods: listeners in the pod, programs in the kernel, data threads.
 //!
-//! Enrolment decides, this does. A pod's connections outlive its release: rules and routes in the
-//! pod are taken back when the last of them has ended.
+//! Enrolment decides, this does. A pod's connections outlive its release: routes in the pod are
+//! taken back when the last of them has ended.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -196,7 +196,7 @@ impl Pods {
         .await?
     }
 
-    /// Waits for the last connection, then takes back rules and routes, unless the pod is back.
+    /// Waits for the last connection, then takes back the routes, unless the pod is back.
     async fn finish(
         self,
         pod: Arc<PodCapture>,
@@ -239,7 +239,8 @@ impl Capture for Pods {
     type Error = CaptureError;
 
     async fn capture(&self, pod: Arc<LocalPod>, netns: Netns) -> Result<(), CaptureError> {
-        let capture = Arc::new(PodCapture { pod, netns });
+        let stand_ins = self.kernel.lock().stand_ins();
+        let capture = Arc::new(PodCapture { pod, netns, stand_ins });
         self.table.lock().capture(capture.clone());
         // Only now that the identity is known to be ours, lest another pod's end forgets it.
         self.certificates.prefetch(&capture.pod.identity);

@@ -23,6 +23,7 @@ pub(super) fn kernel(config: &AgentConfig, own: &Cgroup) -> anyhow::Result<Kerne
         agent_cgroup_id: own.id,
         fail_open: config.fail_open,
         proxy_unknown: config.unknown_destinations == UnknownDestinations::Proxy,
+        ranges: config.stand_ins,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::capture::PodCapture;
+use crate::capture::{PodCapture, StandIns};
 use crate::connection::Means;
 use crate::mesh::local::Exclusions;
 use crate::mesh::{LocalPod, PodUid, SpiffeId};
@@ -20,7 +20,11 @@ pub(super) fn pod() -> Arc<PodCapture> {
         ip6: None,
         exclusions: Exclusions::default(),
     };
-    Arc::new(PodCapture { pod: Arc::new(pod), netns: Netns::current().unwrap() })
+    Arc::new(PodCapture {
+        pod: Arc::new(pod),
+        netns: Netns::current().unwrap(),
+        stand_ins: StandIns::default(),
+    })
 }
 
 /// More than a test uses.

@@ -7,6 +7,7 @@ mod counters;
 mod destinations;
 mod error;
 mod hand;
+mod leftovers;
 mod log;
 mod maps;
 mod node;
@@ -15,27 +16,33 @@ mod pins;
 mod pods;
 mod probes;
 mod remove;
+mod reuse;
+mod stand_ins;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use sotto_abi::{GLOBAL_CAPTURE_UNKNOWN, GLOBAL_SYNCED, Global, names};
 
-use super::routing::{self, SavedSettings};
-use super::{PodCapture, PodListeners};
+use super::{PodCapture, PodListeners, StandInRanges, routing};
 use crate::mesh::PodUid;
 use crate::mesh::destinations::DestinationsDelta;
 use crate::sys::bpf::program_info;
+use crate::sys::netns::WeakNetns;
 
 pub use counters::Counters;
 pub use error::BpfError;
 pub use hand::{HandLoaded, load, unload};
+use leftovers::Leftover;
 use log::Log;
 use maps::Maps;
 use pins::Pins;
 pub use pods::AdoptedPod;
 pub use remove::remove_all;
+use reuse::Reuse;
+pub use stand_ins::{StandInError, StandIns};
 
 /// What the kernel's side is installed with.
 #[derive(Debug, Clone)]
@@ -50,6 +57,8 @@ pub struct KernelConfig {
     pub fail_open: bool,
     /// Destinations outside the mesh are captured too.
     pub proxy_unknown: bool,
+    /// Where stand-ins are.
+    pub ranges: StandInRanges,
 }
 
 /// The installed programs and maps.
@@ -62,8 +71,12 @@ pub struct Kernel {
     holders: HashMap<PodUid, u64>,
     /// The cgroup whose probes are exempt, once this agent has made it so.
     exempt: Option<u64>,
-    /// Settings of pods that are released but not finished.
-    released: HashMap<PodUid, SavedSettings>,
+    stand_ins: StandIns,
+    reuse: Reuse,
+    /// Of pods whose sockets may have stand-ins, by cookie.
+    netns: HashMap<u64, WeakNetns>,
+    /// What is left in pods of agents that redirected by marks.
+    leftovers: HashMap<PodUid, Leftover>,
     /// A map of destinations was full once, so it is not complete.
     overflowed: bool,
     synced: bool,
@@ -81,7 +94,10 @@ impl Kernel {
     pub fn install(config: KernelConfig) -> Result<Self, BpfError> {
         let pins = Pins::create(&config.pin_dir)?;
         let mut programs = object::load_node(&pins, node::PROGRAMS)?;
-        let maps = Maps::take(&mut programs)?;
+        let mut maps = Maps::take(&mut programs)?;
+        let (prefixes, is_new) = maps.settle_prefixes(&config.ranges)?;
+        let reuse = Reuse::new(maps::take_table(&mut programs)?, is_new)?;
+        let stand_ins = StandIns::open(&pins.maps(), prefixes)?;
         let program = program_info(programs.program(names::CONNECT4)?.as_fd());
         let log = Log::Unopened(program.map_err(BpfError::program("inspect", names::CONNECT4))?.id);
         let mut kernel = Self {
@@ -90,7 +106,10 @@ impl Kernel {
             maps,
             holders: HashMap::new(),
             exempt: None,
-            released: HashMap::new(),
+            stand_ins,
+            reuse,
+            netns: HashMap::new(),
+            leftovers: HashMap::new(),
             overflowed: false,
             synced: false,
             log,
@@ -103,6 +122,11 @@ impl Kernel {
         kernel.holders = adopted.map(|pod| (pod.uid, pod.cookie)).collect();
         kernel.attach_node(&programs)?;
         Ok(kernel)
+    }
+
+    /// The table of stand-ins.
+    pub fn stand_ins(&self) -> StandIns {
+        self.stand_ins.clone()
     }
 
     /// Tells the programs whether the maps of destinations are complete.
@@ -119,6 +143,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses.
     pub fn update_destinations(&mut self, delta: &DestinationsDelta) -> Result<(), BpfError> {
+        self.warn_of_unreachable(delta);
         let complete = self.maps.apply(delta)?;
         if !complete && !self.overflowed {
             tracing::warn!("too many destinations: connections to unknown ones are captured too");
@@ -126,6 +151,16 @@ impl Kernel {
             self.write_global()?;
         }
         Ok(())
+    }
+
+    /// Enrolled pods cannot reach a destination whose address is one that stands for others.
+    fn warn_of_unreachable(&self, delta: &DestinationsDelta) {
+        let hits = |ip: &&IpAddr| self.config.ranges.holds(**ip).is_some();
+        let mut unreachable = delta.added.iter().filter(hits);
+        if let Some(first) = unreachable.next() {
+            let (others, ranges) = (unreachable.count(), self.config.ranges.all());
+            tracing::warn!(%first, others, ?ranges, "enrolled pods cannot reach destinations whose addresses are of the ranges for stand-ins: choose others (--stand-ins)");
+        }
     }
 
     /// Whether a pod's network namespace is no other pod's.
@@ -167,18 +202,22 @@ impl Kernel {
         self.unenrol(uid)
     }
 
-    /// Takes back the rest, on which released connections depend: rules, routes, settings; nothing of a namespace
-    /// that another pod holds.
+    /// Takes back the rest, on which released connections depend: routes, and what applications are shown; nothing of a
+    /// namespace that another pod holds.
     ///
     /// # Errors
     /// The kernel refuses. A namespace that is gone has nothing to take back.
     pub fn finish_release(&mut self, pod: &PodCapture) -> Result<(), BpfError> {
-        let saved = self.released.remove(&pod.pod.uid).unwrap_or_default();
         let cookie = pod.netns.cookie().map_err(BpfError::Cookie)?;
         if self.holder(cookie, &pod.pod.uid).is_some() {
             return Ok(());
         }
-        Ok(routing::close(&pod.netns, &routing::addresses(&pod.pod), saved)?)
+        let addresses = routing::addresses(&pod.pod);
+        let closed = routing::close(&pod.netns, &addresses, &self.config.ranges);
+        self.maps.show_no_more(cookie)?;
+        self.netns.remove(&cookie);
+        self.clear_leftover(&pod.pod.uid, &pod.netns)?;
+        Ok(closed?)
     }
 
     /// Looks after what changes on its own: pods that are gone, what the programs have to say. To be called every
@@ -188,7 +227,22 @@ impl Kernel {
     /// The kernel refuses.
     pub fn maintain(&mut self) -> Result<(), BpfError> {
         self.log.pass_on();
-        self.collect_garbage()
+        self.collect_garbage()?;
+        self.attend_pods()?;
+        self.attend_stand_ins()?;
+        self.clear_leftovers();
+        Ok(())
+    }
+
+    /// Gets stand-ins back that no socket has any more, unless another agent has come to do that.
+    fn attend_stand_ins(&mut self) -> Result<(), BpfError> {
+        let [current, _] = self.maps.agent_cgroups()?;
+        if current != self.config.agent_cgroup_id {
+            return Ok(());
+        }
+        let shown = self.maps.shown.keys().filter_map(Result::ok);
+        let pods: Option<Vec<_>> = shown.map(|cookie| self.netns.get(&cookie).cloned()).collect();
+        self.reuse.tend(&self.maps.prefixes()?, pods.as_deref())
     }
 
     fn write_global(&mut self) -> Result<(), BpfError> {

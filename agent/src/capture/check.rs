@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::bpf::{Kernel, KernelConfig, remove_all};
 use super::kubelet::{Kubelet, Search};
-use super::{PodCapture, PodListeners};
+use super::{PodCapture, PodListeners, StandInRanges};
 use crate::mesh::local::Exclusions;
 use crate::mesh::{LocalPod, PodUid, SpiffeId};
 use crate::sys::cgroup::{self, Cgroup};
@@ -48,7 +48,7 @@ const OLDEST_KERNEL: (u32, u32) = (5, 18);
 /// Looks at this node, whose `/proc` is `proc`, for the kubelet only in the cgroup `kubelet` if one is given.
 /// Changes nothing that outlasts the call.
 pub fn check(cgroup_root: Option<&Path>, proc: &Path, kubelet: Option<PathBuf>) -> Report {
-    let mut findings = vec![kernel_version(), user(), capabilities(), settings(), ipv6()];
+    let mut findings = vec![kernel_version(), user(), capabilities(), ipv6()];
     let root = match cgroup_root {
         Some(path) => Ok(path.to_owned()),
         None => cgroup::root(),
@@ -125,15 +125,8 @@ fn capabilities() -> Finding {
     finding("capabilities", result)
 }
 
-fn settings() -> Finding {
-    let names = ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect"];
-    let missing: Vec<_> = names.into_iter().filter(|name| sysctl::read(name).is_err()).collect();
-    let result = if missing.is_empty() { Ok(names.join(", ")) } else { Err(missing.join(", ")) };
-    finding("settings", result)
-}
-
 fn ipv6() -> Finding {
-    if sysctl::read("net.ipv6.fwmark_reflect").is_ok() {
+    if sysctl::read("net.ipv6.conf.all.disable_ipv6").is_ok() {
         return finding("ipv6", Ok("present".into()));
     }
     let detail = "absent: only IPv4 is captured".into();
@@ -198,6 +191,7 @@ fn try_capture(
         agent_cgroup_id: Cgroup::open(cgroup_root)?.id,
         fail_open: false,
         proxy_unknown: false,
+        ranges: StandInRanges::default(),
     })?;
     kernel.exempt_probes(Some(&kubelet))?;
     let pod = PodCapture {
@@ -212,6 +206,7 @@ fn try_capture(
             exclusions: Exclusions::default(),
         }),
         netns: Netns::create()?,
+        stand_ins: kernel.stand_ins(),
     };
     let listeners = PodListeners::bind(&pod)?;
     kernel.capture(&pod, &listeners)?;

@@ -1,24 +1,25 @@
 //! The agent's listeners inside a pod, and the loops that accept from them.
 //!
-//! They are bound to loopback with a port of the kernel's choice: the kernel hands connections over whatever
-//! the bound address is, so no port of the pod is taken, and nothing can reach them by address but by mistake.
-//! Such a mistake (the local address is the listener's own) is dropped, or it would loop.
+//! They are bound to addresses of the range that pods connect to, which stand for nothing, all at the port of HBONE,
+//! on which no application of an enrolled pod can be reached anyway: so no port of the pod is taken. The kernel hands
+//! connections over whatever the bound address is. What is addressed to something that stands for nothing is dropped.
 //!
 //! | task | owner | ends |
 //! |---|---|---|
 //! | accept loops | [`PodListeners::run`] | with `stop`, after the accept queue is empty |
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sotto_abi::{MARK_AGENT, MARK_LOOP};
+use rand::seq::SliceRandom;
+use sotto_abi::{CANARY, HBONE_PORT, Prefixes};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Captured, PodCapture, Role};
+use super::{Captured, PodCapture, Role, StandInRanges};
 use crate::sys::socket::{self, BACKLOG, ListenOptions};
 
 /// Why a pod has no listeners.
@@ -56,12 +57,14 @@ impl PodListeners {
     /// The namespace cannot be entered, or the kernel refuses an IPv4 listener.
     pub fn bind(pod: &PodCapture) -> Result<Self, ListenError> {
         let bind = || -> Result<Self, ListenError> {
-            let v4 = |role| listen(role, (Ipv4Addr::LOCALHOST, 0).into());
+            let prefixes = pod.stand_ins.prefixes().copied();
+            let prefixes = prefixes.unwrap_or_else(|| StandInRanges::default().record([0; 2]));
+            let v4 = |role| listen(role, &prefixes, true);
             let outbound = v4(Role::Outbound)?;
             let mut others =
                 vec![(Role::Plaintext, v4(Role::Plaintext)?), (Role::Hbone, v4(Role::Hbone)?)];
             for role in Role::ALL {
-                match listen(role, (Ipv6Addr::LOCALHOST, 0).into()) {
+                match listen(role, &prefixes, false) {
                     Err(ListenError::Listen { source, .. }) if is_family_absent(&source) => {}
                     other => others.push((role, other?)),
                 }
@@ -98,10 +101,9 @@ impl PodListeners {
         let loops = outbound.chain(self.others).map(|(role, listener)| {
             let (on, stop) = (Rc::clone(&on), &stop);
             async move {
-                let own = listener.local_addr()?;
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let hand_over = |stream: TcpStream, client: SocketAddr| {
-                    if let Some(captured) = captured(stream, client, own, role, pod) {
+                    if let Some(captured) = captured(stream, client, role, pod) {
                         on(captured);
                     }
                 };
@@ -113,46 +115,64 @@ impl PodListeners {
     }
 }
 
-/// Listens in the calling thread's network namespace.
-fn listen(role: Role, address: SocketAddr) -> Result<TcpListener, ListenError> {
+/// Listens in the calling thread's network namespace, where other listeners may be left of another agent.
+fn listen(role: Role, prefixes: &Prefixes, is_v4: bool) -> Result<TcpListener, ListenError> {
     let options = ListenOptions {
-        // What the pod opens arrives marked; answers of any kind must carry the same mark, or they leave the
-        // pod in the clear. What comes from outside must not take the loop.
-        mark: Some(if role == Role::Outbound { MARK_LOOP } else { MARK_AGENT }),
-        transparent: true,
         // Whatever cuts it short, an app sees a reset, never what looks like an orderly end. A tunnel's peer is no
         // app: it may have an alert to read.
         reset_on_close: role != Role::Hbone,
         inside: role == Role::Outbound,
         ..ListenOptions::default()
     };
-    socket::listen(address, options).map_err(|source| ListenError::Listen { address, source })
+    let mut places: Vec<u32> = (1..CANARY).collect();
+    places.shuffle(&mut rand::rng());
+    let mut last = None;
+    for place in places {
+        let ip = IpAddr::from(prefixes.out(is_v4, place));
+        let address = SocketAddr::new(ip, HBONE_PORT);
+        match socket::listen(address, options) {
+            Err(source) => {
+                let is_taken = source.kind() == io::ErrorKind::AddrInUse;
+                last = Some(ListenError::Listen { address, source });
+                if !is_taken {
+                    break;
+                }
+            }
+            Ok(listener) => return Ok(listener),
+        }
+    }
+    Err(last.expect("there are places to try"))
 }
 
 fn is_family_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// `None` for a connection to the listener's own address, which no redirection made.
+/// `None` for a connection to what stands for nothing, which no redirection made.
 fn captured(
     stream: TcpStream,
     client: SocketAddr,
-    own: SocketAddr,
     role: Role,
     pod: &Arc<PodCapture>,
 ) -> Option<Captured> {
     // Fails only if the peer is gone already.
-    let local = stream.local_addr().ok()?;
-    if local == own {
-        tracing::debug!(%client, ?role, "dropped a connection to a listener's own address");
+    let local = canonical(stream.local_addr().ok()?);
+    let original_destination = match role {
+        Role::Outbound => {
+            pod.stand_ins.real(local.ip()).map(|ip| SocketAddr::new(ip, local.port()))
+        }
+        Role::Plaintext | Role::Hbone => Some(local),
+    };
+    let Some(original_destination) = original_destination else {
+        tracing::debug!(%client, %local, "dropped a connection to an address that stands for nothing");
         return None;
-    }
+    };
     Some(Captured {
         stream,
         role,
         pod: Arc::clone(pod),
         client: canonical(client),
-        original_destination: canonical(local),
+        original_destination,
     })
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::{CommonArgs, ConfigErrors, LogFormat, Mistakes};
+use crate::capture::StandInRanges;
 
 /// Flags of `sotto agent`.
 #[derive(Debug, Args)]
@@ -75,6 +76,10 @@ pub struct AgentArgs {
     /// What becomes of connections to destinations outside the mesh.
     #[arg(long, env = "UNKNOWN_DESTINATIONS", value_enum, default_value = "direct")]
     pub unknown_destinations: UnknownDestinations,
+    /// Where addresses are that stand for others inside enrolled pods: what pods connect to (in 127.0.0.0/8), what
+    /// clients have, both /15 or larger, and an IPv6 /64. None may be in use in a pod.
+    #[arg(long, env = "STAND_INS", default_value = "127.64.0.0/10,240.64.0.0/10,100::/64")]
+    pub stand_ins: String,
     /// Let pods' connections go direct, in the clear, while the agent is down.
     #[arg(long, env = "FAIL_OPEN")]
     pub fail_open: bool,
@@ -146,6 +151,7 @@ pub struct AgentConfig {
     pub state_dir: PathBuf,
     pub proc: PathBuf,
     pub unknown_destinations: UnknownDestinations,
+    pub stand_ins: StandInRanges,
     pub fail_open: bool,
     pub wait_for_answer: bool,
     pub tls_records: TlsRecords,
@@ -191,6 +197,7 @@ impl AgentConfig {
         let certificate_ttl = mistakes.duration("--certificate-ttl", &args.certificate_ttl);
         let trust_domain =
             mistakes.required("--trust-domain", "TRUST_DOMAIN", &common.trust_domain);
+        let stand_ins = stand_ins(mistakes, &args.stand_ins);
         let threads = threads(mistakes, &args.threads);
         let memory_limit = memory_limit(mistakes, &args.memory_limit);
         let admin_address = mistakes.socket("--admin-address", &args.admin_address);
@@ -204,6 +211,7 @@ impl AgentConfig {
             ca_address: ca_address?,
             certificate_ttl: certificate_ttl?,
             trust_domain: trust_domain?,
+            stand_ins: stand_ins?,
             threads: threads?,
             memory_limit: memory_limit?,
             admin_address: admin_address?,
@@ -247,6 +255,29 @@ fn https(mistakes: &mut Mistakes, flag: &str, text: &str) -> Option<String> {
         return None;
     }
     Some(text.to_owned())
+}
+
+/// Two ranges of IPv4 and one of IPv6.
+fn stand_ins(mistakes: &mut Mistakes, text: &str) -> Option<StandInRanges> {
+    const FLAG: &str = "--stand-ins";
+    let parts: Vec<_> = text.split(',').map(str::trim).collect();
+    let parsed = match parts[..] {
+        [out4, client4, v6] => {
+            (|| Some((out4.parse().ok()?, client4.parse().ok()?, v6.parse().ok()?)))()
+        }
+        _ => None,
+    };
+    let Some((out4, client4, v6)) = parsed else {
+        mistakes.note(FLAG, &format!("{text:?} is not IPv4 range,IPv4 range,IPv6 range"));
+        return None;
+    };
+    match StandInRanges::new(out4, client4, v6) {
+        Ok(ranges) => Some(ranges),
+        Err(errors) => {
+            errors.iter().for_each(|error| mistakes.note(FLAG, &error.to_string()));
+            None
+        }
+    }
 }
 
 /// More than nodes have cores.

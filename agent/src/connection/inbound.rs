@@ -33,6 +33,8 @@ pub(super) struct Caller {
 pub(super) struct Arrival {
     pod: Arc<PodCapture>,
     request: Request,
+    /// Who the app is to see: port 0 if that is not known.
+    client: SocketAddr,
     target: SocketAddr,
     info: ConnectionInfo,
 }
@@ -91,7 +93,7 @@ impl Arrival {
             mutual_tls: false,
         };
         let request = Request { source_ip: client.ip(), source: None, destination };
-        Ok(Self { pod: captured.pod.clone(), request, target: destination, info })
+        Ok(Self { pod: captured.pod.clone(), request, client, target: destination, info })
     }
 
     /// A stream of a tunnel.
@@ -111,7 +113,10 @@ impl Arrival {
             return Err(Unservable::ProxyProtocol);
         }
         let forwarded = hbone::text(incoming.headers(), &hbone::FORWARDED).map(Forwarded::parse);
-        let host = forwarded.and_then(|forwarded| forwarded.host);
+        let (from, host) = forwarded.map_or((None, None), |told| (told.client, told.host));
+        // The peer may say anything: the port it is believed, of an address that is proved.
+        let from = from.filter(|from| from.ip().to_canonical() == caller.client.ip());
+        let client = SocketAddr::new(caller.client.ip(), from.map_or(0, |from| from.port()));
         let service = to.service.or_else(|| {
             let workload = to.workload.as_deref()?;
             likely_service(&mesh, workload, host.as_deref())
@@ -134,7 +139,7 @@ impl Arrival {
             source: Some(caller.identity.clone()),
             destination: to.destination,
         };
-        Ok(Self { pod: caller.pod.clone(), request, target: to.target, info })
+        Ok(Self { pod: caller.pod.clone(), request, client, target: to.target, info })
     }
 
     /// Counts and lists it from now on.
@@ -170,6 +175,11 @@ impl Arrival {
     /// What policies judge.
     pub(super) fn request(&self) -> &Request {
         &self.request
+    }
+
+    /// Who the app is to see; with port 0 if only the address is known.
+    pub(super) fn client(&self) -> SocketAddr {
+        self.client
     }
 
     /// The app's address.

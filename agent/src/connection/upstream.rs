@@ -13,6 +13,7 @@ use super::context::Context;
 use super::inbound::Arrival;
 use super::record::Live;
 use crate::capture::PodCapture;
+use crate::capture::bpf::StandInError;
 use crate::identify::certs::CertificateError;
 use crate::mesh::workload::WorkloadKind;
 use crate::mesh::{LocalPod, Workload};
@@ -107,18 +108,35 @@ pub(super) async fn direct(
     socket::dial_from(&pod.netns, target, context.timings.connect).await
 }
 
-/// A connection to the app, with the client's address where the pod can route it back.
+/// Why the app is not reached.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AppError {
+    /// It would not be shown who the client is.
+    #[error("failed to call the application in the client's name")]
+    Client(#[source] StandInError),
+    /// It does not answer.
+    #[error("failed to connect to the application")]
+    Connect(#[source] io::Error),
+}
+
+/// A connection to the app, which is shown the client as its other end where both are of one family.
 pub(super) async fn app(
     context: &Context,
     dialler: &AppDialler,
     arrival: &Arrival,
-) -> io::Result<TcpStream> {
-    let source = arrival.request().source_ip;
+) -> Result<TcpStream, AppError> {
+    let client = arrival.client();
     // A pod that called itself, or a client of the other family, cannot be told apart by address.
     let preserve =
-        !arrival.pod().pod.owns(source) && source.is_ipv4() == arrival.target().is_ipv4();
-    let source = preserve.then_some(source);
-    dialler.dial(source, arrival.target(), context.timings.connect).await
+        !arrival.pod().pod.owns(client.ip()) && client.is_ipv4() == arrival.target().is_ipv4();
+    let source = if preserve {
+        let stand_in = arrival.pod().stand_ins.of_client(client.ip()).map_err(AppError::Client)?;
+        Some(SocketAddr::new(stand_in, client.port()))
+    } else {
+        None
+    };
+    let dialled = dialler.dial(source, arrival.target(), context.timings.connect);
+    dialled.await.map_err(AppError::Connect)
 }
 
 impl Asked for From<'_> {

@@ -1,4 +1,4 @@
-//! The four rtnetlink requests that a capture needs, in the calling thread's network namespace.
+//! The rtnetlink requests that a capture needs, in the calling thread's network namespace.
 //!
 //! Synchronous on purpose: it runs inside [`super::Netns::enter`]. Requests are idempotent: adding what is
 //! there and deleting what is not are both fine.
@@ -7,6 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use ipnet::IpNet;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
     setsockopt, socket, sockopt::ReceiveTimeout,
@@ -35,15 +36,44 @@ pub struct MarkRule {
     pub priority: u32,
 }
 
-/// `ip route add local default dev lo src <source> table <table> [congctl <congestion_control>]`.
+/// A route that keeps packets on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LoopRoute {
-    /// The source of flows that take it, and with it the family.
-    pub source: IpAddr,
-    /// The routing table.
-    pub table: u32,
-    /// What connections over it start with, both ends; none for the namespace's default.
-    pub congestion_control: Option<&'static str>,
+pub struct Route {
+    /// Where to.
+    pub to: IpNet,
+    /// What becomes of them.
+    pub kind: RouteKind,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteKind {
+    /// `ip route add local <to> dev <device> [src <source>] table local [congctl <congestion_control>]`: all of it is
+    /// this host's, also for sockets that are bound to the device.
+    Local {
+        /// Index of the device; 0 for any, where one is to be deleted.
+        device: u32,
+        /// Of several routes that differ in their device, the lower goes before. 0 for any, where one is to be deleted.
+        metric: u32,
+        /// What sockets without an address get.
+        source: Option<IpAddr>,
+        /// What connections over it start with, both ends; none for the namespace's default.
+        congestion_control: Option<&'static str>,
+    },
+    /// `ip route add prohibit <to> metric <the last>`: nobody gets there, unless another route says so. Over IPv6 that
+    /// does not hold for sockets that are bound to a device: see [`RouteKind::Blackhole`].
+    Prohibit,
+    /// `ip route add <to> nhid <nexthop> metric <the last>`, of a nexthop made by [`Netlink::set_blackhole`]: nobody gets
+    /// there, whatever device a socket is bound to, unless another route says so.
+    Blackhole {
+        /// Its number.
+        nexthop: u32,
+    },
+    /// `ip route add local <to> dev lo table <table>`.
+    LoopOf {
+        /// The routing table.
+        table: u32,
+    },
 }
 
 /// A netlink socket in one network namespace.
@@ -54,6 +84,10 @@ pub struct Netlink {
 
 /// `lo` is the first interface of every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
+/// More than there are devices in a pod.
+const MAX_ROUTES: u32 = 4096;
+/// A metric that any other route of the same prefix beats.
+const LAST_METRIC: u32 = u32::MAX - 1;
 /// The kernel answers at once; this only bounds a kernel gone wrong.
 const TIMEOUT_SECONDS: i64 = 5;
 
@@ -86,15 +120,6 @@ impl Netlink {
         self.request(libc::RTM_NEWLINK, 0, &body)
     }
 
-    /// Adds the rule; if it is there already, nothing changes.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn add_rule(&self, rule: MarkRule) -> io::Result<()> {
-        let create = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        ignore(self.request(libc::RTM_NEWRULE, create, &rule.encode()), libc::EEXIST)
-    }
-
     /// Deletes the rule; if it is not there, nothing changes.
     ///
     /// # Errors
@@ -103,21 +128,45 @@ impl Netlink {
         ignore(self.request(libc::RTM_DELRULE, 0, &rule.encode()), libc::ENOENT)
     }
 
-    /// Adds the route, or replaces one with another source.
+    /// Adds the route, or replaces one with another device or source.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn set_route(&self, route: LoopRoute) -> io::Result<()> {
+    pub fn set_route(&self, route: Route) -> io::Result<()> {
         let replace = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
         self.request(libc::RTM_NEWROUTE, replace, &route.encode())
     }
 
-    /// Deletes the route; if it is not there, nothing changes.
+    /// Deletes the route, and all others that are like it in what it says; if there is none, nothing changes.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn delete_route(&self, route: LoopRoute) -> io::Result<()> {
-        ignore(self.request(libc::RTM_DELROUTE, 0, &route.encode()), libc::ESRCH)
+    pub fn delete_route(&self, route: Route) -> io::Result<()> {
+        for _ in 0..MAX_ROUTES {
+            match self.request(libc::RTM_DELROUTE, 0, &route.encode()) {
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// `ip nexthop replace id <id> blackhole`, of IPv6 (Linux 5.3).
+    ///
+    /// # Errors
+    /// The kernel refuses, or lacks IPv6.
+    pub fn set_blackhole(&self, id: u32) -> io::Result<()> {
+        let mut body = nexthop(id, RTPROT_STATIC);
+        attribute(&mut body, NHA_BLACKHOLE, &[]);
+        self.request(RTM_NEWNEXTHOP, libc::NLM_F_CREATE | libc::NLM_F_REPLACE, &body)
+    }
+
+    /// Deletes a nexthop and the routes by it; if it is not there, nothing changes.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn delete_nexthop(&self, id: u32) -> io::Result<()> {
+        ignore(self.request(RTM_DELNEXTHOP, 0, &nexthop(id, 0)), libc::ENOENT)
     }
 
     /// One request, one acknowledgement.
@@ -181,29 +230,68 @@ impl MarkRule {
     }
 }
 
-impl LoopRoute {
-    /// `struct rtmsg` and its attributes: destination `0/0`, type `local`, scope `host`.
+impl Route {
+    /// `struct rtmsg` and its attributes.
     fn encode(self) -> Vec<u8> {
-        let (family, source) = match self.source {
+        let (family, to) = match self.to.network() {
             IpAddr::V4(ip) => (Family::V4, ip.octets().to_vec()),
             IpAddr::V6(ip) => (Family::V6, ip.octets().to_vec()),
         };
-        let scope = match family {
-            Family::V4 => RT_SCOPE_HOST,
-            Family::V6 => RT_SCOPE_UNIVERSE,
+        let (kind, table) = match self.kind {
+            RouteKind::Local { .. } => (RTN_LOCAL, RT_TABLE_LOCAL),
+            RouteKind::Prohibit => (RTN_PROHIBIT, RT_TABLE_MAIN),
+            RouteKind::Blackhole { .. } => (RTN_UNICAST, RT_TABLE_MAIN),
+            RouteKind::LoopOf { table } => (RTN_LOCAL, table),
         };
-        let mut body = vec![family.number(), 0, 0, 0, 0, RTPROT_STATIC, scope, RTN_LOCAL];
+        let scope = match (family, kind) {
+            (Family::V4, RTN_LOCAL) => RT_SCOPE_HOST,
+            _ => RT_SCOPE_UNIVERSE,
+        };
+        let mut body =
+            vec![family.number(), self.to.prefix_len(), 0, 0, 0, RTPROT_STATIC, scope, kind];
         body.extend([0; 4]);
-        attribute(&mut body, RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
-        attribute(&mut body, RTA_PREFSRC, &source);
-        attribute(&mut body, RTA_TABLE, &self.table.to_ne_bytes());
-        if let Some(name) = self.congestion_control {
-            let mut metrics = Vec::new();
-            attribute(&mut metrics, RTAX_CC_ALGO, &[name.as_bytes(), b"\0"].concat());
-            attribute(&mut body, RTA_METRICS, &metrics);
+        if self.to.prefix_len() > 0 {
+            attribute(&mut body, RTA_DST, &to);
+        }
+        attribute(&mut body, RTA_TABLE, &table.to_ne_bytes());
+        match self.kind {
+            RouteKind::Local { device, metric, source, congestion_control } => {
+                if metric != 0 {
+                    attribute(&mut body, RTA_PRIORITY, &metric.to_ne_bytes());
+                }
+                if device != 0 {
+                    attribute(&mut body, RTA_OIF, &device.to_ne_bytes());
+                }
+                match source {
+                    Some(IpAddr::V4(ip)) => attribute(&mut body, RTA_PREFSRC, &ip.octets()),
+                    Some(IpAddr::V6(ip)) => attribute(&mut body, RTA_PREFSRC, &ip.octets()),
+                    None => {}
+                }
+                if let Some(name) = congestion_control {
+                    let mut metrics = Vec::new();
+                    attribute(&mut metrics, RTAX_CC_ALGO, &[name.as_bytes(), b"\0"].concat());
+                    attribute(&mut body, RTA_METRICS, &metrics);
+                }
+            }
+            RouteKind::Prohibit => attribute(&mut body, RTA_PRIORITY, &LAST_METRIC.to_ne_bytes()),
+            RouteKind::Blackhole { nexthop } => {
+                attribute(&mut body, RTA_PRIORITY, &LAST_METRIC.to_ne_bytes());
+                attribute(&mut body, RTA_NH_ID, &nexthop.to_ne_bytes());
+            }
+            RouteKind::LoopOf { .. } => {
+                attribute(&mut body, RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
+            }
         }
         body
     }
+}
+
+/// `struct nhmsg` and the number of a nexthop of IPv6. To name one, the protocol must be 0.
+fn nexthop(id: u32, protocol: u8) -> Vec<u8> {
+    let mut body = vec![Family::V6.number(), RT_SCOPE_UNIVERSE, protocol, 0];
+    body.extend([0; 4]);
+    attribute(&mut body, NHA_ID, &id.to_ne_bytes());
+    body
 }
 
 /// Appends one attribute, padded to a multiple of four bytes.
@@ -224,9 +312,21 @@ const FRA_TABLE: u16 = 15;
 const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_HOST: u8 = 254;
+const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
+const RTN_PROHIBIT: u8 = 8;
+const RT_TABLE_MAIN: u32 = 254;
+const RT_TABLE_LOCAL: u32 = 255;
+const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
+const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 const RTA_TABLE: u16 = 15;
+const RTA_NH_ID: u16 = 30;
 const RTAX_CC_ALGO: u16 = 16;
+// linux/rtnetlink.h and linux/nexthop.h, since Linux 5.3
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
+const NHA_ID: u16 = 1;
+const NHA_BLACKHOLE: u16 = 4;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -20,6 +20,20 @@ use nix::sched::{CloneFlags, setns, unshare};
 pub struct Netns {
     file: Arc<File>,
     inode: u64,
+}
+
+/// A network namespace that this does not keep alive.
+#[derive(Debug, Clone)]
+pub struct WeakNetns {
+    file: Weak<File>,
+    inode: u64,
+}
+
+impl WeakNetns {
+    /// The namespace, if anything of this program keeps it alive.
+    pub fn upgrade(&self) -> Option<Netns> {
+        Some(Netns { file: self.file.upgrade()?, inode: self.inode })
+    }
 }
 
 thread_local! {
@@ -86,6 +100,11 @@ impl Netns {
     /// `/proc` is not there.
     pub fn current() -> io::Result<Self> {
         Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Something that finds it again as long as a clone of this lives.
+    pub fn downgrade(&self) -> WeakNetns {
+        WeakNetns { file: Arc::downgrade(&self.file), inode: self.inode }
     }
 
     /// The inode that `stat` and `lsns` show; unique among the namespaces alive.

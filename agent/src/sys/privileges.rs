@@ -9,10 +9,10 @@ use std::io;
 pub enum Capability {
     /// Read any file: token files, namespaces of other users' processes.
     DacReadSearch = 2,
-    /// Rules, routes, sysctls, transparent sockets, attaching programs to namespaces.
+    /// A client's own port may be one of the first 1024.
+    NetBindService = 10,
+    /// Routes, attaching programs to namespaces.
     NetAdmin = 12,
-    /// `SO_BINDTODEVICE`.
-    NetRaw = 13,
     /// Find a pod's namespace through `/proc/<pid>/ns/net`.
     SysPtrace = 19,
     /// `setns`, and BPF on kernels that tie it to this.
@@ -26,8 +26,8 @@ pub enum Capability {
 /// What the agent keeps.
 pub const AGENT: &[Capability] = &[
     Capability::DacReadSearch,
+    Capability::NetBindService,
     Capability::NetAdmin,
-    Capability::NetRaw,
     Capability::SysPtrace,
     Capability::SysAdmin,
     Capability::Perfmon,

@@ -3,6 +3,7 @@
 //! All of them have `TCP_NODELAY` on; those that leave the pod, keepalive too: inside it one kernel holds both
 //! ends, and no end is lost silently. Sockets accepted from a listener inherit both.
 
+mod canary;
 mod dial;
 mod ports;
 
@@ -15,6 +16,7 @@ use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
+pub use canary::Canary;
 pub use dial::{AppDialler, dial_from};
 
 /// What the kernel takes for a reader that does not read, in bytes, beyond what the reader's own end holds.
@@ -29,13 +31,10 @@ pub const BACKLOG: i32 = 4096;
 /// How a listener is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenOptions {
-    /// `SO_MARK`, inherited by accepted sockets.
-    pub mark: Option<u32>,
-    /// `IP_TRANSPARENT`: accepted sockets may have foreign local addresses.
-    pub transparent: bool,
     /// As [`reset_on_close`], inherited by accepted sockets.
     pub reset_on_close: bool,
-    /// Accepted sockets are an application's ends, inside its pod: see [`bound`].
+    /// The other ends are in the pod too: what they hold is bounded (see [`bound`]), and nothing is paced. Inherited by
+    /// accepted sockets.
     pub inside: bool,
     /// Connections waiting to be accepted.
     pub backlog: i32,
@@ -43,8 +42,7 @@ pub struct ListenOptions {
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        let [transparent, reset_on_close, inside] = [false; 3];
-        Self { mark: None, transparent, reset_on_close, inside, backlog: BACKLOG }
+        Self { inside: false, reset_on_close: false, backlog: BACKLOG }
     }
 }
 
@@ -55,11 +53,8 @@ impl Default for ListenOptions {
 pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
     let socket = tcp(address)?;
     keep_alive(&socket)?;
-    if let Some(mark) = options.mark {
-        socket.set_mark(mark)?;
-    }
-    if options.transparent {
-        set_transparent(&socket, address)?;
+    if options.inside {
+        unpace(&socket)?;
     }
     if options.reset_on_close {
         socket.set_linger(Some(Duration::ZERO))?;
@@ -67,6 +62,7 @@ pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpList
     bound(&socket, options.inside)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+        let_bind_anything(&socket)?;
     }
     socket.bind(&address.into())?;
     socket.listen(options.backlog)?;
@@ -157,12 +153,19 @@ fn keep_alive(socket: &Socket) -> io::Result<()> {
     )
 }
 
-fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    if address.is_ipv4() {
-        socket.set_ip_transparent_v4(true)
-    } else {
-        socket.set_ip_transparent_v6(true)
-    }
+/// Over IPv6 a route alone does not make an address one to bind to.
+fn let_bind_anything(socket: &Socket) -> io::Result<()> {
+    socket.set_freebind_v6(true)
+}
+
+/// Congestion control for the legs between an application and the agent, the better first. One kernel holds both
+/// ends: with bbr as the node's default, pacing on loopback costs a third of the throughput.
+pub const UNPACED: [&str; 2] = ["cubic", "reno"];
+
+/// Makes the first of [`UNPACED`] that this kernel has the socket's.
+fn unpace(socket: &Socket) -> io::Result<()> {
+    let [first, second] = UNPACED.map(str::as_bytes);
+    socket.set_tcp_congestion(first).or_else(|_| socket.set_tcp_congestion(second))
 }
 
 #[cfg(test)]

@@ -25,6 +25,15 @@ pub fn read(name: &str) -> io::Result<String> {
     Ok(std::fs::read_to_string(path(name))?.trim().to_owned())
 }
 
+/// Reads an IPv4 setting of a device, or of `all`; the device's name may have dots.
+///
+/// # Errors
+/// No such setting or device.
+pub fn read_of_device(device: &str, setting: &str) -> io::Result<String> {
+    let path = path("net.ipv4.conf").join(device).join(setting);
+    Ok(std::fs::read_to_string(path)?.trim().to_owned())
+}
+
 /// Changes a setting.
 ///
 /// # Errors

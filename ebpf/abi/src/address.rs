@@ -34,6 +34,16 @@ impl Address {
         a | b | (c ^ MAPPED) == 0
     }
 
+    /// Loopback: never from outside the pod.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        let [a, b, c, d] = self.0;
+        if self.is_v4() {
+            return u32::from_be(d) >> 24 == 127;
+        }
+        a | b | c == 0 && d == 1_u32.to_be()
+    }
+
     /// Loopback, unspecified (which connect(2) takes for loopback) or IPv6 link-local: never the mesh's.
     #[inline(always)]
     pub const fn is_local(&self) -> bool {
@@ -87,6 +97,19 @@ mod tests {
         assert!(address("10.1.2.3").is(&Address::v4(u32::from_ne_bytes([10, 1, 2, 3]))));
         assert!(!address("10.1.2.3").is(&address("10.1.2.4")));
         assert_eq!(IpAddr::from(address("::ffff:10.1.2.3")), "10.1.2.3".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn loopback_is_127_and_one() {
+        for (text, is) in [
+            ("127.0.0.1", true),
+            ("127.64.0.1", true),
+            ("::1", true),
+            ("::", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(address(text).is_loopback(), is, "{text}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Every byte shared between the kernel programs and the agent: map keys and values, marks, ports, names.
+//! Every byte shared between the kernel programs and the agent: map keys and values, ports, names.
 //!
 //! Layouts are fixed here by assertions; a change of any of them is a new [`PIN_DIRECTORY`],
 //! of what each pod has its own of at least a new name: then the program of another version goes on with what it has
@@ -8,24 +8,21 @@
 mod address;
 pub mod names;
 mod records;
+mod stand_in;
 
 pub use address::Address;
 pub use records::{
     CidrKey, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod, PodConfig,
     ProbePort,
 };
+pub use stand_in::{
+    CANARY, CANARY_SHOWN, MAX_FREE_STAND_INS, MAX_STAND_IN_PREFIX, MAX_STAND_INS, Prefixes,
+    RESERVED_STAND_INS,
+};
 
 /// Where everything is pinned by default; the ABI's version is part of the path.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/sotto/v1";
 
-/// Mark of flows looped through `lo` to the agent, inside a pod's network namespace only.
-pub const MARK_LOOP: u32 = 0x111;
-/// Mark of the agent's own inbound sockets, inside a pod's network namespace only.
-pub const MARK_AGENT: u32 = 0x539;
-/// Routing table, and priority of the rule, that send marked flows to `lo`.
-pub const LOOP_TABLE: u32 = 100;
-/// Priority of the rule that selects [`LOOP_TABLE`].
-pub const LOOP_RULE_PRIORITY: u32 = 100;
 /// The port of HBONE.
 pub const HBONE_PORT: u16 = 15008;
 
@@ -50,6 +47,12 @@ pub const POD_FAIL_OPEN: u32 = 1;
 pub const POD_EXCLUDES_PORTS: u32 = 2;
 /// [`Pod::flags`]: the pod has entries in `EXCLUDED_CIDRS`.
 pub const POD_EXCLUDES_CIDRS: u32 = 4;
+
+/// [`Pod::flags`]: stand-ins are local in the pod. Without it, connections that are ours to carry are refused.
+pub const POD_STAND_INS: u32 = 8;
+
+/// [`PodConfig::settings`]: there is something left of it.
+pub const LEFT_BY_MARKS: u32 = 1 << 31;
 
 /// [`Global::flags`]: `DESTINATIONS` and `DESTINATION_CIDRS` are complete.
 pub const GLOBAL_SYNCED: u64 = 1;

@@ -22,13 +22,23 @@ pub const EXCLUDED_CIDRS: &str = "EXCLUDED_CIDRS";
 pub const COUNTS: &str = "COUNTS";
 /// Per-CPU hash: network namespace cookie -> [`crate::Counts`] of the pod.
 pub const POD_COUNTS: &str = "POD_COUNTS";
+/// Array of one: [`crate::Prefixes`].
+pub const PREFIXES: &str = "PREFIXES";
+/// Hash: real [`crate::Address`] -> its number.
+pub const STAND_INS: &str = "STAND_INS";
+/// Array: number -> real [`crate::Address`].
+pub const REAL: &str = "REAL";
+/// Queue of numbers that stand for no address.
+pub const FREE_STAND_INS: &str = "FREE_STAND_INS";
+/// Hash: cookie of a network namespace whose sockets may have stand-ins -> 1.
+pub const SHOWN: &str = "SHOWN";
 /// Sock map, one for each pod: [`crate::sock_slot`] -> listener.
 pub const SOCKS: &str = "SOCKS";
 /// Array of one, one for each pod: [`crate::PodConfig`].
 pub const POD: &str = "POD";
 
 /// Maps shared by all pods of the node, pinned by name in [`MAPS_DIRECTORY`].
-pub const SHARED_MAPS: [&str; 11] = [
+pub const SHARED_MAPS: [&str; 16] = [
     ENROLLED,
     GLOBAL,
     OUT_LISTENERS,
@@ -40,12 +50,21 @@ pub const SHARED_MAPS: [&str; 11] = [
     EXCLUDED_CIDRS,
     COUNTS,
     POD_COUNTS,
+    PREFIXES,
+    STAND_INS,
+    REAL,
+    FREE_STAND_INS,
+    SHOWN,
 ];
 
 /// Program on connect(2) to IPv4, attached to the node's cgroup root.
 pub const CONNECT4: &str = "connect4";
 /// Program on connect(2) to IPv6, attached to the node's cgroup root.
 pub const CONNECT6: &str = "connect6";
+/// Program on getpeername(2) and accept(2) of IPv4 sockets, attached to the node's cgroup root.
+pub const GETPEERNAME4: &str = "getpeername4";
+/// Program on getpeername(2) and accept(2) of IPv6 sockets, attached to the node's cgroup root.
+pub const GETPEERNAME6: &str = "getpeername6";
 /// Program on the lookup of listeners, one for each pod, attached to its network namespace.
 pub const STEER: &str = "steer";
 /// Program on the kubelet's sockets, attached to its cgroup.

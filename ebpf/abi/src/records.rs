@@ -12,8 +12,8 @@ pub struct Pod {
     pub ip6: Address,
     /// `POD_*`.
     pub flags: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Index of the one device that its addresses are on; 0 if there are several.
+    pub device: u32,
 }
 
 impl Pod {
@@ -39,7 +39,8 @@ pub struct PodConfig {
     pub cookie: u64,
     /// The pod.
     pub pod: Pod,
-    /// Settings that were on before the agent came, one bit each; for user space only.
+    /// What an agent that redirected by marks has left in the pod; for user space only. One bit for each setting that
+    /// was on before it came, and [`crate::LEFT_BY_MARKS`].
     pub settings: u32,
     /// Zero.
     pub _pad: u32,
@@ -122,7 +123,7 @@ pub enum Counter {
     Unknown = 1,
     /// connect(2) let go: the pod's annotations exclude the destination.
     Excluded = 2,
-    /// connect(2) refused: the agent does not listen.
+    /// connect(2) refused: the agent does not listen, or there is no stand-in.
     Refused = 3,
     /// connect(2) let go although the agent does not listen.
     FailedOpen = 4,
@@ -161,6 +162,7 @@ const _: () = assert!(size_of::<Counts>() == 72 && align_of::<Counts>() == 8);
 #[cfg(not(target_arch = "bpf"))]
 mod plain {
     use super::*;
+    use crate::Prefixes;
 
     macro_rules! plain {
         ($($record:ty),*) => { $(
@@ -169,5 +171,5 @@ mod plain {
         )* };
     }
     plain!(Address, Pod, PodConfig, Global, ProbePort, Flow);
-    plain!(ExcludedPort, ExcludedCidrKey, Counts);
+    plain!(ExcludedPort, ExcludedCidrKey, Counts, Prefixes);
 }

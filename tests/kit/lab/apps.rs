@@ -1,7 +1,7 @@
 //! Applications: a server that tells each client how it sees it, and clients.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -116,4 +116,48 @@ pub fn ask_from(socket: Socket, to: SocketAddr) -> io::Result<IpAddr> {
     socket.connect_timeout(&to.into(), PATIENCE)?;
     let mut stream = TcpStream::from(socket);
     Ok(ask(&mut stream, "hello")?.ip())
+}
+
+mod options {
+    nix::setsockopt_impl!(
+        TcpFastOpenNoCookie,
+        libc::IPPROTO_TCP,
+        libc::TCP_FASTOPEN_NO_COOKIE,
+        bool,
+        nix::sys::socket::sockopt::SetBool
+    );
+
+    nix::getsockopt_impl!(
+        PeerName,
+        libc::SOL_SOCKET,
+        libc::SO_PEERNAME,
+        libc::sockaddr_in,
+        nix::sys::socket::sockopt::GetStruct<libc::sockaddr_in>
+    );
+
+    /// `TCP_FASTOPEN_NO_COOKIE`.
+    #[derive(Debug, Clone, Copy)]
+    pub(super) struct TcpFastOpenNoCookie;
+
+    /// `SO_PEERNAME`, of an IPv4 socket.
+    #[derive(Debug, Clone, Copy)]
+    pub(super) struct PeerName;
+}
+
+/// Asks the socket option, not getpeername(2), for the other end of an IPv4 connection.
+pub fn peer_name(stream: &TcpStream) -> io::Result<SocketAddrV4> {
+    let name = nix::sys::socket::getsockopt(stream, options::PeerName)?;
+    let ip = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
+    Ok(SocketAddrV4::new(ip, u16::from_be(name.sin_port)))
+}
+
+/// What the socket sends at once may go along with its SYN: `MSG_FASTOPEN`.
+pub fn fast_open_without_cookie(socket: &Socket) -> io::Result<()> {
+    Ok(nix::sys::socket::setsockopt(socket, options::TcpFastOpenNoCookie, &true)?)
+}
+
+/// connect(2) only remembers where to; the SYN comes with the first bytes.
+pub fn fast_open_connect(socket: &Socket) -> io::Result<()> {
+    fast_open_without_cookie(socket)?;
+    Ok(nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::TcpFastOpenConnect, &true)?)
 }

@@ -103,9 +103,10 @@ async fn relay(captured: Captured) -> std::io::Result<()> {
     let mut other = match role {
         Role::Outbound => socket::dial_from(&pod.netns, original_destination, DIAL_TIMEOUT).await,
         Role::Plaintext => {
-            let source = Some(client.ip());
+            let stand_in = pod.stand_ins.of_client(client.ip()).map_err(std::io::Error::other)?;
+            let source = SocketAddr::new(stand_in, client.port());
             let dialler = AppDialler::new(pod.netns.clone());
-            dialler.dial(source, original_destination, DIAL_TIMEOUT).await
+            dialler.dial(Some(source), original_destination, DIAL_TIMEOUT).await
         }
         Role::Hbone => return stream.write_all(b"hbone\n").await,
     }?;

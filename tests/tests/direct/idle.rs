@@ -17,9 +17,9 @@ const MOST: usize = 3800;
 
 #[test]
 fn an_idle_connection_holds_little_on_both_nodes() {
-    alone(60, |netns| async move {
+    alone(60, |place| async move {
         let ca = Ca::new(Duration::from_secs(3600));
-        let mut bench = Bench::start(&netns, ca, Revocations::default(), Limits::default()).await;
+        let mut bench = Bench::start(&place, ca, Revocations::default(), Limits::default()).await;
         bench.open.reserve(WARM + OPENED);
         bench.open(WARM).await;
         let before = HEAP.current_usage();

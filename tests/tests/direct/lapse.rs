@@ -72,9 +72,9 @@ fn a_tunnel_ends_when_the_peers_certificate_expires() {
         (Looks::Dialled, RecordLayer::Own),
         (Looks::Both, RecordLayer::Rustls),
     ] {
-        alone(60, |netns| async move {
+        alone(60, |place| async move {
             let ca = Ca::new(Duration::from_secs(4));
-            let mut bench = Bench::start(&netns, ca, Revocations::default(), with(layer)).await;
+            let mut bench = Bench::start(&place, ca, Revocations::default(), with(layer)).await;
             bench.open(1).await;
             let opened = Instant::now();
             while opened.elapsed() < Duration::from_secs(1) {
@@ -99,10 +99,10 @@ fn a_tunnel_ends_when_the_peers_certificate_expires() {
 #[test]
 fn a_tunnel_ends_when_the_peers_root_is_no_longer_the_meshs() {
     for looks in [Looks::Dialling, Looks::Dialled] {
-        alone(60, |netns| async move {
+        alone(60, |place| async move {
             let ca = Ca::new(Duration::from_secs(12));
             let limits = with(RecordLayer::Own);
-            let mut bench = Bench::start(&netns, ca.clone(), Revocations::default(), limits).await;
+            let mut bench = Bench::start(&place, ca.clone(), Revocations::default(), limits).await;
             bench.open(1).await;
             ca.change_root();
             let opened = Instant::now();
@@ -122,12 +122,12 @@ fn a_tunnel_ends_when_the_peers_certificate_is_revoked_and_no_other_begins() {
     let layers = [RecordLayer::Own, RecordLayer::Rustls];
     let ends = [(Looks::Dialling, "server"), (Looks::Dialled, "client")];
     for (looks, revoked, layer) in ends.iter().flat_map(|(l, r)| layers.map(|x| (*l, *r, x))) {
-        alone(60, |netns| async move {
+        alone(60, |place| async move {
             let file = tempfile::NamedTempFile::new().unwrap();
             let revocations = Revocations::read(vec![file.path().to_owned()]).unwrap();
             tokio::spawn(revocations.clone().follow(CancellationToken::new()));
             let ca = Ca::new(HOUR);
-            let mut bench = Bench::start(&netns, ca.clone(), revocations, with(layer)).await;
+            let mut bench = Bench::start(&place, ca.clone(), revocations, with(layer)).await;
             bench.open(2).await;
             look(&bench, looks);
             is_alive(&mut bench, 0).await;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use kit::lab::Lab;
 use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
@@ -16,7 +17,7 @@ use rcgen::{
     RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
-use sotto::capture::{Captured, PodCapture, Role};
+use sotto::capture::{Captured, PodCapture, Role, StandIns};
 use sotto::connection::{Context, Means, OfPod, Shared, Timings, handle};
 use sotto::identify::Revocations;
 use sotto::identify::ca::CaError;
@@ -26,7 +27,7 @@ use sotto::identify::svid::Issued;
 use sotto::mesh::local::Exclusions;
 use sotto::mesh::{LocalPod, MeshEvent, PodUid, ResourceKind, SpiffeId, Store, Workload};
 use sotto::observe::Metrics;
-use sotto::sys::netlink::Netlink;
+use sotto::sys::netlink::{Netlink, Route, RouteKind};
 use sotto::sys::{Netns, socket};
 use sotto::tunnel::{Budget, Limits};
 use tokio::task::spawn_local;
@@ -124,6 +125,13 @@ impl CertificateSource for Ca {
     }
 }
 
+/// Where both pods are.
+#[derive(Clone)]
+pub(crate) struct Place {
+    netns: Netns,
+    stand_ins: StandIns,
+}
+
 /// A data thread of a node with one pod.
 pub(crate) struct Node {
     pub(crate) context: Rc<Context>,
@@ -132,7 +140,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn new(shared: &Arc<Shared>, netns: &Netns, name: &str, address: Ipv4Addr) -> Self {
+    fn new(shared: &Arc<Shared>, place: &Place, name: &str, address: Ipv4Addr) -> Self {
         let pod = LocalPod {
             uid: PodUid(name.into()),
             namespace: "shop".into(),
@@ -143,10 +151,11 @@ impl Node {
             exclusions: Exclusions::default(),
         };
         let means = Means::new(usize::MAX, Budget::new(usize::MAX));
+        let Place { netns, stand_ins } = place.clone();
         Self {
             context: Rc::new(Context::new(shared.clone())),
-            pod: Arc::new(PodCapture { pod: Arc::new(pod), netns: netns.clone() }),
             of_pod: Rc::new(OfPod::new(netns.clone(), means.quota())),
+            pod: Arc::new(PodCapture { pod: Arc::new(pod), netns, stand_ins }),
         }
     }
 
@@ -203,7 +212,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn start(
-        netns: &Netns,
+        place: &Place,
         ca: Ca,
         revocations: Revocations,
         limits: Limits,
@@ -211,7 +220,7 @@ impl Bench {
         let shared = shared(ca, revocations, limits);
         let tunnels = SocketAddr::from((SERVER, 15008));
         let listener = tokio::net::TcpListener::bind(tunnels).await.unwrap();
-        let server = Rc::new(Node::new(&shared, netns, "server", SERVER));
+        let server = Rc::new(Node::new(&shared, place, "server", SERVER));
         let accepting = Rc::clone(&server);
         spawn_local(async move {
             loop {
@@ -222,7 +231,7 @@ impl Bench {
         let listen = || TcpListener::bind((SERVER, 0)).unwrap();
         let (apps, redirected) = (listen(), listen());
         apps.set_nonblocking(true).unwrap();
-        let client = Node::new(&shared, netns, "client", CLIENT);
+        let client = Node::new(&shared, place, "client", CLIENT);
         Self { client, server, apps, redirected, open: Vec::new() }
     }
 
@@ -264,14 +273,21 @@ pub(crate) async fn soon<T>(mut tried: impl FnMut() -> std::io::Result<T>) -> T 
     }
 }
 
-/// Runs a test in a network namespace of its own.
-pub(crate) fn alone<F: Future<Output = ()>>(seconds: u64, test: impl FnOnce(Netns) -> F) {
-    let netns = Netns::create().unwrap();
-    let inside = netns.clone();
+/// Runs a test in a network namespace of its own, where clients' stand-ins are local: all that dials to applications
+/// need of redirection.
+pub(crate) fn alone<F: Future<Output = ()>>(seconds: u64, test: impl FnOnce(Place) -> F) {
+    let lab = Lab::new("direct").unwrap();
+    let kernel = lab.install(|_| {}).unwrap();
+    let place = Place { netns: Netns::create().unwrap(), stand_ins: kernel.stand_ins() };
+    let inside = place.clone();
     let run = move || {
-        Netlink::open().unwrap().set_loopback_up().unwrap();
+        let netlink = Netlink::open().unwrap();
+        netlink.set_loopback_up().unwrap();
+        let (device, metric, source, congestion_control) = (1, 1, None, None);
+        let kind = RouteKind::Local { device, metric, source, congestion_control };
+        netlink.set_route(Route { to: "240.64.0.0/10".parse().unwrap(), kind }).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(crate::local(seconds, test(inside)));
     };
-    netns.enter(run).unwrap();
+    place.netns.enter(run).unwrap();
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
+use aya::maps::{Array, HashMap, Map, MapData};
 use kit::lab::{LabPod, ask, connect};
+use sotto::capture::StandInRanges;
 use sotto::mesh::destinations::DestinationsDelta;
-use sotto_abi::{Counter, names};
+use sotto_abi::{Counter, POD_STAND_INS, PodConfig, names};
 
 use super::{Bench, PORT, refusal, who_am_i};
 
@@ -137,7 +139,6 @@ fn release_leaves_nothing_behind() -> Result<()> {
 #[test]
 fn a_release_that_is_begun_anew_leaves_nothing_behind_either() -> Result<()> {
     let mut bench = Bench::new("anew")?;
-    bench.client.run(|| sotto::sys::sysctl::write("net.ipv4.fwmark_reflect", "1"))?;
     let (before, uid) = (traces(&bench.client)?, bench.client.capture.pod.uid.clone());
     let relay = bench.enrol_client()?;
     for _ in 0..2 {
@@ -148,19 +149,6 @@ fn a_release_that_is_begun_anew_leaves_nothing_behind_either() -> Result<()> {
     bench.kernel.finish_release(&bench.client.capture)?;
     assert_eq!(traces(&bench.client)?, before);
     who_am_i(&bench.client, bench.targets()[0])?;
-    Ok(())
-}
-
-#[test]
-fn a_setting_that_was_on_before_stays_on() -> Result<()> {
-    const SETTING: &str = "net.ipv4.fwmark_reflect";
-    let mut bench = Bench::new("setting")?;
-    bench.client.run(|| sotto::sys::sysctl::write(SETTING, "1"))?;
-    let relay = bench.enrol_client()?;
-    bench.kernel.release(&bench.client.capture.pod.uid)?;
-    drop(relay);
-    bench.kernel.finish_release(&bench.client.capture)?;
-    assert_eq!(bench.client.run(|| sotto::sys::sysctl::read(SETTING))?, "1");
     Ok(())
 }
 
@@ -210,6 +198,86 @@ fn the_next_agent_adopts_what_the_last_one_left() -> Result<()> {
         [Counter::Captured, Counter::Unknown, Counter::Refused].map(|one| counts.of(one)),
         [2, 1, 1]
     );
+    Ok(())
+}
+
+/// What the kernel has of a pod, and the pod itself, as an agent that redirected by marks left them.
+fn as_by_marks(bench: &Bench) -> Result<()> {
+    let pins = bench.lab.pin_dir();
+    let uid = bench.client.capture.pod.uid.0.as_str();
+    let of_pod = pins.join(names::PODS_DIRECTORY).join(uid).join(names::POD_CONFIG);
+    let mut config: Array<_, PodConfig> = Map::Array(MapData::from_pin(of_pod)?).try_into()?;
+    let known = config.get(&0, 0)?;
+    let pod = sotto_abi::Pod { flags: known.pod.flags & !POD_STAND_INS, ..known.pod };
+    // The second setting was on before.
+    config.set(0, PodConfig { pod, settings: 1 << 1, ..known }, 0)?;
+    let enrolled = MapData::from_pin(pins.join(names::MAPS_DIRECTORY).join(names::ENROLLED))?;
+    let mut enrolled: HashMap<_, u64, sotto_abi::Pod> = Map::HashMap(enrolled).try_into()?;
+    enrolled.insert(known.cookie, pod, 0)?;
+    bench.client.run(|| -> Result<()> {
+        for line in [
+            "route del local 127.64.0.0/10 table local",
+            "route del local 240.64.0.0/10 table local",
+            "-6 route del local 100::/64 table local",
+            "rule add fwmark 0x111 lookup 100 pref 100",
+            "-6 rule add fwmark 0x111 lookup 100 pref 100",
+            "route add local default dev lo table 100",
+            "-6 route add local default dev lo table 100",
+        ] {
+            let output = std::process::Command::new("ip").args(line.split(' ')).output()?;
+            anyhow::ensure!(output.status.success(), "{line}: {output:?}");
+        }
+        for name in SETTINGS {
+            sotto::sys::sysctl::write(name, "1")?;
+        }
+        Ok(())
+    })
+}
+
+const SETTINGS: [&str; 3] =
+    ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"];
+
+#[test]
+fn a_pod_of_an_agent_that_redirected_by_marks_is_moved_over() -> Result<()> {
+    let mut bench = Bench::new("marks")?;
+    drop(bench.enrol_client()?);
+    as_by_marks(&bench)?;
+    // A connection of that agent's, which it drains.
+    let held = bench.client.run(|| -> std::io::Result<_> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.set_mark(0x111)?;
+        socket.connect(&listener.local_addr()?.into())?;
+        Ok((listener.accept()?.0, socket))
+    })?;
+    let Bench { kernel, _server, client, server, lab } = bench;
+    drop(kernel);
+    let mut bench = Bench { kernel: lab.install(|_| {})?, _server, client, server, lab };
+    for to in bench.targets() {
+        assert_eq!(refusal(&bench.client, to), ErrorKind::ConnectionRefused);
+    }
+    let relay = bench.enrol_client()?;
+    for to in bench.targets() {
+        who_am_i(&bench.client, to)?;
+    }
+    assert_eq!(relay.count(), 2);
+    let left = || -> Result<(String, Vec<String>)> {
+        let rules = std::process::Command::new("ip").arg("rule").output()?;
+        let settings = SETTINGS.map(sotto::sys::sysctl::read);
+        Ok((String::from_utf8(rules.stdout)?, settings.into_iter().collect::<Result<_, _>>()?))
+    };
+    bench.kernel.maintain()?;
+    let (rules, settings) = bench.client.run(left)?;
+    assert!(rules.contains("0x111"), "its connection is open: {rules}");
+    assert_eq!(settings, ["1", "1", "1"]);
+    drop(held);
+    bench.kernel.maintain()?;
+    let (rules, settings) = bench.client.run(left)?;
+    assert!(!rules.contains("0x111"), "{rules}");
+    assert_eq!(settings, ["0", "1", "0"]);
+    for to in bench.targets() {
+        who_am_i(&bench.client, to)?;
+    }
     Ok(())
 }
 
@@ -337,18 +405,71 @@ fn traces(pod: &LabPod) -> Result<Vec<String>> {
     pod.run(|| {
         let mut traces = Vec::new();
         for family in ["-4", "-6"] {
-            for what in [&["rule"][..], &["route", "show", "table", "all"]] {
+            for what in [&["rule"][..], &["nexthop"], &["route", "show", "table", "all"]] {
                 let output = std::process::Command::new("ip").arg(family).args(what).output()?;
                 traces.push(String::from_utf8(output.stdout)?);
             }
-        }
-        for setting in
-            ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"]
-        {
-            traces.push(sotto::sys::sysctl::read(setting)?);
         }
         let sockets = std::process::Command::new("ss").args(["-Hltn"]).output()?;
         traces.push(String::from_utf8(sockets.stdout)?);
         Ok(traces)
     })
+}
+
+/// Says its own address as the client, over and over, and compares with what the server sees.
+fn insist(pod: LabPod, to: SocketAddr, done: Arc<AtomicBool>) -> std::thread::JoinHandle<u32> {
+    std::thread::spawn(move || {
+        pod.run(move || {
+            let mut served = 0;
+            while !done.load(Ordering::Relaxed) {
+                let asked = connect(to).and_then(|mut stream| {
+                    let own = stream.local_addr()?.ip();
+                    Ok((own, ask(&mut stream, "who am I")))
+                });
+                // No answer is no harm; a wrong one is.
+                if let Ok((own, Ok(seen))) = asked {
+                    // A hook may go right after it was looked for: then a stand-in shows, which nobody takes for
+                    // localhost or another client.
+                    let is_stand_in = StandInRanges::default().holds(seen.ip()).is_some();
+                    assert!(seen.ip() == own || is_stand_in, "{own} was taken for {seen}");
+                    served += 1;
+                }
+            }
+            served
+        })
+    })
+}
+
+#[test]
+fn a_server_never_takes_a_client_for_another_while_programs_come_and_go() -> Result<()> {
+    use std::os::fd::AsFd as _;
+
+    let mut bench = Bench::new("reload")?;
+    let _relay = bench.enrol_server()?;
+    let [to, to6] = bench.targets();
+    let other = bench.lab.pod(5)?;
+    let done = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = [(&bench.client, to), (&other, to), (&bench.client, to6), (&other, to6)]
+        .into_iter()
+        .map(|(pod, to)| insist(pod.clone(), to, Arc::clone(&done)))
+        .collect();
+    for round in 0..30 {
+        // An upgrade: programs are replaced in place.
+        let _next = bench.lab.install(|_| {})?;
+        if round % 3 == 0 {
+            // Somebody detaches a hook, and the agent attaches it again.
+            let name = [names::GETPEERNAME4, names::GETPEERNAME6][round / 3 % 2];
+            let pin = bench.lab.pin_dir().join(names::LINKS_DIRECTORY).join(name);
+            sotto::sys::bpf::detach_link(sotto::sys::bpf::open_pinned(&pin)?.as_fd())?;
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            bench.kernel.maintain()?;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    done.store(true, Ordering::Relaxed);
+    for client in clients {
+        let served = client.join().expect("a client was taken for another");
+        assert!(served > 0, "it was never served");
+    }
+    Ok(())
 }

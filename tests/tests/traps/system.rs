@@ -111,16 +111,20 @@ fn a_pod_can_be_dialled_as_itself_and_as_anyone() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let dialler = AppDialler::new(bench.server.capture.netns.clone());
     let (own, foreign) = (bench.targets(), ["192.0.2.7", "2001:db8::7"]);
+    let stand_ins = bench.kernel.stand_ins();
     for (to, foreign) in own.into_iter().zip(foreign) {
-        let foreign = foreign.parse()?;
-        for (source, expected) in
-            [(None, to.ip()), (Some(to.ip()), to.ip()), (Some(foreign), foreign)]
-        {
+        let foreign: SocketAddr = SocketAddr::new(foreign.parse()?, 702);
+        let disguise = SocketAddr::new(stand_ins.of_client(foreign.ip())?, foreign.port());
+        for (source, expected) in [(None, to.ip()), (Some(disguise), foreign.ip())] {
             let dial = dialler.dial(source, to, Duration::from_secs(2));
             let stream = runtime.block_on(dial).with_context(|| format!("{source:?} to {to}"))?;
             let mut stream = stream.into_std()?;
             stream.set_nonblocking(false)?;
-            assert_eq!(ask(&mut stream, "hello")?.ip(), expected);
+            let told = ask(&mut stream, "hello")?;
+            assert_eq!(told.ip(), expected);
+            if source.is_some() {
+                assert_eq!(told, foreign);
+            }
         }
     }
     assert_eq!(relay.count(), 0);

@@ -56,6 +56,20 @@ pub enum BpfError {
     /// The namespace's cookie cannot be read.
     #[error("failed to identify the pod's network namespace")]
     Cookie(#[source] io::Error),
+    /// What shows that programs run cannot be made.
+    #[error("failed to make sockets that show whether the programs run (is lo up?)")]
+    Canary(#[source] io::Error),
+    /// The programs are attached, and have no effect.
+    #[error("the programs on getpeername(2) do not run for {}", root.display())]
+    NotShown {
+        /// Where they are attached.
+        root: PathBuf,
+    },
+    /// Connections with stand-ins of other ranges may be open.
+    #[error(
+        "stand-ins are in other ranges than {0:?} on this node: drain it and `sotto bpf unload` first"
+    )]
+    OtherRanges(super::super::StandInRanges),
     /// The pod's name would leave its directory.
     #[error("{0:?} cannot be a pod's uid")]
     Uid(String),

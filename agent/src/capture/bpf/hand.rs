@@ -9,11 +9,19 @@ use sotto_abi::names;
 use super::object;
 use super::pins::Pins;
 use super::{BpfError, Kernel, KernelConfig, remove_all};
+use crate::capture::StandInRanges;
 use crate::sys::bpf::{ProgramInfo, program_info};
 use crate::sys::cgroup;
 
 /// All that there are.
-const PROGRAMS: [&str; 4] = [names::CONNECT4, names::CONNECT6, names::STEER, names::PROBE];
+const PROGRAMS: [&str; 6] = [
+    names::CONNECT4,
+    names::CONNECT6,
+    names::GETPEERNAME4,
+    names::GETPEERNAME6,
+    names::STEER,
+    names::PROBE,
+];
 
 /// What was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +46,7 @@ pub fn load(pin_dir: &Path, cgroup_root: Option<&Path>) -> Result<HandLoaded, Bp
         agent_cgroup_id: own.id,
         fail_open: false,
         proxy_unknown: false,
+        ranges: StandInRanges::default(),
     })?;
     // Once more, as what is loaded for a pod is not among the node's.
     let object = object::load_node(&Pins::below(pin_dir), &PROGRAMS)?;
@@ -61,14 +70,14 @@ impl fmt::Display for HandLoaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:10} {:>10} {:>8} {:>12}",
+            "{:12} {:>10} {:>8} {:>12}",
             "program", "xlated B", "jited B", "verified insn"
         )?;
         for (name, info) in &self.programs {
             let ProgramInfo { translated_bytes, jited_bytes, verified_instructions, .. } = info;
             writeln!(
                 f,
-                "{name:10} {translated_bytes:>10} {jited_bytes:>8} {verified_instructions:>12}"
+                "{name:12} {translated_bytes:>10} {jited_bytes:>8} {verified_instructions:>12}"
             )?;
         }
         Ok(())

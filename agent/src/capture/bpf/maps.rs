@@ -2,14 +2,15 @@
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{
-    Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SockHash,
+    Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, Queue, SockHash,
 };
 use sotto_abi::{
-    Address, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod, ProbePort, names,
+    Address, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod, Prefixes, ProbePort, names,
 };
 
 use super::error::{BpfError, absent_is_fine};
 use super::object::Instance;
+use crate::capture::StandInRanges;
 use crate::mesh::local::Exclusions;
 
 /// The maps that all pods share. Each has this one writer, but for what the programs count and remember.
@@ -20,6 +21,8 @@ pub(super) struct Maps {
     pub(super) destination_cidrs: LpmTrie<MapData, Address, u32>,
     pub(super) counts: PerCpuArray<MapData, Counts>,
     pub(super) pod_counts: PerCpuHashMap<MapData, u64, Counts>,
+    pub(super) shown: HashMap<MapData, u64, u32>,
+    prefixes: Array<MapData, Prefixes>,
     global: Array<MapData, Global>,
     excluded_ports: HashMap<MapData, ExcludedPort, u32>,
     excluded_cidrs: LpmTrie<MapData, ExcludedCidrKey, u32>,
@@ -29,6 +32,19 @@ pub(super) struct Maps {
 
 const COOKIE_BITS: u32 = 64;
 const MAPPED_BITS: u32 = 96;
+
+/// The maps of the table of stand-ins, for who cares for it.
+pub(super) type TableMaps =
+    (HashMap<MapData, Address, u32>, Array<MapData, Address>, Queue<MapData, u32>);
+
+/// Takes them out of an instance of the object.
+pub(super) fn take_table(object: &mut Instance) -> Result<TableMaps, BpfError> {
+    Ok((
+        take(object, names::STAND_INS)?,
+        take(object, names::REAL)?,
+        take(object, names::FREE_STAND_INS)?,
+    ))
+}
 
 impl Maps {
     /// Takes them out of an instance of the object.
@@ -40,6 +56,8 @@ impl Maps {
             destination_cidrs: take(object, names::DESTINATION_CIDRS)?,
             counts: take(object, names::COUNTS)?,
             pod_counts: take(object, names::POD_COUNTS)?,
+            shown: take(object, names::SHOWN)?,
+            prefixes: take(object, names::PREFIXES)?,
             global: take(object, names::GLOBAL)?,
             excluded_ports: take(object, names::EXCLUDED_PORTS)?,
             excluded_cidrs: take(object, names::EXCLUDED_CIDRS)?,
@@ -55,6 +73,36 @@ impl Maps {
 
     pub(super) fn set_global(&mut self, global: Global) -> Result<(), BpfError> {
         self.global.set(0, global, 0).map_err(BpfError::map("write", names::GLOBAL))
+    }
+
+    /// Where stand-ins are; all zero in a new map.
+    pub(super) fn prefixes(&self) -> Result<Prefixes, BpfError> {
+        self.prefixes.get(&0, 0).map_err(BpfError::map("read", names::PREFIXES))
+    }
+
+    /// Makes stand-ins be in `ranges`, with the secret that they have already, or a new one; tells whether there were
+    /// none before.
+    pub(super) fn settle_prefixes(
+        &mut self,
+        ranges: &StandInRanges,
+    ) -> Result<(Prefixes, bool), BpfError> {
+        let known = self.prefixes()?;
+        let is_new = known.out4_mask_be == 0;
+        let kept = ranges.record(known.secret_be);
+        if kept == known {
+            return Ok((known, false));
+        }
+        if !is_new && self.shown.keys().next().is_some() {
+            return Err(BpfError::OtherRanges(*ranges));
+        }
+        let settled = ranges.record(rand::random());
+        self.prefixes.set(0, settled, 0).map_err(BpfError::map("write", names::PREFIXES))?;
+        Ok((settled, is_new))
+    }
+
+    /// No socket of a network namespace has a stand-in any more.
+    pub(super) fn show_no_more(&mut self, cookie: u64) -> Result<(), BpfError> {
+        absent_is_fine(self.shown.remove(&cookie)).map_err(BpfError::map("clear", names::SHOWN))
     }
 
     /// Makes a pod's exclusions those given. An exclusion too many is captured, which is safe.

@@ -12,14 +12,33 @@ use super::{BpfError, Kernel};
 use crate::sys::bpf::{LinkKind, create_link, link_target, open_pinned, pin, update_link};
 use crate::sys::cgroup::Cgroup;
 
-/// What is attached to the node, always; [`names::PROBE`] only while its kubelet is known.
-pub(super) const PROGRAMS: &[&str] = &[names::CONNECT4, names::CONNECT6];
+/// What is attached to the node, always; [`names::PROBE`] only while its kubelet is known. Who is shown an address comes
+/// before it can have a stand-in.
+pub(super) const PROGRAMS: &[&str] =
+    &[names::GETPEERNAME4, names::GETPEERNAME6, names::CONNECT4, names::CONNECT6];
 
 impl Kernel {
     /// Attaches all, or replaces the programs of links that an earlier agent pinned.
     pub(super) fn attach_node(&self, object: &Instance) -> Result<(), BpfError> {
-        for name in [names::CONNECT4, names::CONNECT6] {
+        for &name in PROGRAMS {
             self.attach_or_update(name, &self.config.cgroup_root, object)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches again what somebody has detached. Until then nobody is dialled for clients, as who they are would not
+    /// be shown.
+    pub(super) fn attend_pods(&self) -> Result<(), BpfError> {
+        let root = Cgroup::open(&self.config.cgroup_root)
+            .map_err(BpfError::file("open", &self.config.cgroup_root))?;
+        let is_attached = |name: &&str| pinned_cgroup(&self.pins.link(name)) == Some(root.id);
+        if PROGRAMS.iter().all(is_attached) {
+            return Ok(());
+        }
+        tracing::warn!("somebody has detached programs of the agent: attaching them again");
+        let object = object::load_node(&self.pins, PROGRAMS)?;
+        for &name in PROGRAMS {
+            self.attach_or_update(name, &self.config.cgroup_root, &object)?;
         }
         Ok(())
     }

@@ -61,6 +61,8 @@ pub(super) fn kind(program: &'static str) -> Result<ProgramKind, BpfError> {
     match program {
         names::CONNECT4 => Ok(ProgramKind::Connect4),
         names::CONNECT6 => Ok(ProgramKind::Connect6),
+        names::GETPEERNAME4 => Ok(ProgramKind::Getpeername4),
+        names::GETPEERNAME6 => Ok(ProgramKind::Getpeername6),
         names::PROBE => Ok(ProgramKind::SocketOptions),
         names::STEER => Ok(ProgramKind::SocketLookup),
         _ => Err(BpfError::Missing(program)),

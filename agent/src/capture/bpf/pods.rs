@@ -5,16 +5,15 @@ use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, PerCpuValues, SockMap};
 use sotto_abi::{
-    Address, Counts, POD_EXCLUDES_CIDRS, POD_EXCLUDES_PORTS, POD_FAIL_OPEN, Pod, PodConfig, names,
-    sock_slot,
+    Address, Counts, POD_EXCLUDES_CIDRS, POD_EXCLUDES_PORTS, POD_FAIL_OPEN, POD_STAND_INS, Pod,
+    PodConfig, names, sock_slot,
 };
 
 use super::error::absent_is_fine;
-use super::object;
 use super::pins::{PodPins, remove_file};
 use super::{BpfError, Kernel};
-use crate::capture::routing::{self, SavedSettings};
-use crate::capture::{PodCapture, PodListeners};
+use super::{leftovers, object};
+use crate::capture::{PodCapture, PodListeners, routing};
 use crate::mesh::{LocalPod, PodUid};
 use crate::sys::bpf::{LinkKind, create_link, link_target, open_pinned, pin, update_link};
 
@@ -57,22 +56,22 @@ impl Kernel {
         if known.is_some_and(|known| known.cookie != cookie) {
             // The pod's sandbox was made anew.
             self.unenrol(&pod.uid)?;
-            self.released.remove(&pod.uid);
+            self.leftovers.remove(&pod.uid);
         }
-        let opened = routing::open(&capture.netns, pod)?;
-        let saved = match known.filter(|known| known.cookie == cookie) {
-            Some(known) => SavedSettings(known.settings),
-            None => self.released.remove(&pod.uid).unwrap_or(opened),
-        };
-        let record = record(pod, listeners, self.config.fail_open);
+        if let Some(left) =
+            known.filter(|known| known.cookie == cookie).and_then(|k| leftovers::of(&k))
+        {
+            self.leftovers.insert(pod.uid.clone(), left.within(&capture.netns));
+        }
+        let device = routing::open(&capture.netns, pod, &self.config.ranges)?;
+        self.netns.insert(cookie, capture.netns.downgrade());
+        self.maps.shown.insert(cookie, 1, 0).map_err(BpfError::map("write", names::SHOWN))?;
+        let record = record(pod, listeners, (device, self.config.fail_open));
+        let settings = self.leftovers.get(&pod.uid).map_or(0, leftovers::Leftover::settings);
         pins.create()?;
         self.holders.insert(pod.uid.clone(), cookie);
-        self.steer(
-            capture,
-            &pins,
-            listeners,
-            PodConfig { cookie, pod: record, settings: saved.0, _pad: 0 },
-        )?;
+        let config = PodConfig { cookie, pod: record, settings, _pad: 0 };
+        self.steer(capture, &pins, listeners, config)?;
         self.maps
             .out_listeners
             .insert(cookie, listeners.token().as_raw_fd(), 0)
@@ -113,7 +112,9 @@ impl Kernel {
         let detached = pins.detach();
         let shared = self.holder(known.cookie, uid).is_some();
         let forgotten = if shared { Ok(()) } else { self.maps.forget(known.cookie) };
-        self.released.insert(uid.clone(), SavedSettings(known.settings));
+        if let Some(left) = leftovers::of(&known) {
+            self.leftovers.entry(uid.clone()).or_insert(left);
+        }
         let removed = pins.remove();
         if removed.is_ok() {
             self.holders.remove(uid);
@@ -137,6 +138,14 @@ impl Kernel {
         let enrolled: Vec<_> = self.maps.enrolled.keys().filter_map(Result::ok).collect();
         for cookie in enrolled.into_iter().filter(|cookie| !alive.contains(cookie)) {
             self.maps.forget(cookie)?;
+        }
+        let shown: Vec<_> = self.maps.shown.keys().filter_map(Result::ok).collect();
+        for cookie in shown.into_iter().filter(|cookie| !alive.contains(cookie)) {
+            // A pod that is released stays, as long as its release is not finished.
+            if self.netns.get(&cookie).is_none_or(|netns| netns.upgrade().is_none()) {
+                self.maps.show_no_more(cookie)?;
+                self.netns.remove(&cookie);
+            }
         }
         Ok(())
     }
@@ -191,10 +200,14 @@ impl Kernel {
 
 /// What the programs know of a pod. A family that the agent cannot listen on counts as one that the pod has not:
 /// its connections are refused rather than lost.
-fn record(pod: &LocalPod, listeners: &PodListeners, fail_open: bool) -> Pod {
+fn record(
+    pod: &LocalPod,
+    listeners: &PodListeners,
+    (device, fail_open): (Option<u32>, bool),
+) -> Pod {
     let listens_v6 = listeners.all().any(|(_, one)| one.local_addr().is_ok_and(|at| at.is_ipv6()));
     let address = |ip: Option<std::net::IpAddr>| ip.map_or(Address::NONE, Address::from);
-    let mut flags = 0;
+    let mut flags = POD_STAND_INS;
     if fail_open {
         flags |= POD_FAIL_OPEN;
     }
@@ -208,7 +221,7 @@ fn record(pod: &LocalPod, listeners: &PodListeners, fail_open: bool) -> Pod {
         ip4: address(pod.ip4.map(Into::into)),
         ip6: address(pod.ip6.filter(|_| listens_v6).map(Into::into)),
         flags,
-        _pad: 0,
+        device: device.unwrap_or_default(),
     }
 }
 

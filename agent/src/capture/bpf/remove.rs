@@ -4,16 +4,17 @@ use std::io::ErrorKind::{DirectoryNotEmpty, ResourceBusy};
 use std::net::IpAddr;
 use std::path::Path;
 
-use sotto_abi::Address;
+use aya::maps::{Array, Map, MapData};
+use sotto_abi::{Address, Prefixes, names};
 
-use super::BpfError;
 use super::pins::Pins;
 use super::pods::{pinned_netns, read};
-use crate::capture::routing::{self, SavedSettings};
+use super::{BpfError, leftovers};
+use crate::capture::{StandInRanges, routing};
 use crate::sys::Netns;
 
-/// Detaches all programs and removes all pins below `pin_dir`, and the rules, routes and settings of pods whose
-/// network namespace shows in `/run/netns` or `/proc`. Goes on after errors.
+/// Detaches all programs and removes all pins below `pin_dir`, and the routes of pods whose network namespace shows in
+/// `/run/netns` or `/proc`. Goes on after errors.
 ///
 /// # Errors
 /// All that went wrong.
@@ -23,6 +24,7 @@ pub fn remove_all(pin_dir: &Path) -> Result<(), Vec<BpfError>> {
     }
     let pins = Pins::below(pin_dir);
     let mut errors = Vec::new();
+    let ranges = pinned_ranges(&pins.maps().join(names::PREFIXES)).unwrap_or_default();
     match pins.all_pods() {
         Ok(pods) => {
             for (_, pod) in pods {
@@ -35,12 +37,17 @@ pub fn remove_all(pin_dir: &Path) -> Result<(), Vec<BpfError>> {
                         .filter(|address| !address.is(&Address::NONE))
                         .map(IpAddr::from)
                         .collect();
-                    let closed = routing::close(&netns, &addresses, SavedSettings(config.settings));
+                    let closed = routing::close(&netns, &addresses, &ranges);
                     errors.extend(closed.err().map(BpfError::from));
+                    let cleared = leftovers::of(&config).map(|left| left.clear(&netns));
+                    errors.extend(cleared.and_then(Result::err));
                 }
             }
         }
         Err(error) => errors.push(error),
+    }
+    if let Err(error) = routing::unconfine(&ranges) {
+        tracing::debug!(%error, "the node's own routes for stand-ins stay");
     }
     if let Err(error) = std::fs::remove_dir_all(pin_dir) {
         errors.push(BpfError::file("remove", pin_dir)(error));
@@ -61,4 +68,11 @@ fn remove_if_empty(folder: &Path) -> Result<(), BpfError> {
 
 fn find(inode: u64) -> Option<Netns> {
     Netns::find(inode, Path::new("/proc")).ok().flatten()
+}
+
+/// The ranges that the programs were told.
+fn pinned_ranges(pin: &Path) -> Option<StandInRanges> {
+    let map = Map::Array(MapData::from_pin(pin).ok()?);
+    let prefixes: Array<_, Prefixes> = map.try_into().ok()?;
+    StandInRanges::of(&prefixes.get(&0, 0).ok()?)
 }

@@ -30,6 +30,10 @@ pub enum ProgramKind {
     Connect4,
     /// A cgroup: runs at connect(2) to an IPv6 address.
     Connect6,
+    /// A cgroup: runs when an IPv4 socket's other end is asked for, also by accept(2).
+    Getpeername4,
+    /// A cgroup: runs when an IPv6 socket's other end is asked for, also by accept(2).
+    Getpeername6,
     /// A cgroup: runs as its sockets change state.
     SocketOptions,
     /// A network namespace: chooses the listener of what arrives.
@@ -41,7 +45,7 @@ impl ProgramKind {
     const fn program_type(self) -> u32 {
         match self {
             Self::SocketOptions => 13,
-            Self::Connect4 | Self::Connect6 => 18,
+            Self::Connect4 | Self::Connect6 | Self::Getpeername4 | Self::Getpeername6 => 18,
             Self::SocketLookup => 30,
         }
     }
@@ -52,6 +56,8 @@ impl ProgramKind {
             Self::SocketOptions => 3,
             Self::Connect4 => 10,
             Self::Connect6 => 11,
+            Self::Getpeername4 => 29,
+            Self::Getpeername6 => 30,
             Self::SocketLookup => 36,
         }
     }

@@ -4,16 +4,15 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::Socket;
-use sotto_abi::MARK_LOOP;
 use tokio::net::TcpStream;
 
 use super::super::Netns;
 use super::ports;
-use super::{bound, keep_alive, set_transparent, tcp};
+use super::{bound, keep_alive, let_bind_anything, tcp, unpace};
 
 /// Ports tried before giving up: the application or an old connection may hold some.
 const PORT_ATTEMPTS: u32 = 32;
@@ -37,26 +36,22 @@ impl AppDialler {
         Self { netns, ready: RefCell::default() }
     }
 
-    /// Connects to the application as `source` if given (else as the pod itself).
-    ///
-    /// With a source, replies return to us over `lo` through the mark and the pod's loop route.
+    /// Connects to the application as `source` if given (else as the pod itself): an address that is local in the
+    /// pod, and a port, if it is free; 0 and otherwise, any port.
     ///
     /// # Errors
     /// The namespace is gone, no source port is free, the application refuses, or `timeout` passes.
     pub async fn dial(
         &self,
-        source: Option<IpAddr>,
+        source: Option<SocketAddr>,
         destination: SocketAddr,
         timeout: Duration,
     ) -> io::Result<TcpStream> {
-        // The pod's own address needs no disguise, and answers to it would not come back over `lo`.
-        let source = source.filter(|source| *source != destination.ip());
         within(timeout, async {
             match source {
                 Some(source) => self.dial_as(source, destination).await,
                 None => {
-                    let socket = self.netns.enter(|| tcp(destination))??;
-                    bound(&socket, true)?;
+                    let socket = self.netns.enter(|| inside(destination))??;
                     connect(socket, destination).await
                 }
             }
@@ -64,16 +59,16 @@ impl AppDialler {
         .await
     }
 
-    async fn dial_as(&self, source: IpAddr, destination: SocketAddr) -> io::Result<TcpStream> {
+    async fn dial_as(&self, source: SocketAddr, destination: SocketAddr) -> io::Result<TcpStream> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for attempt in 0..PORT_ATTEMPTS {
-            let port = if attempt == 0 {
-                ports::next(self.netns.inode(), source, destination)
-            } else {
-                ports::random()
+            let port = match (attempt, source.port()) {
+                (0, 1..) => source.port(),
+                (0 | 1, _) => ports::next(self.netns.inode(), source.ip(), destination),
+                _ => ports::random(),
             };
             let socket = self.take(destination)?;
-            let connected = match socket.bind(&SocketAddr::new(source, port).into()) {
+            let connected = match socket.bind(&SocketAddr::new(source.ip(), port).into()) {
                 Ok(()) => connect(socket, destination).await,
                 Err(error) => Err(error),
             };
@@ -115,15 +110,21 @@ pub async fn dial_from(
     within(timeout, connect(socket, destination)).await
 }
 
-/// A socket in the calling thread's network namespace that can be bound to any address.
-fn disguisable(destination: SocketAddr) -> io::Result<Socket> {
+/// A socket in the calling thread's network namespace, for its applications.
+fn inside(destination: SocketAddr) -> io::Result<Socket> {
     let socket = tcp(destination)?;
     bound(&socket, true)?;
-    set_transparent(&socket, destination)?;
-    socket.set_mark(MARK_LOOP)?;
-    // A pod's own address lives on its device: bound to `lo`, the lookup skips that local route and takes the
-    // loop table, so the connection arrives on `lo` and is not captured again.
-    socket.bind_device(Some(b"lo"))?;
+    unpace(&socket)?;
+    Ok(socket)
+}
+
+/// A socket in the calling thread's network namespace that can be bound to any address that is local there.
+fn disguisable(destination: SocketAddr) -> io::Result<Socket> {
+    let socket = inside(destination)?;
+    if destination.is_ipv6() {
+        let_bind_anything(&socket)?;
+    }
+    // A port that an earlier connection of the client had may be in TIME_WAIT.
     socket.set_reuse_address(true)?;
     Ok(socket)
 }

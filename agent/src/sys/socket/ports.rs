@@ -1,9 +1,8 @@
-//! Source ports for dials with a preserved source.
+//! Source ports for dials in the name of a client whose own port is not known, or not free.
 //!
-//! Mostly our end closes first and leaves its four-tuple in TIME_WAIT; as it is bound to `lo`, the kernel lets
-//! us use it again a second later (`net.ipv4.tcp_tw_reuse`, by default for loopback). Taken in turn, a port comes
-//! back later than that up to 16,384 connections a second from one client to one destination; picked at random,
-//! at a third of that rate every third dial would meet one of the last second's and be made twice.
+//! Mostly our end closes first and leaves its four-tuple in TIME_WAIT. The kernel lets a port that was bound be used
+//! again if the application's end has no objections, which it may have for a moment: taken in turn, a port comes back
+//! late; picked at random, many dials would meet one of the last second's and be made twice.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
@@ -12,8 +11,8 @@ use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use rand::Rng;
 
-/// Below Linux's default ephemeral range (32768..): a client that later uses the same port to the same pod
-/// would meet the application's half of our connection. Above most ports that applications listen on.
+/// Below Linux's default ephemeral range (32768..), where the client's own ports are: they stay free for it. Above
+/// most ports that applications listen on.
 const PORTS: std::ops::Range<u16> = 16384..32768;
 /// How many turns are told apart. Pairs that share one use up its ports together.
 const CURSORS: usize = 256;

@@ -28,12 +28,10 @@ mod tests;
 /// The port tunnels arrive at.
 pub const HBONE_PORT: u16 = 15008;
 
-/// Ports that are the node's own in a mesh: to reach them as a final target would be a loop.
-pub const ILLEGAL_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
-
-/// Whether a port can never be the final target of a tunnel or of captured plaintext.
+/// Whether a port can never be the final target of a tunnel or of captured plaintext: that would be a loop. Other
+/// proxies' ports (15001, 15006) are an application's here, as nothing listens there.
 pub fn is_illegal_port(port: u16) -> bool {
-    ILLEGAL_PORTS.contains(&port)
+    port == HBONE_PORT
 }
 
 /// What to do with a captured outbound connection.

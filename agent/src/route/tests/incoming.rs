@@ -31,7 +31,7 @@ fn check(world: &World, authority: &str, expected: &str) {
 fn details() -> World {
     world(
         vec![backing(pod("details", "10.0.0.2"), "details", &[(80, 9080), (81, 0)])],
-        vec![service("details", "10.96.0.1", &[(80, 0), (81, 0), (82, 15001)])],
+        vec![service("details", "10.96.0.1", &[(80, 0), (81, 0), (82, 15008)])],
     )
 }
 
@@ -71,12 +71,16 @@ fn an_unknown_hostname_or_port_is_unavailable() {
 }
 
 #[test]
-fn ports_of_the_mesh_are_unavailable() {
-    for port in ILLEGAL_PORTS {
-        let expected = format!("503 port {port} is the mesh's own");
-        check(&details(), &format!("10.0.0.2:{port}"), &expected);
+fn the_port_of_the_mesh_is_unavailable() {
+    check(&details(), "10.0.0.2:15008", "503 port 15008 is the mesh's own");
+    check(&details(), &format!("{HOST}:82"), "503 port 15008 is the mesh's own");
+}
+
+#[test]
+fn ports_that_other_proxies_take_are_the_applications() {
+    for port in [15001, 15006] {
+        check(&details(), &format!("10.0.0.2:{port}"), &format!("10.0.0.2:{port}"));
     }
-    check(&details(), &format!("{HOST}:82"), "503 port 15001 is the mesh's own");
 }
 
 #[test]

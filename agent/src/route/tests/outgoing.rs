@@ -149,15 +149,21 @@ fn passthrough_keeps_the_destination() {
 }
 
 #[test]
-fn ports_of_the_mesh_are_refused() {
-    for port in [15001, 15006, 15008] {
-        let own = |ip: &str| format!("refuse: {ip}:{port} ends at a port of the mesh's own");
-        details().check(&format!("10.0.0.2:{port}"), &own("10.0.0.2"));
-        details().check(&format!("10.0.0.1:{port}"), &own("10.0.0.1"));
-        let mut world = details();
-        world.services[0].ports = mapped(&[(80, port)]);
-        world.workloads[1].services.insert(key("details"), vec![]);
-        world.check("10.96.0.1:80", &own("10.0.0.2"));
+fn the_port_of_the_mesh_is_refused() {
+    let own = |ip: &str| format!("refuse: {ip}:15008 ends at a port of the mesh's own");
+    details().check("10.0.0.2:15008", &own("10.0.0.2"));
+    details().check("10.0.0.1:15008", &own("10.0.0.1"));
+    let mut world = details();
+    world.services[0].ports = mapped(&[(80, 15008)]);
+    world.workloads[1].services.insert(key("details"), vec![]);
+    world.check("10.96.0.1:80", &own("10.0.0.2"));
+}
+
+#[test]
+fn ports_that_other_proxies_take_are_the_applications() {
+    for port in [15001, 15006] {
+        let expected = format!("tunnel details 10.0.0.2:{port} via 10.0.0.2:15008 as details");
+        details().check(&format!("10.0.0.2:{port}"), &expected);
     }
 }
 

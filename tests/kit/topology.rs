@@ -127,7 +127,13 @@ impl Fabric {
             lines.push(format!("route add {} via {}", other.pod_cidr(), other.ip()));
             lines.push(format!("route add {} via {}", other.pod_cidr6(), other.ip6()));
         }
-        ip_batch(name, &lines)
+        ip_batch(name, &lines)?;
+        // So what is on the fabric itself, the API server and the control plane, can answer pods: agents are such.
+        let pods = [
+            format!("route add {} via {}", node.pod_cidr(), node.ip()),
+            format!("route add {} via {}", node.pod_cidr6(), node.ip6()),
+        ];
+        ip_batch(&self.netns, &pods)
     }
 }
 

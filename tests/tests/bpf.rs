@@ -100,7 +100,8 @@ fn the_programs_can_be_loaded_and_unloaded_by_hand() -> Result<()> {
         assert!(told.lines().any(|line| line.starts_with(program)), "{told}");
     }
     eprintln!("{told}");
-    sotto::capture::bpf::unload(&pins).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    sotto::capture::bpf::unload(&pins, &sotto::sys::Netns::current()?)
+        .map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
     assert!(!lab.pin_dir().exists(), "the folder above is gone too");
     Ok(())
 }

@@ -51,8 +51,8 @@ impl World {
         cluster.apply(LEGACY).await.unwrap();
         cluster.wait_ready(&["bookinfo", "legacy"], Duration::from_secs(90)).await.unwrap();
         let mut admins = Vec::new();
-        for node in &cluster.nodes {
-            admins.push(forward(node.config.netns.clone()).await);
+        for agent in &cluster.agents {
+            admins.push(forward(agent.netns().to_owned()).await);
         }
         Self { cluster, admins }
     }

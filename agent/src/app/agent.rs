@@ -48,7 +48,7 @@ use crate::observe::log::LogControl;
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Readiness;
 use crate::observe::{metrics_server, ready};
-use crate::sys::{Shutdown, cgroup, descriptors, heap, privileges, shutdown, sysctl};
+use crate::sys::{Netns, Shutdown, cgroup, descriptors, heap, privileges, shutdown, sysctl};
 use crate::xds::{self, StatusReader, StatusWriter};
 
 /// Tasks of the control side have this long to end.
@@ -181,7 +181,9 @@ fn install(
     config: &AgentConfig,
     cgroup: &cgroup::Cgroup,
 ) -> anyhow::Result<(SharedKernel, Vec<AdoptedPod>)> {
-    capture::confine(&config.stand_ins)
+    let node = Netns::open(&config.proc.join("1/ns/net"))
+        .context("failed to find the node's network namespace (the agent's pod needs hostPID)")?;
+    capture::confine(&node, &config.stand_ins)
         .context("failed to keep stand-ins from leaving the node")?;
     // The programs must know our cgroup before we open a socket in a pod.
     let kernel = Kernel::install(settings::kernel(config, cgroup)?)

@@ -22,7 +22,7 @@ use crate::sys::{Netns, sysctl};
 #[derive(Debug, thiserror::Error)]
 pub enum RoutingError {
     /// The namespace is gone, or may not be entered.
-    #[error("failed to enter the pod's network namespace")]
+    #[error("failed to enter the network namespace")]
     Enter(#[source] io::Error),
     /// The pod has not got its address yet, or no longer.
     #[error("no device of the pod has its address {0}")]
@@ -136,33 +136,43 @@ pub(super) fn close(
     netns.enter(close).map_err(RoutingError::Enter)?
 }
 
-/// Makes sure that what a pod sends to stand-ins goes no further than its node, whatever the pod does to its own
-/// routes. In the calling thread's network namespace, where the agent's canary stays local: without rules of its own,
-/// a namespace has its local routes and all others in one table, so that the longer prefix wins.
+/// Makes sure that what a pod sends to stand-ins goes no further than its `node`, whatever the pod does to its own
+/// routes. The agent's canary stays local there, as the agent may have the node's network: without rules of its own, a
+/// namespace has its local routes and all others in one table, so that the longer prefix wins.
 ///
 /// # Errors
 /// The node itself has an address of one, or the kernel refuses a route.
-pub fn confine(ranges: &StandInRanges) -> Result<(), RoutingError> {
-    if let Some((address, range)) = all_addresses()?.find_map(|(_, ip)| in_range(ip, ranges)) {
-        return Err(RoutingError::NodeHas { address, range });
-    }
-    let netlink = done("open netlink", Netlink::open())?;
-    done("add a route", netlink.set_route(of_canary(ranges)))?;
-    for to in ranges.all() {
-        match netlink.set_route(prohibition(to)) {
-            // No IPv6 on this node.
-            Err(error) if to.network().is_ipv6() && is_absent(&error) => {}
-            set => done("prohibit a range", set)?,
+pub fn confine(node: &Netns, ranges: &StandInRanges) -> Result<(), RoutingError> {
+    let confine = || {
+        if let Some((address, range)) = all_addresses()?.find_map(|(_, ip)| in_range(ip, ranges)) {
+            return Err(RoutingError::NodeHas { address, range });
         }
-    }
-    Ok(())
+        let netlink = done("open netlink", Netlink::open())?;
+        done("add a route", netlink.set_route(of_canary(ranges)))?;
+        for to in ranges.all() {
+            match netlink.set_route(prohibition(to)) {
+                // No IPv6 on this node.
+                Err(error) if to.network().is_ipv6() && is_absent(&error) => {}
+                set => done("prohibit a range", set)?,
+            }
+        }
+        Ok(())
+    };
+    node.enter(confine).map_err(RoutingError::Enter)?
 }
 
 /// Undoes [`confine`].
-pub(super) fn unconfine(ranges: &StandInRanges) -> io::Result<()> {
-    let netlink = Netlink::open()?;
-    ranges.all().into_iter().try_for_each(|to| netlink.delete_route(prohibition(to)))?;
-    netlink.delete_route(of_canary(ranges))
+pub(super) fn unconfine(node: &Netns, ranges: &StandInRanges) -> Result<(), RoutingError> {
+    let unconfine = || {
+        let netlink = done("open netlink", Netlink::open())?;
+        let mut all = ranges.all().map(prohibition).into_iter().chain([of_canary(ranges)]);
+        all.try_for_each(|route| match netlink.delete_route(route) {
+            // No IPv6 on this node.
+            Err(error) if route.to.network().is_ipv6() && is_absent(&error) => Ok(()),
+            deleted => done("delete a route", deleted),
+        })
+    };
+    node.enter(unconfine).map_err(RoutingError::Enter)?
 }
 
 fn of_canary(ranges: &StandInRanges) -> Route {

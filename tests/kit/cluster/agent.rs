@@ -1,5 +1,6 @@
 //! The agent of a node: its pod object, its credentials as files, its process.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +14,10 @@ use serde_json::json;
 
 use super::process::Process;
 use crate::kubelet::STATIC;
+use crate::netns;
 use crate::node::Node;
 use crate::objects;
-use crate::topology::CONTROL_PLANE_IP;
+use crate::topology::{CONTROL_PLANE_IP, PodLink};
 
 /// The namespace of the mesh's own parts.
 pub const SYSTEM: &str = "istio-system";
@@ -39,6 +41,52 @@ pub struct Agent {
     /// The other container of its pod, which keeps the CNI plugin on the node; none of a stranger.
     pub cni: Option<Process>,
     name: String,
+    home: Home,
+}
+
+/// The network of the agent's pod: one of its own, as the DaemonSet has it.
+struct Home {
+    node: Arc<Node>,
+    number: u8,
+    netns: String,
+    ip: Ipv4Addr,
+}
+
+impl Home {
+    /// By the node's own network alone: the agent's pod is there before any plugin of ours.
+    async fn make(node: &Arc<Node>) -> Result<Self> {
+        let number = node.take_number()?;
+        let netns = format!("{}agent-{}", node.config.pod_netns_prefix, node.name());
+        let ips = node.config.number.pod_ips(number);
+        let home = Self { node: Arc::clone(node), number, netns, ip: ips.0 };
+        let link = PodLink {
+            node_netns: node.config.netns.clone(),
+            pod_netns: home.netns.clone(),
+            host_device: format!("agent{number}"),
+            ips,
+            node: node.config.number,
+        };
+        let made = tokio::task::spawn_blocking(move || {
+            netns::add(&link.pod_netns).and_then(|()| link.create())
+        });
+        made.await?.context("make the network of the agent's pod")?;
+        Ok(home)
+    }
+}
+
+impl std::fmt::Debug for Home {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Home").field(&self.netns).finish()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.node.free_number(self.number);
+        if let Err(error) = netns::remove(&self.netns) {
+            tracing::warn!("end of an agent's network: {error:#}");
+        }
+    }
 }
 
 /// What agents are started with.
@@ -62,18 +110,19 @@ impl Agent {
     /// # Errors
     /// The API server refuses the pod or the token, or the program does not start.
     pub async fn start(node: &Arc<Node>, config: &AgentConfig) -> Result<Self> {
-        let (name, pod) = register(node).await?;
+        let home = Home::make(node).await?;
+        let (name, pod) = register(node, home.ip).await?;
         // Bound to its pod, as what Kubernetes puts into a container is.
         let bound = Some((name.clone(), pod.uid().unwrap_or_default()));
         let token = token(&node.client, ACCOUNT, "", bound).await?;
         let kubeconfig = node.config.dir.join("agent.kubeconfig");
         write_whole(&kubeconfig, &config.kubeconfig.replace(TOKEN, &token))?;
-        let state = node.state_dir().display().to_string();
+        let (state, ip) = (node.state_dir().display().to_string(), home.ip);
         let how = |name: &str, token: &Path| {
-            let argv = argv(node, name, (token, &kubeconfig), config);
+            let argv = argv(node, (name, ip), (token, &kubeconfig), config);
             (argv, vec![(String::from("STATE_DIR"), state)])
         };
-        let mut agent = Self::launch(node, (name, pod), how).await?;
+        let mut agent = Self::launch(home, (name, pod), how).await?;
         agent.cni = Some(install_cni(node, config, &kubeconfig)?);
         Ok(agent)
     }
@@ -87,25 +136,32 @@ impl Agent {
         node: &Arc<Node>,
         how: impl FnOnce(&str, &Path) -> (Vec<String>, Vec<(String, String)>),
     ) -> Result<Self> {
-        let registered = register(node).await?;
-        Self::launch(node, registered, how).await
+        let home = Home::make(node).await?;
+        let registered = register(node, home.ip).await?;
+        Self::launch(home, registered, how).await
     }
 
     async fn launch(
-        node: &Arc<Node>,
+        home: Home,
         (name, pod): (String, Pod),
         how: impl FnOnce(&str, &Path) -> (Vec<String>, Vec<(String, String)>),
     ) -> Result<Self> {
+        let node = &home.node;
         let token = node.config.dir.join("token");
         keep_token(node, &pod, token.clone()).await?;
         let (argv, env) = how(&name, &token);
         let log = node.config.dir.join("agent.log");
         let group = node.config.cgroup.join("agent");
-        let mut process = Process::new(argv, group, &node.config.netns, log);
+        let mut process = Process::new(argv, group, &home.netns, log);
         process.set_node(node.first_process());
         env.iter().for_each(|(key, value)| process.set_env(key, value));
         process.start()?;
-        Ok(Self { process, cni: None, name: node.name() })
+        Ok(Self { process, cni: None, name: node.name(), home })
+    }
+
+    /// The network namespace of its pod.
+    pub fn netns(&self) -> &str {
+        &self.home.netns
     }
 
     /// The name of its node.
@@ -174,7 +230,7 @@ fn install_cni(node: &Node, config: &AgentConfig, kubeconfig: &Path) -> Result<P
 
 fn argv(
     node: &Node,
-    name: &str,
+    (name, ip): (&str, Ipv4Addr),
     (token, kubeconfig): (&Path, &Path),
     config: &AgentConfig,
 ) -> Vec<String> {
@@ -185,7 +241,7 @@ fn argv(
         ("node-name", node.name()),
         ("pod-name", name.to_owned()),
         ("pod-namespace", SYSTEM.to_owned()),
-        ("instance-ip", node.config.number.ip().to_string()),
+        ("instance-ip", ip.to_string()),
         ("xds-address", format!("https://{CONTROL_PLANE_IP}:15012")),
         ("control-plane-name", format!("istiod.{SYSTEM}.svc")),
         ("root-cert", file(&config.root_cert)),
@@ -203,18 +259,18 @@ fn argv(
 }
 
 /// The agent's pod as the API knows it: the kubelet leaves it alone, the kit runs it.
-async fn register(node: &Node) -> Result<(String, Pod)> {
+async fn register(node: &Node, ip: Ipv4Addr) -> Result<(String, Pod)> {
     let name = format!("{ACCOUNT}-{}", node.name());
     let pod: Pod = serde_json::from_value(json!({
         "metadata": { "name": name, "namespace": SYSTEM, "labels": { "app": "sotto" },
             "annotations": { STATIC: "true" } },
-        "spec": { "nodeName": node.name(), "hostNetwork": true, "serviceAccountName": ACCOUNT,
+        "spec": { "nodeName": node.name(), "hostPID": true, "serviceAccountName": ACCOUNT,
             "containers": [{ "name": "agent", "image": "sotto" }] }
     }))?;
     let api: Api<Pod> = Api::namespaced(node.client.clone(), SYSTEM);
     objects::put(&api, &pod).await.context("register the agent's pod")?;
-    let ip = node.config.number.ip();
-    let status = json!({ "status": { "phase": "Running", "hostIP": ip, "podIP": ip,
+    let host = node.config.number.ip();
+    let status = json!({ "status": { "phase": "Running", "hostIP": host, "podIP": ip,
         "podIPs": [{ "ip": ip }],
         "conditions": [{ "type": "Ready", "status": "True" }] } });
     let patched = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await;

@@ -28,7 +28,7 @@ Without kubectl, a command in a pod is
 Logs: kubectl logs, or the files
   {dir}/node1/agent.log, {dir}/control-plane.log, {dir}/node*/pods/*/*.log
 An agent's own view of things:
-  nsenter --net=/run/netns/kit-{id}-node1 curl -s http://127.0.0.1:15000/config_dump
+  nsenter --net=/run/netns/kit-{id}-pod-agent-node1 curl -s http://127.0.0.1:15000/config_dump
 ",
         kubeconfig = kubeconfig.display(),
         dir = dir.display(),

@@ -274,9 +274,9 @@ fn no_sequence_of_a_pod_with_net_admin_gets_a_captured_byte_past_its_node() -> R
             sotto::sys::sysctl::write(setting, "1")?;
         }
         // As kube-proxy may have it.
-        sotto::sys::sysctl::write("net.ipv4.conf.all.route_localnet", "1")?;
-        Ok(sotto::capture::confine(&StandInRanges::default())?)
+        sotto::sys::sysctl::write("net.ipv4.conf.all.route_localnet", "1").map_err(Into::into)
     })??;
+    sotto::capture::confine(&bench.lab.host.netns, &StandInRanges::default())?;
     let capture = Capture::start(&host, "up0")?;
     let client = bench.client.clone();
     let vandalise = |rng: &mut StdRng| {

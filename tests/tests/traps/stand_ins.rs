@@ -451,12 +451,12 @@ fn a_range_that_the_pod_uses_is_told() -> Result<()> {
 fn a_range_that_the_node_uses_is_told() -> Result<()> {
     let bench = Bench::new("nodeuse")?;
     let node = &bench.lab.host.netns;
-    let confine = || sotto::capture::confine(&sotto::capture::StandInRanges::default());
-    node.enter(confine)??;
+    let confine = || sotto::capture::confine(node, &sotto::capture::StandInRanges::default());
+    confine()?;
     node.enter(|| {
         Command::new("ip").args(["addr", "add", "240.64.3.3/32", "dev", "br0"]).status()
     })??;
-    let error = node.enter(confine)?.expect_err("the range is in use").to_string();
+    let error = confine().expect_err("the range is in use").to_string();
     ensure!(error.contains("240.64.3.3") && error.contains("--stand-ins"), "{error}");
     Ok(())
 }

@@ -8,8 +8,10 @@ use sotto_abi::names;
 
 use super::object;
 use super::pins::Pins;
+use super::remove::told_ranges;
 use super::{BpfError, Kernel, KernelConfig, remove_all};
-use crate::capture::StandInRanges;
+use crate::capture::{StandInRanges, routing};
+use crate::sys::Netns;
 use crate::sys::bpf::{ProgramInfo, program_info};
 use crate::sys::cgroup;
 
@@ -58,12 +60,15 @@ pub fn load(pin_dir: &Path, cgroup_root: Option<&Path>) -> Result<HandLoaded, Bp
     Ok(HandLoaded { programs })
 }
 
-/// Removes every trace of the programs; see [`remove_all`].
+/// Removes every trace of the programs (see [`remove_all`]), and of the agent in the `node`'s own network.
 ///
 /// # Errors
 /// All that went wrong.
-pub fn unload(pin_dir: &Path) -> Result<(), Vec<BpfError>> {
-    remove_all(pin_dir)
+pub fn unload(pin_dir: &Path, node: &Netns) -> Result<(), Vec<BpfError>> {
+    let ranges = told_ranges(&Pins::below(pin_dir)).unwrap_or_default();
+    let mut errors = remove_all(pin_dir).err().unwrap_or_default();
+    errors.extend(routing::unconfine(node, &ranges).err().map(BpfError::from));
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 impl fmt::Display for HandLoaded {

@@ -24,7 +24,7 @@ pub fn remove_all(pin_dir: &Path) -> Result<(), Vec<BpfError>> {
     }
     let pins = Pins::below(pin_dir);
     let mut errors = Vec::new();
-    let ranges = pinned_ranges(&pins.maps().join(names::PREFIXES)).unwrap_or_default();
+    let ranges = told_ranges(&pins).unwrap_or_default();
     match pins.all_pods() {
         Ok(pods) => {
             for (_, pod) in pods {
@@ -45,9 +45,6 @@ pub fn remove_all(pin_dir: &Path) -> Result<(), Vec<BpfError>> {
             }
         }
         Err(error) => errors.push(error),
-    }
-    if let Err(error) = routing::unconfine(&ranges) {
-        tracing::debug!(%error, "the node's own routes for stand-ins stay");
     }
     if let Err(error) = std::fs::remove_dir_all(pin_dir) {
         errors.push(BpfError::file("remove", pin_dir)(error));
@@ -70,8 +67,9 @@ fn find(inode: u64) -> Option<Netns> {
     Netns::find(inode, Path::new("/proc")).ok().flatten()
 }
 
-/// The ranges that the programs were told.
-fn pinned_ranges(pin: &Path) -> Option<StandInRanges> {
+/// The ranges that the programs below a pin directory were told.
+pub(super) fn told_ranges(pins: &Pins) -> Option<StandInRanges> {
+    let pin = pins.maps().join(names::PREFIXES);
     let map = Map::Array(MapData::from_pin(pin).ok()?);
     let prefixes: Array<_, Prefixes> = map.try_into().ok()?;
     StandInRanges::of(&prefixes.get(&0, 0).ok()?)

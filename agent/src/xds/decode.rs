@@ -43,7 +43,7 @@ pub enum DecodeError {
     /// An address is neither 4 nor 16 bytes long, or its prefix is too long.
     #[error("{0} is not an address")]
     Address(&'static str),
-    /// A port is not within 1 to 65535.
+    /// A port is not within 1 to 65535, or, in a policy, 0 to 65535.
     #[error("{0} is not a port")]
     Port(u32),
     /// A reference is not `namespace/name`.

@@ -1,7 +1,7 @@
 //! Policies.
 //!
-//! A condition that cannot be met (an address that is none, a port beyond 65535) matches nothing;
-//! it must not vanish, or an ALLOW would widen to whatever its other conditions say.
+//! A value that is none (an address of three bytes, a port beyond 65535) takes the whole policy with it. Left out of its
+//! list it would narrow a DENY, or what an ALLOW holds back; and nobody would be told.
 
 use ipnet::IpNet;
 use sotto_proto::security as proto;
@@ -53,26 +53,22 @@ fn rule(from: proto::Rules) -> Result<Rule, DecodeError> {
 }
 
 fn condition(from: proto::Match) -> Result<Match, DecodeError> {
-    let decoded = Match {
+    const SOURCE: &str = "source range";
+    const DESTINATION: &str = "destination range";
+    Ok(Match {
         namespaces: strings(from.namespaces)?,
         not_namespaces: strings(from.not_namespaces)?,
         principals: strings(from.principals)?,
         not_principals: strings(from.not_principals)?,
-        source_ips: ranges(&from.source_ips),
-        not_source_ips: ranges(&from.not_source_ips),
-        destination_ips: ranges(&from.destination_ips),
-        not_destination_ips: ranges(&from.not_destination_ips),
-        destination_ports: ports(&from.destination_ports),
-        not_destination_ports: ports(&from.not_destination_ports),
-        service_accounts: service_accounts(from.service_accounts),
-        not_service_accounts: service_accounts(from.not_service_accounts),
-    };
-    let emptied = |before: usize, after: usize| before > 0 && after == 0;
-    let impossible = emptied(from.source_ips.len(), decoded.source_ips.len())
-        || emptied(from.destination_ips.len(), decoded.destination_ips.len())
-        || emptied(from.destination_ports.len(), decoded.destination_ports.len());
-    // A match without any field matches nothing.
-    Ok(if impossible { Match::default() } else { decoded })
+        source_ips: ranges(&from.source_ips, SOURCE)?,
+        not_source_ips: ranges(&from.not_source_ips, SOURCE)?,
+        destination_ips: ranges(&from.destination_ips, DESTINATION)?,
+        not_destination_ips: ranges(&from.not_destination_ips, DESTINATION)?,
+        destination_ports: ports(&from.destination_ports)?,
+        not_destination_ports: ports(&from.not_destination_ports)?,
+        service_accounts: service_accounts(from.service_accounts)?,
+        not_service_accounts: service_accounts(from.not_service_accounts)?,
+    })
 }
 
 fn strings(from: Vec<proto::StringMatch>) -> Result<Vec<StringMatch>, DecodeError> {
@@ -86,8 +82,9 @@ fn strings(from: Vec<proto::StringMatch>) -> Result<Vec<StringMatch>, DecodeErro
     from.into_iter().map(decode).collect()
 }
 
-fn ranges(from: &[proto::Address]) -> Vec<IpNet> {
-    from.iter().filter_map(range).collect()
+fn ranges(from: &[proto::Address], what: &'static str) -> Result<Vec<IpNet>, DecodeError> {
+    let range = |from| range(from).ok_or(DecodeError::Address(what));
+    from.iter().map(range).collect()
 }
 
 fn range(from: &proto::Address) -> Option<IpNet> {
@@ -98,15 +95,20 @@ fn range(from: &proto::Address) -> Option<IpNet> {
     IpNet::new(address, u8::try_from(length).ok()?).ok().map(|range| range.trunc())
 }
 
-/// Ports beyond 65535 match nothing. Port 0 is kept: it is no less a number.
-fn ports(from: &[u32]) -> Vec<u16> {
-    from.iter().filter_map(|port| u16::try_from(*port).ok()).collect()
+/// Port 0 is kept: it is no less a number.
+fn ports(from: &[u32]) -> Result<Vec<u16>, DecodeError> {
+    let port = |port: &u32| u16::try_from(*port).map_err(|_| DecodeError::Port(*port));
+    from.iter().map(port).collect()
 }
 
-fn service_accounts(from: Vec<proto::ServiceAccountMatch>) -> Vec<ServiceAccountMatch> {
-    let decode = |from: proto::ServiceAccountMatch| ServiceAccountMatch {
-        namespace: from.namespace.into(),
-        service_account: from.service_account.into(),
+fn service_accounts(
+    from: Vec<proto::ServiceAccountMatch>,
+) -> Result<Vec<ServiceAccountMatch>, DecodeError> {
+    let decode = |from: proto::ServiceAccountMatch| {
+        Ok(ServiceAccountMatch {
+            namespace: named(from.namespace, "a service account's namespace")?,
+            service_account: named(from.service_account, "a service account's name")?,
+        })
     };
     from.into_iter().map(decode).collect()
 }

@@ -336,41 +336,53 @@ fn every_field_of_a_policy_arrives() {
     assert_eq!(&*condition.service_accounts[0].service_account, "a");
 }
 
+/// Leaving it out would narrow a DENY, and widen what an exception holds back of an ALLOW: beside others of its list or
+/// alone, of either action, it takes the policy with it, which then closes what it governs.
 #[test]
-fn a_condition_that_cannot_be_met_matches_nothing() {
-    let namespaces = || {
-        vec![policy_proto::StringMatch {
-            match_type: Some(policy_proto::string_match::MatchType::Exact("ns".into())),
-        }]
+fn a_policy_with_a_range_or_a_port_that_is_none_is_rejected() {
+    use policy_proto::{Action as Wire, Address, Match as From};
+    let check = |action: Wire, change: &dyn Fn(&mut From), expected: &str| {
+        let mut from = with_match(From { namespaces: namespaces(), ..From::default() });
+        from.action = action.into();
+        change(&mut from.groups[0].rules[0].matches[0]);
+        assert_eq!(policy(from).map_err(|e| e.to_string()), Err(expected.to_owned()));
     };
-    for impossible in [
-        policy_proto::Match { source_ips: vec![range(&[1, 2], 8)], ..Default::default() },
-        policy_proto::Match {
-            destination_ips: vec![range(&[1, 2, 3, 4], 33)],
-            ..Default::default()
-        },
-        policy_proto::Match { destination_ports: vec![65536], ..Default::default() },
-    ] {
-        let from = policy_proto::Match { namespaces: namespaces(), ..impossible };
-        check_match(from, &Match::default());
+    let mapped = "::ffff:10.0.0.0".parse::<Ipv6Addr>().unwrap().octets();
+    let good = range(&[10, 0, 0, 1], 32);
+    let lists: [(fn(&mut From) -> &mut Vec<Address>, &str); 4] = [
+        (|m| &mut m.source_ips, "source range"),
+        (|m| &mut m.not_source_ips, "source range"),
+        (|m| &mut m.destination_ips, "destination range"),
+        (|m| &mut m.not_destination_ips, "destination range"),
+    ];
+    let ports: [fn(&mut From) -> &mut Vec<u32>; 2] =
+        [|m| &mut m.destination_ports, |m| &mut m.not_destination_ports];
+    for action in [Wire::Allow, Wire::Deny] {
+        for (list, name) in lists {
+            let none = [range(&[], 0), range(&[1, 2], 8), range(&[1, 2, 3, 4], 33)];
+            for none in none.into_iter().chain([range(&mapped, 95), range(&mapped, 300)]) {
+                let expected = format!("{name} is not an address");
+                check(action, &|m| *list(m) = vec![none.clone()], &expected);
+                check(action, &|m| *list(m) = vec![good.clone(), none.clone()], &expected);
+            }
+        }
+        for list in ports {
+            check(action, &|m| *list(m) = vec![70000], "70000 is not a port");
+            check(action, &|m| *list(m) = vec![80, 65536], "65536 is not a port");
+        }
     }
 }
 
+fn namespaces() -> Vec<policy_proto::StringMatch> {
+    let exact = policy_proto::string_match::MatchType::Exact("ns".into());
+    vec![policy_proto::StringMatch { match_type: Some(exact) }]
+}
+
+/// No connection has it, but policies may say it.
 #[test]
-fn invalid_addresses_and_ports_are_dropped_from_a_list() {
-    let from = policy_proto::Match {
-        source_ips: vec![range(&[1, 2], 8), range(&[10, 0, 0, 1], 32)],
-        not_source_ips: vec![range(&[], 0)],
-        destination_ports: vec![80, 70000],
-        not_destination_ports: vec![70000],
-        ..Default::default()
-    };
-    let expected = Match {
-        source_ips: vec!["10.0.0.1/32".parse().unwrap()],
-        destination_ports: vec![80],
-        ..Match::default()
-    };
-    check_match(from, &expected);
+fn port_0_of_a_policy_is_kept() {
+    let from = policy_proto::Match { not_destination_ports: vec![0], ..Default::default() };
+    check_match(from, &Match { not_destination_ports: vec![0], ..Match::default() });
 }
 
 #[test]
@@ -391,6 +403,10 @@ fn a_policy_that_makes_no_sense_is_rejected() {
     check(|p| p.name.clear(), "name is missing");
     check(|p| p.action = 2, "action 2 is not supported");
     check(|p| p.scope = 3, "scope 3 is not supported");
+    check(
+        |p| p.groups[0].rules[0].matches[0].not_service_accounts.push(Default::default()),
+        "a service account's namespace is missing",
+    );
     check(
         |p| p.groups[0].rules[0].matches[0].principals.push(Default::default()),
         "kind of a string match is missing",

@@ -2,8 +2,9 @@
 //!
 //! One [`DeltaState`] per kind remembers the name and version of every resource held, so that a
 //! new stream gets only what changed and learns what went. Whatever a response holds that can be
-//! used is used: a bad resource is named in the answer and its last good version stays. A policy
-//! that never had one is told to the mesh all the same, as it may deny.
+//! used is used: a bad resource is named in the answer and its last good version stays. Not that of
+//! a policy: it was replaced for a reason, and an agent that starts after that has none. A policy
+//! that cannot be read is told to the mesh as such, as it may deny.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
@@ -83,7 +84,7 @@ pub struct DeltaState {
     kind: ResourceKind,
     root_namespace: ArcStr,
     held: HashMap<String, Held>,
-    /// Policies that never had a version that could be read.
+    /// Policies whose last version cannot be read.
     unreadable: HashMap<String, PolicyKey>,
 }
 
@@ -188,12 +189,11 @@ impl DeltaState {
 
     /// What to do without a resource that cannot be taken.
     fn without(&mut self, resource: &Resource, events: &mut Vec<MeshEvent>) -> Instead {
-        if self.held.contains_key(&resource.name) {
-            return Instead::LastGood;
-        }
         if self.kind != ResourceKind::Authorization {
-            return Instead::Nothing;
+            let held = self.held.contains_key(&resource.name);
+            return if held { Instead::LastGood } else { Instead::Nothing };
         }
+        events.extend(self.held.remove(&resource.name).map(|held| held.key.removal()));
         let key = decode::policy_key_of_name(&resource.name);
         let body = resource.resource.as_ref();
         match decode::scope_of_unreadable(&key, body, &self.root_namespace) {

@@ -106,6 +106,9 @@ pub enum RouteError {
         /// Its network.
         network: Network,
     },
+    /// The destination takes tunnels that are not HBONE.
+    #[error("workload {0} takes tunnels of a kind that is not supported")]
+    UnknownTunnel(WorkloadUid),
     /// The destination has a hostname instead of addresses.
     #[error(
         "workload {workload} has the hostname {hostname:?} and no address, and resolving it is not supported"

@@ -28,6 +28,8 @@ pub enum TunnelProtocol {
     Tcp,
     /// Mutual TLS and CONNECT on port 15008.
     Hbone,
+    /// Another kind of tunnel, which we cannot speak.
+    Unknown,
 }
 
 /// What made the pod.

@@ -141,7 +141,13 @@ fn finish(
     if (tunnelled || own) && is_illegal_port(target.port()) {
         return Err(RouteError::IllegalPort(target));
     }
-    if own || !tunnelled {
+    if own {
+        return Ok(direct());
+    }
+    if workload.protocol == TunnelProtocol::Unknown {
+        return Err(RouteError::UnknownTunnel(workload.uid.clone()));
+    }
+    if !tunnelled {
         return Ok(direct());
     }
     Ok(Route::Tunnel(TunnelRoute {

@@ -115,6 +115,7 @@ impl From<&Workload> for WorkloadDump {
             protocol: match workload.protocol {
                 TunnelProtocol::Hbone => "HBONE",
                 TunnelProtocol::Tcp => "TCP",
+                TunnelProtocol::Unknown => "UNKNOWN",
             },
             name: workload.name.to_string(),
             namespace: workload.namespace.to_string(),

@@ -68,6 +68,24 @@ fn a_workload_outside_the_mesh_is_reached_as_it_is() {
 }
 
 #[test]
+fn a_workload_of_an_unknown_tunnel_protocol_is_not_reached_in_the_clear() {
+    let mut world = details();
+    world.workloads[1].protocol = TunnelProtocol::Unknown;
+    let refused =
+        "refuse: workload c//Pod/bookinfo/details takes tunnels of a kind that is not supported";
+    world.check("10.96.0.1:80", refused);
+    world.check("10.0.0.2:9080", refused);
+    // Itself a pod reaches all the same.
+    world.workloads[0].protocol = TunnelProtocol::Unknown;
+    world.check("10.0.0.1:9080", "direct 10.0.0.1:9080 to productpage");
+    // Its waypoint is how it is reached, whatever it takes itself.
+    let mut world = with_waypoint();
+    world.workloads[1].protocol = TunnelProtocol::Unknown;
+    world.workloads[1].waypoint = waypoint_at("10.0.0.9");
+    world.check("10.0.0.2:9080", "tunnel gate-1 10.0.0.2:9080 via 10.0.0.9:15008 as gate");
+}
+
+#[test]
 fn a_host_network_workload_is_reached_as_it_is_and_never_by_address() {
     let mut world = details();
     world.workloads[1].host_network = true;

@@ -34,7 +34,7 @@ pub(super) fn service(from: proto::Service) -> Result<Service, DecodeError> {
         ports: ports(&from.ports)?,
         subject_alt_names: from.subject_alt_names.into_iter().map(Into::into).collect(),
         waypoint: waypoint.map(self::waypoint).transpose()?,
-        load_balancing: from.load_balancing.map(load_balancing).transpose()?.unwrap_or_default(),
+        load_balancing: from.load_balancing.map(load_balancing).unwrap_or_default(),
         canonical: from.canonical,
     })
 }
@@ -84,31 +84,27 @@ fn virtual_address(from: proto::NetworkAddress) -> Result<VirtualAddress, Decode
     }
 }
 
-fn load_balancing(from: proto::LoadBalancing) -> Result<LoadBalancing, DecodeError> {
+/// What this version does not know of it is as if it were not said: a service that is left out is reached past its waypoint.
+fn load_balancing(from: proto::LoadBalancing) -> LoadBalancing {
     let mode = match load_balancing::Mode::try_from(from.mode) {
-        Ok(load_balancing::Mode::UnspecifiedMode) => BalancingMode::Any,
+        Ok(load_balancing::Mode::UnspecifiedMode) | Err(_) => BalancingMode::Any,
         Ok(load_balancing::Mode::Strict) => BalancingMode::Strict,
         Ok(load_balancing::Mode::Failover) => BalancingMode::Failover,
         Ok(load_balancing::Mode::Passthrough) => BalancingMode::Passthrough,
-        Err(_) => {
-            return Err(DecodeError::Unsupported { what: "load balancing", value: from.mode });
-        }
     };
-    let preferences = from.routing_preference.into_iter().map(scope).collect::<Result<_, _>>()?;
+    let preferences = from.routing_preference.into_iter().filter_map(scope).collect();
     let allow_unhealthy = from.health_policy == i32::from(load_balancing::HealthPolicy::AllowAll);
-    Ok(LoadBalancing { preferences, mode, allow_unhealthy })
+    LoadBalancing { preferences, mode, allow_unhealthy }
 }
 
-fn scope(value: i32) -> Result<Scope, DecodeError> {
+fn scope(value: i32) -> Option<Scope> {
     match load_balancing::Scope::try_from(value) {
-        Ok(load_balancing::Scope::Region) => Ok(Scope::Region),
-        Ok(load_balancing::Scope::Zone) => Ok(Scope::Zone),
-        Ok(load_balancing::Scope::Subzone) => Ok(Scope::Subzone),
-        Ok(load_balancing::Scope::Node) => Ok(Scope::Node),
-        Ok(load_balancing::Scope::Cluster) => Ok(Scope::Cluster),
-        Ok(load_balancing::Scope::Network) => Ok(Scope::Network),
-        Ok(load_balancing::Scope::UnspecifiedScope) | Err(_) => {
-            Err(DecodeError::Unsupported { what: "routing preference", value })
-        }
+        Ok(load_balancing::Scope::Region) => Some(Scope::Region),
+        Ok(load_balancing::Scope::Zone) => Some(Scope::Zone),
+        Ok(load_balancing::Scope::Subzone) => Some(Scope::Subzone),
+        Ok(load_balancing::Scope::Node) => Some(Scope::Node),
+        Ok(load_balancing::Scope::Cluster) => Some(Scope::Cluster),
+        Ok(load_balancing::Scope::Network) => Some(Scope::Network),
+        Ok(load_balancing::Scope::UnspecifiedScope) | Err(_) => None,
     }
 }

@@ -150,8 +150,6 @@ fn a_workload_that_makes_no_sense_is_rejected() {
     check(|w| w.uid.clear(), "uid is missing");
     check(|w| w.namespace.clear(), "namespace is missing");
     check(|w| w.addresses.push(vec![1, 2, 3]), "workload address is not an address");
-    check(|w| w.tunnel_protocol = 2, "tunnel protocol 2 is not supported");
-    check(|w| w.tunnel_protocol = 9, "tunnel protocol 9 is not supported");
     check(|w| w.authorization_policies.push("p".into()), "\"p\" is not namespace/name");
     check(|w| w.authorization_policies.push("/p".into()), "\"/p\" is not namespace/name");
     check(|w| w.waypoint = Some(Default::default()), "gateway destination is missing");
@@ -160,6 +158,26 @@ fn a_workload_that_makes_no_sense_is_rejected() {
         "\"spiffe://a/b/ns/ns/sa/default\" is not \
          spiffe://<trust domain>/ns/<namespace>/sa/<service account>",
     );
+}
+
+/// Left out, its address would be nobody's, and be reached in the clear.
+#[test]
+fn a_workload_of_a_tunnel_protocol_that_is_not_known_is_kept() {
+    for tunnel_protocol in [2, 9, -1] {
+        let decoded = workload(proto::Workload { tunnel_protocol, ..minimal() }).unwrap();
+        assert_eq!(decoded.protocol, TunnelProtocol::Unknown);
+    }
+}
+
+/// As above: its endpoints would be reached past their waypoint.
+#[test]
+fn a_service_whose_balancing_is_not_known_is_kept() {
+    let from =
+        proto::LoadBalancing { mode: 9, routing_preference: vec![2, 9, 0, 1], health_policy: 9 };
+    let decoded = service(proto::Service { load_balancing: Some(from), ..minimal_service() });
+    let preferences = vec![Scope::Zone, Scope::Region];
+    let expected = LoadBalancing { preferences, mode: BalancingMode::Any, allow_unhealthy: false };
+    assert_eq!(decoded.unwrap().load_balancing, expected);
 }
 
 #[test]
@@ -269,10 +287,6 @@ fn a_service_that_makes_no_sense_is_rejected() {
     check(
         |s| s.ports.push(proto::Port { service_port: 80, target_port: 65536, app_protocol: 0 }),
         "65536 is not a port",
-    );
-    check(
-        |s| s.load_balancing = Some(proto::LoadBalancing { mode: 9, ..Default::default() }),
-        "load balancing 9 is not supported",
     );
 }
 

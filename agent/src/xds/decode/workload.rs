@@ -16,7 +16,7 @@ use super::{DecodeError, ip, named, optional_port, policy_key, service, service_
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 
 pub(super) fn workload(from: proto::Workload) -> Result<Workload, DecodeError> {
-    let protocol = tunnel_protocol(from.tunnel_protocol)?;
+    let protocol = tunnel_protocol(from.tunnel_protocol);
     let host_network = from.network_mode == i32::from(proto::NetworkMode::HostNetwork);
     let namespace = named(from.namespace, "namespace")?;
     let identity = SpiffeId::new(
@@ -58,14 +58,12 @@ fn or_default(text: String, default: &'static str) -> ArcStr {
     if text.is_empty() { default.into() } else { text.into() }
 }
 
-/// What this version cannot speak it must not mistake for plaintext.
-fn tunnel_protocol(value: i32) -> Result<TunnelProtocol, DecodeError> {
+/// What this version cannot speak it must not mistake for plaintext, nor leave out: what is unknown is plaintext too.
+fn tunnel_protocol(value: i32) -> TunnelProtocol {
     match proto::TunnelProtocol::try_from(value) {
-        Ok(proto::TunnelProtocol::None) => Ok(TunnelProtocol::Tcp),
-        Ok(proto::TunnelProtocol::Hbone) => Ok(TunnelProtocol::Hbone),
-        Ok(proto::TunnelProtocol::LegacyIstioMtls) | Err(_) => {
-            Err(DecodeError::Unsupported { what: "tunnel protocol", value })
-        }
+        Ok(proto::TunnelProtocol::None) => TunnelProtocol::Tcp,
+        Ok(proto::TunnelProtocol::Hbone) => TunnelProtocol::Hbone,
+        Ok(proto::TunnelProtocol::LegacyIstioMtls) | Err(_) => TunnelProtocol::Unknown,
     }
 }
 

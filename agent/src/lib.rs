@@ -22,6 +22,8 @@ pub mod tunnel;
 
 // The embedded control plane.
 pub mod control_plane;
+// Who may ask for our own pages.
+pub mod door;
 // What we know of the mesh.
 pub mod mesh;
 // What others can see of us.

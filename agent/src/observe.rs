@@ -13,7 +13,6 @@
 pub mod access_log;
 pub mod admin;
 pub mod connection;
-mod door;
 pub mod dump;
 pub mod labels;
 pub mod log;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
@@ -15,6 +14,8 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use super::ControlPlaneError;
+use crate::door::Door;
+use crate::door::metrics::page;
 use crate::sys::Shutdown;
 
 /// What it takes to be ready; each part is reported once.
@@ -44,43 +45,65 @@ impl Readiness {
     }
 }
 
-/// Serves `/healthz/ready` and `/metrics`.
+/// Where readiness and metrics are asked for.
+#[derive(Debug)]
+pub struct Listeners {
+    ready: TcpListener,
+    /// None: there too.
+    metrics: Option<TcpListener>,
+}
+
+/// Listens at the two addresses, which may be one.
 ///
 /// # Errors
 /// An address cannot be listened on.
-pub async fn serve(
-    ready_address: SocketAddr,
-    metrics_address: SocketAddr,
-    readiness: Readiness,
-    registry: Registry,
-    shutdown: &Shutdown,
-) -> Result<(), ControlPlaneError> {
-    let ready = Router::new().route("/healthz/ready", get(ready)).with_state(readiness);
-    let metrics = Router::new().route("/metrics", get(metrics)).with_state(Arc::new(registry));
-    if ready_address == metrics_address && ready_address.port() != 0 {
-        return start("readiness and metrics", ready_address, ready.merge(metrics), shutdown).await;
+pub async fn listen(
+    ready: SocketAddr,
+    metrics: SocketAddr,
+) -> Result<Listeners, ControlPlaneError> {
+    if ready == metrics && ready.port() != 0 {
+        let ready = bind("readiness and metrics", ready).await?;
+        return Ok(Listeners { ready, metrics: None });
     }
-    start("readiness", ready_address, ready, shutdown).await?;
-    start("metrics", metrics_address, metrics, shutdown).await
+    let (ready, metrics) = (bind("readiness", ready).await?, bind("metrics", metrics).await?);
+    Ok(Listeners { ready, metrics: Some(metrics) })
 }
 
-async fn start(
+async fn bind(
     purpose: &'static str,
     address: SocketAddr,
-    router: Router,
-    shutdown: &Shutdown,
-) -> Result<(), ControlPlaneError> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| ControlPlaneError::Listen { purpose, address, source })?;
-    let stop = shutdown.token.clone();
-    shutdown.spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(error) = served.await {
-            tracing::error!(purpose, %error, "listener failed");
+) -> Result<TcpListener, ControlPlaneError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| ControlPlaneError::Listen { purpose, address, source })
+}
+
+/// Serves `/healthz/ready` and `/metrics`.
+pub fn serve(listeners: Listeners, readiness: Readiness, registry: Registry, shutdown: &Shutdown) {
+    let ready = Router::new().route("/healthz/ready", get(ready)).with_state(readiness);
+    let (metrics, pages) = page(&["/metrics"], {
+        let registry = Arc::new(registry);
+        move || {
+            let mut body = String::new();
+            encode(&mut body, &registry).map(|()| body)
         }
     });
-    Ok(())
+    shutdown.spawn(pages);
+    match listeners.metrics {
+        None => start(listeners.ready, ready.merge(metrics), shutdown),
+        Some(listener) => {
+            start(listeners.ready, ready, shutdown);
+            start(listener, metrics, shutdown);
+        }
+    }
+}
+
+fn start(listener: TcpListener, router: Router, shutdown: &Shutdown) {
+    let served = Door::public().serve(listener, router, shutdown.token.clone());
+    shutdown.spawn(async move {
+        if let Err(error) = served.await {
+            tracing::error!(%error, "listener failed");
+        }
+    });
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {
@@ -92,13 +115,5 @@ async fn ready(State(readiness): State<Readiness>) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, body).into_response()
 }
 
-async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
-    let mut body = String::new();
-    match encode(&mut body, &registry) {
-        Ok(()) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(CONTENT_TYPE, kind)], body).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,9 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::door::Door;
 use super::dump::ConfigDump;
 use super::log::LogControl;
+use crate::door::Door;
 
 /// What the admin page shows and changes.
 #[derive(Clone)]

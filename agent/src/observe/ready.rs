@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::door::Door;
+use crate::door::Door;
 
 /// What keeps the agent from being ready.
 #[derive(Debug, Clone, Default)]

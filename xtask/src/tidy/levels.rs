@@ -4,9 +4,10 @@
 pub(crate) type Row = (&'static str, &'static [&'static str]);
 
 /// A file belongs to the first row that it is in.
-pub(crate) const LEVELS: [Row; 18] = [
+pub(crate) const LEVELS: [Row; 19] = [
     ("error", &[]),
     ("sys", &["error"]),
+    ("door", &["error", "sys"]),
     ("mesh", &["error", "sys"]),
     ("authorize", &["error", "sys", "mesh"]),
     ("route", &["error", "sys", "mesh"]),
@@ -16,8 +17,8 @@ pub(crate) const LEVELS: [Row; 18] = [
     ("identify", BELOW),
     ("tunnel", BELOW),
     ("xds", BELOW),
-    ("observe", BELOW),
-    ("control_plane", &["error", "sys", "mesh"]),
+    ("observe", &["error", "sys", "mesh", "authorize", "route", "door"]),
+    ("control_plane", &["error", "sys", "mesh", "door"]),
     ("connection", STORY),
     ("config", EVERYTHING),
     ("app", EVERYTHING),
@@ -46,6 +47,7 @@ const STORY: &[&str] = &[
 const EVERYTHING: &[&str] = &[
     "error",
     "sys",
+    "door",
     "mesh",
     "authorize",
     "route",

@@ -1,19 +1,23 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, StatusCode, header};
+use axum::response::Response;
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::door::metrics::{FRESH, OPEN_METRICS};
 use crate::observe::node::NodeStats;
 
 /// The router, with what makes its pages.
 fn serving(metrics: &Metrics) -> Router {
-    let (asked, asking) = mpsc::channel(WAITING);
-    tokio::spawn(pages(metrics.clone(), asking));
-    router(asked)
+    let metrics = metrics.clone();
+    let (router, pages) = page(&PATHS, move || metrics.encode());
+    tokio::spawn(pages);
+    router
 }
 
 async fn scrape(router: &Router, path: &str) -> Response {

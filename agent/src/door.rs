@@ -1,5 +1,5 @@
-//! Serves plain HTTP on the agent's own ports, which any pod may reach: few connections at a time, fewer from one
-//! source, one request each, and not for long.
+//! Serves plain HTTP on the agent's and the control plane's own ports, which any pod may reach: few connections at a
+//! time, fewer from one source, one request each, and not for long.
 //!
 //! | bound | by |
 //! |---|---|
@@ -22,6 +22,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::sys::crowd::{Crowd, Entered};
 
+pub mod metrics;
+
 /// How long a client may take for the head of its request.
 const HEAD: Duration = Duration::from_secs(3);
 /// Pause after a failed accept.
@@ -31,19 +33,19 @@ const MAX_HEAD: usize = 16 << 10;
 
 /// Who may come in, and for how long.
 #[derive(Debug, Clone)]
-pub(super) struct Door {
+pub struct Door {
     crowd: Arc<Crowd>,
     patience: Duration,
 }
 
 impl Door {
     /// Of a port that every pod may reach.
-    pub(super) fn public() -> Self {
+    pub fn public() -> Self {
         Self { crowd: Crowd::new(64, 8), patience: Duration::from_secs(10) }
     }
 
     /// Of a port that only who administrates the node reaches; its answers may be long, and all come from one address.
-    pub(super) fn private() -> Self {
+    pub fn private() -> Self {
         Self { crowd: Crowd::new(64, 64), patience: Duration::from_secs(120) }
     }
 
@@ -51,7 +53,7 @@ impl Door {
     ///
     /// # Errors
     /// None: what cannot be accepted is tried again.
-    pub(super) async fn serve(
+    pub async fn serve(
         self,
         listener: TcpListener,
         router: Router,
@@ -100,10 +102,10 @@ async fn answer(
     tokio::select! {
         served = served => match served {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "a client of the agent's own ports failed"),
-            Err(_) => tracing::debug!(?patience, "a client of the agent's own ports is too slow"),
+            Ok(Err(error)) => tracing::debug!(%error, "a client of our own ports failed"),
+            Err(_) => tracing::debug!(?patience, "a client of our own ports is too slow"),
         },
-        () = entered.given_up() => tracing::debug!("too many clients of the agent's own ports"),
+        () = entered.given_up() => tracing::debug!("too many clients of our own ports"),
         () = stop.cancelled() => {}
     }
 }

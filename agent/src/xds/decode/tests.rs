@@ -350,6 +350,9 @@ fn every_field_of_a_policy_arrives() {
     assert_eq!(&*condition.service_accounts[0].service_account, "a");
 }
 
+/// One of a match's lists.
+type ListOf<T> = fn(&mut policy_proto::Match) -> &mut Vec<T>;
+
 /// Leaving it out would narrow a DENY, and widen what an exception holds back of an ALLOW: beside others of its list or
 /// alone, of either action, it takes the policy with it, which then closes what it governs.
 #[test]
@@ -363,14 +366,13 @@ fn a_policy_with_a_range_or_a_port_that_is_none_is_rejected() {
     };
     let mapped = "::ffff:10.0.0.0".parse::<Ipv6Addr>().unwrap().octets();
     let good = range(&[10, 0, 0, 1], 32);
-    let lists: [(fn(&mut From) -> &mut Vec<Address>, &str); 4] = [
+    let lists: [(ListOf<Address>, &str); 4] = [
         (|m| &mut m.source_ips, "source range"),
         (|m| &mut m.not_source_ips, "source range"),
         (|m| &mut m.destination_ips, "destination range"),
         (|m| &mut m.not_destination_ips, "destination range"),
     ];
-    let ports: [fn(&mut From) -> &mut Vec<u32>; 2] =
-        [|m| &mut m.destination_ports, |m| &mut m.not_destination_ports];
+    let ports: [ListOf<u32>; 2] = [|m| &mut m.destination_ports, |m| &mut m.not_destination_ports];
     for action in [Wire::Allow, Wire::Deny] {
         for (list, name) in lists {
             let none = [range(&[], 0), range(&[1, 2], 8), range(&[1, 2, 3, 4], 33)];

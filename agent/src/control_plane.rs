@@ -34,9 +34,11 @@ pub mod gate;
 pub mod health;
 pub mod metrics;
 pub mod model;
+pub mod pace;
 mod refresh;
 pub mod serve;
 pub mod snapshot;
+pub mod source;
 pub mod tokens;
 
 use crate::sys::Shutdown;

@@ -81,7 +81,9 @@ impl<A: Authenticate> AggregatedDiscoveryService for Ads<A> {
         let caller = authenticate(&*self.authenticator, call, &self.cluster_id).await?;
         if !self.accounts.contains(&caller.account) {
             let account = &caller.account;
-            tracing::warn!(%account, "subscriber is not a trusted node account");
+            if ticket.is_none_or(|ticket| ticket.spend()) {
+                tracing::warn!(%account, "subscriber is not a trusted node account");
+            }
             return Err(Status::permission_denied(format!(
                 "service account {account} is not a trusted node account"
             )));

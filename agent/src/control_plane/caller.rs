@@ -7,8 +7,9 @@ use secrecy::SecretString;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use super::gate::{Source, Ticket};
+use super::gate::Ticket;
 use super::model::ObjectKey;
+use super::source::Source;
 
 /// The audience that tokens for the control plane are made for.
 pub const TOKEN_AUDIENCE: &str = "istio-ca";
@@ -61,7 +62,8 @@ pub trait Authenticate: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Caller, AuthenticateError>> + Send;
 }
 
-/// Authenticates a call, with a log line that says exactly what is wrong if it fails.
+/// Authenticates a call, with a log line that says exactly what is wrong if it fails. Of somebody who fails too often
+/// there is none, and its connection ends.
 ///
 /// # Errors
 /// `Unauthenticated`, or `Unavailable` if the question could not be asked.
@@ -70,6 +72,9 @@ pub async fn authenticate(
     (metadata, ticket): (&MetadataMap, Option<&Ticket>),
     cluster_id: &str,
 ) -> Result<Caller, Status> {
+    if ticket.is_some_and(Ticket::ends) {
+        return Err(Status::resource_exhausted("too many requests that prove nothing"));
+    }
     let checked = cluster(metadata, cluster_id).and_then(|()| bearer(metadata));
     // Those of whom it is not known share a place.
     let source = ticket.map_or_else(|| IpAddr::V4(Ipv4Addr::UNSPECIFIED).into(), Ticket::source);
@@ -79,7 +84,9 @@ pub async fn authenticate(
     };
     result.map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        tracing::warn!(%error, cause, ?source, "caller not authenticated");
+        if ticket.is_none_or(Ticket::spend) {
+            tracing::warn!(%error, cause, ?source, "caller not authenticated");
+        }
         match error {
             AuthenticateError::Rejected(_) => Status::unauthenticated("authentication failure"),
             AuthenticateError::Unavailable(_) => Status::unavailable(error.to_string()),

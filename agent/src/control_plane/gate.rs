@@ -1,9 +1,9 @@
 //! Connections whose caller has not proven yet who it is: few of one source, a bounded number in
 //! all. When there is no room the oldest gives way, of the source that has the most: whoever comes
-//! gets in, and who floods pushes out nobody but itself.
+//! gets in, and who floods pushes out nobody but itself. And nobody comes, or asks for what it has not
+//! proven that it may, more often than its pace.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,19 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 use tokio_util::sync::CancellationToken;
 use tonic::Extensions;
 
-/// Where somebody is, as far as that is counted: an IPv4 address, or 64 bits of an IPv6 address,
-/// which is what one machine may have for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Source(IpAddr);
-
-impl From<IpAddr> for Source {
-    fn from(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(ip) => IpAddr::V4(ip),
-            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
-        })
-    }
-}
+use super::pace::Paces;
+use super::source::Source;
 
 /// How many connections may be unproven.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +29,7 @@ pub struct Limits {
 pub struct Gate {
     limits: Limits,
     book: Arc<Mutex<Book>>,
+    paces: Arc<Paces>,
     dropped: Counter,
 }
 
@@ -91,7 +81,16 @@ impl Book {
 impl Gate {
     /// With nobody in it. `dropped` counts the connections that had to give way.
     pub fn new(limits: Limits, dropped: Counter) -> Self {
-        Self { limits, book: Arc::default(), dropped }
+        Self { limits, book: Arc::default(), paces: Arc::default(), dropped }
+    }
+
+    /// Whether another connection of `source` may come now.
+    pub fn may_come(&self, source: Source) -> bool {
+        let may = self.paces.may_come(source);
+        if !may {
+            self.dropped.inc();
+        }
+        may
     }
 
     /// Lets a connection in.
@@ -135,7 +134,26 @@ impl Ticket {
     pub fn prove(&self) {
         if !self.proven.swap(true, Ordering::Relaxed) {
             self.gate.book.lock().remove(self.source, self.number);
+            self.gate.paces.know(self.source);
         }
+    }
+
+    /// A request came by it that gives its caller no trust. Whether its source may make another: else the connection
+    /// ends, unless it is proven.
+    pub fn spend(&self) -> bool {
+        if self.proven() || self.gate.paces.may_ask(self.source) {
+            return true;
+        }
+        if !self.stop.is_cancelled() {
+            self.gate.dropped.inc();
+            self.stop.cancel();
+        }
+        false
+    }
+
+    /// Whether it ends.
+    pub fn ends(&self) -> bool {
+        self.stop.is_cancelled() && !self.proven()
     }
 
     /// Whether one did.

@@ -28,6 +28,7 @@ use super::ca::{Authority, AuthorityError};
 use super::gate::{Gate, Limits, Ticket};
 use super::metrics::Metrics;
 use crate::sys::Shutdown;
+use crate::sys::socket::reset_on_close;
 use guarded::Guarded;
 
 mod guarded;
@@ -226,6 +227,10 @@ async fn accept(
     let accepting = async {
         loop {
             match listener.accept().await {
+                Ok((tcp, peer)) if !gate.may_come(peer.ip().into()) => {
+                    // It takes no memory of ours any more; an invalid socket does not either.
+                    let _gone = reset_on_close(&tcp);
+                }
                 Ok((tcp, peer)) => {
                     let ticket = Arc::new(gate.admit(peer.ip().into()));
                     let task = secure(tcp, peer, (config.clone(), ticket), ready.clone());

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::caller::{Authenticate, AuthenticateError, Caller, Review};
-use super::gate::Source;
+use super::source::Source;
 
 /// How long a token that is good counts as such. What is revoked counts so much longer.
 const GOOD: Duration = Duration::from_secs(30);
@@ -25,6 +25,10 @@ const TOKENS: usize = 4096;
 const AT_ONCE: usize = 16;
 /// Of them, of one source.
 const AT_ONCE_OF_ONE: usize = 2;
+/// Questions at a time about tokens that were good before: they wait behind nobody else's.
+const AT_ONCE_OF_KNOWN: usize = 4;
+/// How long it is remembered that a token was good; no token of a pod lives longer.
+const KNOWN: Duration = Duration::from_secs(24 * 3600);
 /// Questions of one source that wait; of more, nobody is asked.
 const WAITING_OF_ONE: usize = 64;
 /// How long a question may wait for its turn.
@@ -38,6 +42,7 @@ type Fingerprint = [u8; 32];
 pub struct Tokens<R> {
     reviewer: R,
     at_once: Semaphore,
+    at_once_of_known: Semaphore,
     book: Mutex<Book>,
 }
 
@@ -45,6 +50,8 @@ pub struct Tokens<R> {
 struct Book {
     good: Remembered<Fingerprint, Caller>,
     bad: Remembered<Fingerprint, String>,
+    /// Those that were good, and have not been rejected since.
+    known: Remembered<Fingerprint, ()>,
     asking: HashMap<Source, Asking>,
 }
 
@@ -59,7 +66,12 @@ struct Asking {
 impl<R: Review> Tokens<R> {
     /// Remembers what `reviewer` says.
     pub fn new(reviewer: R) -> Self {
-        Self { reviewer, at_once: Semaphore::new(AT_ONCE), book: Mutex::default() }
+        Self {
+            reviewer,
+            at_once: Semaphore::new(AT_ONCE),
+            at_once_of_known: Semaphore::new(AT_ONCE_OF_KNOWN),
+            book: Mutex::default(),
+        }
     }
 
     fn remembered(&self, token: &Fingerprint) -> Option<Result<Caller, AuthenticateError>> {
@@ -75,8 +87,12 @@ impl<R: Review> Tokens<R> {
         let now = Instant::now();
         let mut book = self.book.lock();
         match answer {
-            Ok(caller) => book.good.put(token, caller.clone(), now + GOOD),
+            Ok(caller) => {
+                book.good.put(token, caller.clone(), now + GOOD);
+                book.known.put(token, (), now + KNOWN);
+            }
             Err(AuthenticateError::Rejected(reason)) => {
+                book.known.remove(&token);
                 book.bad.put(token, reason.clone(), now + BAD);
             }
             Err(AuthenticateError::Unavailable(_)) => {}
@@ -107,18 +123,18 @@ impl<R: Review> Authenticate for Tokens<R> {
         if let Some(answer) = self.remembered(&fingerprint) {
             return answer;
         }
-        let turn = self.queue(source)?;
-        // First the source's own turn: what is in the line of all is little of each.
+        let known = self.book.lock().known.get(&fingerprint, Instant::now()).is_some();
+        let turn = if known { None } else { Some(self.queue(source)?) };
         let waiting = async {
-            let own = turn.own.acquire().await;
-            (own, self.at_once.acquire().await)
+            match &turn {
+                None => (None, self.at_once_of_known.acquire().await),
+                // First the source's own turn: what is in the line of all is little of each.
+                Some(turn) => (Some(turn.own.acquire().await), self.at_once.acquire().await),
+            }
         };
-        let (Ok(_own), Ok(_of_all)) = timeout(PATIENCE, waiting)
+        let _place = timeout(PATIENCE, waiting)
             .await
-            .map_err(|_| unavailable("too many tokens are asked about"))?
-        else {
-            return Err(unavailable("stopping"));
-        };
+            .map_err(|_| unavailable("too many tokens are asked about"))?;
         // Meanwhile somebody may have asked about the same.
         if let Some(answer) = self.remembered(&fingerprint) {
             return answer;
@@ -178,6 +194,10 @@ impl<K: Copy + Eq + Hash, V: Clone> Remembered<K, V> {
         while self.order.len() > TOKENS {
             self.forget_first();
         }
+    }
+
+    fn remove(&mut self, key: &K) {
+        self.values.remove(key);
     }
 
     fn forget(&mut self, now: Instant) {

@@ -94,8 +94,12 @@ impl<A: Authenticate> Ca<A> {
         let ticket = Ticket::of(request.extensions());
         let call = (request.metadata(), ticket.as_deref());
         let caller = authenticate(&**authenticator, call, cluster_id).await?;
-        if self.config.admission.is_node(&caller) {
-            ticket.iter().for_each(|ticket| ticket.prove());
+        if let Some(ticket) = &ticket {
+            if self.config.admission.is_node(&caller) {
+                ticket.prove();
+            } else if !ticket.spend() {
+                return Err(Status::resource_exhausted("too many requests of one address"));
+            }
         }
         let request = request.into_inner();
         let asked = impersonated(request.metadata.as_ref());

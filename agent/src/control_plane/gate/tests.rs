@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -54,13 +56,16 @@ fn who_has_proven_it_takes_no_room() {
     assert!(gate.book.lock().sources.is_empty());
 }
 
-#[test]
-fn ipv6_counts_by_the_network_and_a_mapped_address_is_what_it_maps_to() {
-    let of = |text: &str| Source::from(text.parse::<IpAddr>().unwrap());
-    assert_eq!(of("fd00:1:2:3::1"), of("fd00:1:2:3:ffff::2"));
-    assert_ne!(of("fd00:1:2:3::1"), of("fd00:1:2:4::1"));
-    assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
-    assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+#[tokio::test(start_paused = true)]
+async fn who_asks_too_much_without_proof_is_cut_and_no_proven_neighbour() {
+    let gate = gate();
+    let (neighbour, stranger) = (gate.admit(source(1)), gate.admit(source(1)));
+    neighbour.prove();
+    assert!((0..10_000).any(|_| !stranger.spend()));
+    assert!(stranger.ends());
+    assert!((0..10_000).all(|_| neighbour.spend()) && !neighbour.ends());
+    assert!(gate.admit(source(2)).spend());
+    assert_eq!(gate.dropped.get(), 1);
 }
 
 proptest! {

@@ -18,10 +18,12 @@ use super::*;
 use crate::control_plane::ads::{Ads, AdsConfig};
 use crate::control_plane::ca::{Admission, Ca, CaConfig, RootPem};
 use crate::control_plane::caller::{Authenticate, AuthenticateError, Caller, CallerPod};
-use crate::control_plane::gate::Source;
 use crate::control_plane::metrics::Metrics;
 use crate::control_plane::model::ObjectKey;
 use crate::control_plane::snapshot::{Entry, NodeIdentity, PodFacts, Snapshot};
+use crate::control_plane::source::Source;
+
+mod floods;
 
 const NAME: &str = "istiod.istio-system.svc";
 const DETAILS: &str = "spiffe://cluster.local/ns/bookinfo/sa/details";

@@ -81,6 +81,20 @@ async fn an_agent_does_not_wait_behind_somebody_else_s_garbage() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_was_known_does_not_wait_behind_garbage_of_its_own_address() {
+    let (slow, tokens) = tokens();
+    assert!(ask(&tokens, "good", 1).await.is_ok());
+    let _flood = flood(&tokens, 1, 2 * WAITING_OF_ONE);
+    // What was remembered of it is forgotten.
+    sleep(2 * GOOD).await;
+    let (began, asked) = (Instant::now(), slow.asked.load(Ordering::Relaxed));
+    assert!(ask(&tokens, "good", 1).await.is_ok());
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert!(slow.asked.load(Ordering::Relaxed) > asked);
+    assert!(matches!(ask(&tokens, "good too", 1).await, Err(AuthenticateError::Unavailable(_))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_many_sources_each_has_its_turn() {
     let (slow, tokens) = tokens();
     let _floods: Vec<_> = (2..32).map(|from| flood(&tokens, from, 5)).collect();

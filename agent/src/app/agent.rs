@@ -29,7 +29,7 @@ use tracing::{error, info, warn};
 
 use super::footprint::{Calm, Footprint};
 use super::pods::{Pods, SharedKernel};
-use super::process::{self, Log};
+use super::process::{self, Log, Logging};
 use super::state::State;
 use super::worker::{self, Command, Worker};
 use super::{destinations, kubelet, means, quiet, settings};
@@ -44,7 +44,7 @@ use crate::identify::clock::SystemClock;
 use crate::identify::revocation::Revocations;
 use crate::mesh::{MeshReader, Store};
 use crate::observe::admin::{self, Admin};
-use crate::observe::log::LogControl;
+use crate::observe::log::{LinesPerPod, LogControl};
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Readiness;
 use crate::observe::{metrics_server, ready};
@@ -59,8 +59,11 @@ pub(super) fn run(config: AgentConfig) -> ExitCode {
     // Before any other thread: capabilities and cgroups belong to threads.
     match prepare(&config) {
         Ok(cgroup) => {
-            let (format, level) = (config.log_format, config.log_level.clone());
-            process::run("agent", format, &level, |log| serve(config, cgroup, log))
+            let lines_per_pod = LinesPerPod(config.pod_log_lines);
+            let logging = Logging::of(config.log_format, config.log_level.clone());
+            process::run("agent", &Logging { lines_per_pod, ..logging }, |log| {
+                serve(config, cgroup, log)
+            })
         }
         Err(error) => super::exit(Err(error)),
     }
@@ -169,7 +172,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         means,
     });
     control.spawn(state.clone().keep_list(control.token.clone()));
-    state.clone().report(&metrics, log.dropped_lines);
+    state.clone().report(&metrics, log.lost_lines);
     control.spawn(state.clone().upkeep(calm, readiness.clone(), control.token.clone()));
     control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));
     listen(&state, metrics, readiness, log.control, enrolment.token.clone(), &servers).await?;

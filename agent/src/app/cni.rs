@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::process;
+use super::process::{self, Logging};
 use crate::config::{CniInstallArgs, LogFormat};
 use crate::enroll::install::owner::{Fate, Owner};
 use crate::enroll::install::{self, Node, Wanted, taint};
@@ -22,7 +22,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// Makes the node as wanted; with `--watch`, keeps it so until SIGTERM.
 pub(super) fn run(args: CniInstallArgs, wanted: Wanted) -> ExitCode {
-    process::run("cni", LogFormat::Text, "info", |_| async move {
+    process::run("cni", &Logging::of(LogFormat::Text, "info"), |_| async move {
         let node = node(&args)?;
         if args.watch {
             return keep(args, &node, wanted).await;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::process;
+use super::process::{self, Logging};
 use crate::config::ControlPlaneSettings;
 use crate::control_plane::{self, ControlPlaneConfig};
 use crate::sys::{Shutdown, shutdown};
@@ -13,8 +13,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the control plane until SIGTERM.
 pub(super) fn run(settings: ControlPlaneSettings) -> ExitCode {
-    let (format, level) = (settings.log_format, settings.log_level.clone());
-    process::run("control-plane", format, &level, |_| serve(settings))
+    let logging = Logging::of(settings.log_format, settings.log_level.clone());
+    process::run("control-plane", &logging, |_| serve(settings))
 }
 
 async fn serve(settings: ControlPlaneSettings) -> anyhow::Result<()> {

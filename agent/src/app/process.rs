@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::LogFormat;
-use crate::observe::log::{self, Format, LogControl};
+use crate::observe::log::{self, Format, LinesPerPod, LogControl, LostLines};
 use crate::sys::{priority, privileges};
 
 /// Threads of the control runtime; data threads are apart.
@@ -13,17 +13,27 @@ const CONTROL_THREADS: usize = 2;
 pub(super) struct Log {
     /// Changes levels.
     pub(super) control: LogControl,
-    /// Lines lost to a slow reader.
-    pub(super) dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Lines that are not in it.
+    pub(super) lost_lines: Box<dyn Fn() -> LostLines + Send + Sync>,
+}
+
+/// What is asked of the process's log.
+#[derive(Debug, Clone)]
+pub(super) struct Logging {
+    pub(super) format: LogFormat,
+    pub(super) level: String,
+    pub(super) lines_per_pod: LinesPerPod,
+}
+
+impl Logging {
+    /// Of a process that serves no pods.
+    pub(super) fn of(format: LogFormat, level: impl Into<String>) -> Self {
+        Self { format, level: level.into(), lines_per_pod: LinesPerPod(None) }
+    }
 }
 
 /// Runs `command` on a runtime of its own; its failure is logged once, with all causes.
-pub(super) fn run<F>(
-    name: &str,
-    format: LogFormat,
-    level: &str,
-    command: impl FnOnce(Log) -> F,
-) -> ExitCode
+pub(super) fn run<F>(name: &str, logging: &Logging, command: impl FnOnce(Log) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -31,11 +41,11 @@ where
     if let Err(error) = privileges::conceal() {
         return super::exit(Err(anyhow::Error::from(error).context("failed to forbid core dumps")));
     }
-    let format = match format {
+    let format = match logging.format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    let (control, guard) = match log::init(format, level) {
+    let (control, guard) = match log::init(format, &logging.level, logging.lines_per_pod) {
         Ok(logging) => logging,
         Err(error) => return super::exit(Err(error.into())),
     };
@@ -49,8 +59,9 @@ where
         .enable_all()
         .build();
     let ended = match runtime {
-        Ok(runtime) => runtime
-            .block_on(command(Log { control, dropped_lines: Box::new(guard.dropped_lines()) })),
+        Ok(runtime) => {
+            runtime.block_on(command(Log { control, lost_lines: Box::new(guard.lost_lines()) }))
+        }
         Err(error) => Err(error.into()),
     };
     match ended {

@@ -26,6 +26,7 @@ use crate::identify::certs::Certificates;
 use crate::mesh::MeshReader;
 use crate::observe::admin::{Admin, Parameters, Refusal};
 use crate::observe::dump::ConfigDump;
+use crate::observe::log::LostLines;
 use crate::observe::metrics::Metrics;
 use crate::observe::node::{
     CertificateStats, LimitStats, Limited, NodeStats, RevocationStats, XdsStats,
@@ -61,12 +62,12 @@ impl State {
     pub(super) fn report(
         self: Arc<Self>,
         metrics: &Metrics,
-        log: impl Fn() -> u64 + Send + Sync + 'static,
+        log: impl Fn() -> LostLines + Send + Sync + 'static,
     ) {
         metrics.set_node_source(move || self.stats(log()));
     }
 
-    fn stats(&self, log_lines_dropped: u64) -> NodeStats {
+    fn stats(&self, log_lines: LostLines) -> NodeStats {
         let discovery = self.discovery.borrow().clone();
         let by_kind = |count: fn(&KindStatus) -> u64| {
             vec![
@@ -97,7 +98,7 @@ impl State {
             tunnels: Vec::new(),
             limits: self.limits(),
             revocations: self.revocations(),
-            log_lines_dropped,
+            log_lines,
         }
     }
 

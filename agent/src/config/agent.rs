@@ -1,7 +1,7 @@
 //! Configuration of `sotto agent`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +9,9 @@ use clap::{Args, ValueEnum};
 
 use super::{CommonArgs, ConfigErrors, LogFormat, Mistakes};
 use crate::capture::StandInRanges;
+
+/// Lines of a pod a second: the node's log then holds a quarter of an hour of who logs most.
+const DEFAULT_POD_LOG_LINES: u32 = 100;
 
 /// Flags of `sotto agent`.
 #[derive(Debug, Args)]
@@ -97,6 +100,10 @@ pub struct AgentArgs {
     /// pods may have open and what may wait for them follow from it.
     #[arg(long, env = "MEMORY_LIMIT", default_value = "")]
     pub memory_limit: String,
+    /// Lines of the log that one pod's connections may have a second, ten times as many at once; 0 for no bound. What is
+    /// left out is counted and told.
+    #[arg(long, env = "POD_LOG_LINES", default_value_t = DEFAULT_POD_LOG_LINES)]
+    pub pod_log_lines: u32,
     /// Address of /config_dump and /logging.
     #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin_address: String,
@@ -163,6 +170,7 @@ pub struct AgentConfig {
     pub drain_deadline: Duration,
     pub log_format: LogFormat,
     pub log_level: String,
+    pub pod_log_lines: Option<NonZeroU32>,
 }
 
 impl AgentConfig {
@@ -223,6 +231,7 @@ impl AgentConfig {
             kubeconfig: args.common.kubeconfig,
             log_format: args.common.log_format,
             log_level: args.common.log_level,
+            pod_log_lines: NonZeroU32::new(args.pod_log_lines),
             pod_name: args.pod_name,
             pod_namespace: args.pod_namespace,
             control_plane_name: args.control_plane_name,

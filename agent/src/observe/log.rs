@@ -2,7 +2,7 @@
 //!
 //! Lines go through a bounded queue to a thread that writes them, so that a slow reader of our
 //! output never holds a connection up: when the queue is full, lines are dropped and counted, first those of the
-//! pod that has the most ([`of_pod`]).
+//! pod that has the most ([`of_pod`]). And of one pod only so many are written a second.
 
 mod format;
 mod level;
@@ -21,6 +21,7 @@ pub use self::format::Format;
 use self::format::LineFormat;
 pub use self::level::{LevelError, LogControl};
 pub(crate) use self::queue::of_pod;
+pub use self::queue::{LinesPerPod, LostLines};
 pub use self::writer::LogGuard;
 use self::writer::QueueWriter;
 
@@ -41,16 +42,21 @@ pub enum LogError {
     Thread(#[source] io::Error),
 }
 
-/// Sends the process's logs to standard output. `level` is as `info` or `info,access=off`.
+/// Sends the process's logs to standard output. `level` is as `info` or `info,access=off`; a pod has no more than
+/// `of_pods`.
 ///
 /// Lines still queued are written when the guard is dropped: keep it until the end.
 ///
 /// # Errors
 /// The level is malformed, or a logger is installed already.
-pub fn init(format: Format, level: &str) -> Result<(LogControl, LogGuard), LogError> {
+pub fn init(
+    format: Format,
+    level: &str,
+    of_pods: LinesPerPod,
+) -> Result<(LogControl, LogGuard), LogError> {
     let levels = level::Levels::parse(level)?;
     let (filter, handle) = reload::Layer::<_, Registry>::new(levels.targets());
-    let (writer, guard) = QueueWriter::start(io::stdout()).map_err(LogError::Thread)?;
+    let (writer, guard) = QueueWriter::start(io::stdout(), of_pods).map_err(LogError::Thread)?;
     let layer = fmt::layer()
         .with_ansi(false)
         .event_format(LineFormat::new(format, SystemTime))

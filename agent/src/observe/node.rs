@@ -9,6 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 
+use super::log::LostLines;
 use super::metrics::{NodeSource, Pairs, counter, plain_counter};
 
 /// The node's state; whoever wires the parts together fills it.
@@ -31,8 +32,8 @@ pub struct NodeStats {
     pub limits: LimitStats,
     /// What certificates were taken back.
     pub revocations: RevocationStats,
-    /// Log lines dropped because whoever reads them is too slow.
-    pub log_lines_dropped: u64,
+    /// Log lines that are not in the log.
+    pub log_lines: LostLines,
 }
 
 /// Lists of certificates that were taken back.
@@ -148,7 +149,9 @@ fn encode_stats(encoder: &mut DescriptorEncoder<'_>, stats: &NodeStats) -> fmt::
     plain_gauge(encoder, "sotto_revocation_failing", help, failing.into())?;
     encode_xds(encoder, &stats.xds)?;
     let help = "Log lines dropped because their reader is too slow";
-    plain_counter(encoder, "sotto_log_lines_dropped", help, stats.log_lines_dropped)
+    plain_counter(encoder, "sotto_log_lines_dropped", help, stats.log_lines.dropped)?;
+    let help = "Log lines left out because their pod has too many a second";
+    plain_counter(encoder, "sotto_log_lines_suppressed", help, stats.log_lines.suppressed)
 }
 
 fn encode_limits(encoder: &mut DescriptorEncoder<'_>, limits: &LimitStats) -> fmt::Result {

@@ -2,13 +2,13 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::queue::{LINES, Place, Places};
+use super::queue::{LINES, LinesPerPod, LostLines, Place, Places};
 
 /// How often it is told whose lines were left out.
 const TELL: Duration = Duration::from_secs(1);
@@ -30,10 +30,13 @@ pub(super) struct QueueWriter {
 
 impl QueueWriter {
     /// Starts the thread; it ends when the guard is dropped.
-    pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<(Self, LogGuard)> {
+    pub(super) fn start(
+        out: impl Write + Send + 'static,
+        of_pods: LinesPerPod,
+    ) -> io::Result<(Self, LogGuard)> {
         // Room for what threads that write at the same moment have too much.
         let (queue, lines) = sync_channel(2 * LINES);
-        let places = Arc::new(Places::new());
+        let places = Arc::new(Places::new(of_pods));
         let of_thread = Arc::clone(&places);
         let write = move || write_lines(out, &lines, &of_thread);
         let thread = Builder::new().name("log".to_owned()).spawn(write)?;
@@ -76,10 +79,10 @@ pub struct LogGuard {
 }
 
 impl LogGuard {
-    /// A reader of the number of lines dropped, for the metrics.
-    pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
+    /// A reader of the number of lines lost, for the metrics.
+    pub fn lost_lines(&self) -> impl Fn() -> LostLines + Send + Sync + 'static {
         let places = Arc::clone(&self.places);
-        move || places.dropped()
+        move || places.lost()
     }
 }
 
@@ -103,7 +106,7 @@ impl std::fmt::Debug for LogGuard {
 fn write_lines(out: impl Write, lines: &Receiver<Message>, places: &Places) {
     let mut out = io::BufWriter::with_capacity(64 * 1024, out);
     let (mut broken, mut told) = (false, Instant::now());
-    while let Ok(mut message) = lines.recv() {
+    while let Some(mut message) = next(lines, places) {
         if matches!(message, Message::Line(..)) {
             std::thread::sleep(GATHER);
         }
@@ -127,6 +130,20 @@ fn write_lines(out: impl Write, lines: &Receiver<Message>, places: &Places) {
         if told.elapsed() >= TELL {
             told = Instant::now();
             tell(places);
+        }
+    }
+}
+
+/// The next message; none at the end. What was left out is told in time though nothing else is logged.
+fn next(lines: &Receiver<Message>, places: &Places) -> Option<Message> {
+    loop {
+        if !places.has_left_out() {
+            return lines.recv().ok();
+        }
+        match lines.recv_timeout(TELL) {
+            Ok(message) => return Some(message),
+            Err(RecvTimeoutError::Timeout) => tell(places),
+            Err(RecvTimeoutError::Disconnected) => return None,
         }
     }
 }
@@ -163,7 +180,8 @@ mod tests {
     #[test]
     fn lines_are_written_in_order_when_the_guard_goes() {
         let shared = Shared::default();
-        let (mut writer, guard) = QueueWriter::start(shared.clone()).expect("a thread");
+        let (mut writer, guard) =
+            QueueWriter::start(shared.clone(), LinesPerPod(None)).expect("a thread");
         for i in 0..100 {
             writeln!(writer, "line {i}").expect("never fails");
         }
@@ -177,12 +195,13 @@ mod tests {
     fn a_stuck_output_drops_lines_and_holds_nobody() {
         let shared = Shared::default();
         let stuck = shared.0.lock();
-        let (mut writer, guard) = QueueWriter::start(shared.clone()).expect("a thread");
+        let (mut writer, guard) =
+            QueueWriter::start(shared.clone(), LinesPerPod(None)).expect("a thread");
         let line = [b'x'; 1024];
         for _ in 0..LINES * 2 {
             writer.write_all(&line).expect("never fails");
         }
-        assert!(guard.dropped_lines()() > 0);
+        assert!(guard.lost_lines()().dropped > 0);
         drop(stuck);
         drop(guard);
     }

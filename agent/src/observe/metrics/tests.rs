@@ -6,6 +6,7 @@ use crate::mesh::service::{LoadBalancing, Service, ServiceKey};
 use crate::mesh::workload::Workload;
 use crate::mesh::{LocalPod, MatchedRule, PodUid, PolicyKey, SpiffeId};
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
+use crate::observe::log::LostLines;
 use crate::observe::node::{
     CertificateStats, LimitStats, Limited, NodeStats, RevocationStats, XdsStats,
 };
@@ -328,7 +329,7 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
             descriptors: 77,
         },
         revocations: RevocationStats { lists: 6, failing: true },
-        log_lines_dropped: 5,
+        log_lines: LostLines { dropped: 5, suppressed: 6 },
     });
     check(&metrics, "sotto_connections_direct_total", &[("", "7")]);
     check(&metrics, "sotto_connections_refused_total", &[("", "1")]);
@@ -348,6 +349,7 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
     check(&metrics, "istio_xds_connection_terminations_total", &[("{reason=\"error\"}", "2")]);
     check(&metrics, "sotto_tunnels_open", &[("{direction=\"outbound\"}", "4")]);
     check(&metrics, "sotto_log_lines_dropped_total", &[("", "5")]);
+    check(&metrics, "sotto_log_lines_suppressed_total", &[("", "6")]);
     let expiry = lines(&metrics, "istio_cert_expiry_seconds");
     assert_eq!(
         expiry[0],

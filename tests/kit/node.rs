@@ -163,6 +163,14 @@ impl Node {
         own::kubelet(&self.config, self.own.first(), app)
     }
 
+    /// Restarts its kubelet, which then probes on.
+    ///
+    /// # Errors
+    /// Something of the old one does not end, or the new one cannot be started.
+    pub async fn restart_kubelet(&self) -> Result<()> {
+        self.own.restart_kubelet(&self.config).await
+    }
+
     /// The socket of its agent.
     pub fn cni_socket(&self) -> PathBuf {
         self.config.dir.join("cni.sock")

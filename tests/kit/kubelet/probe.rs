@@ -1,6 +1,8 @@
-//! Readiness probes, by a process in the kubelet's cgroup: the first container's.
+//! Readiness probes, by a process in the kubelet's cgroup: the first container's. It ends with the kubelet, and the
+//! next one probes on.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Pod, Probe};
@@ -8,14 +10,19 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::controllers::named_port;
+use crate::launch::Launch;
 use crate::node::Node;
+
+/// Until a kubelet that was restarted probes.
+const RESTART: Duration = Duration::from_millis(200);
 
 /// A running probe; it ends when dropped.
 #[derive(Debug)]
 pub(super) struct Prober {
-    _process: Option<Child>,
+    _stop: Option<DropGuard>,
     ready: watch::Receiver<bool>,
 }
 
@@ -28,23 +35,16 @@ impl Prober {
         let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
         let probe = containers.find_map(|container| container.readiness_probe.as_ref());
         let Some(probe) = probe else {
-            return Ok(Self { _process: None, ready: watch::channel(true).1 });
+            return Ok(Self { _stop: None, ready: watch::channel(true).1 });
         };
         let launch = node.kubelet(argv(pod, probe, ip)?);
-        let mut command = launch.piped();
-        let started = launch.start(command.kill_on_drop(true));
-        let mut process = started.context("start the probe")?;
-        let lines = process.stdout.take().context("stdout of a child just started")?;
+        let process = process(&launch).context("start the probe")?;
         let (tell, ready) = watch::channel(false);
-        let pod = kube::ResourceExt::name_any(pod);
-        node.tasks.spawn(async move {
-            let mut lines = BufReader::new(lines).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                tracing::trace!(pod, line, "probe");
-                tell.send_if_modified(|ready| std::mem::replace(ready, line == "ok") != *ready);
-            }
-        });
-        Ok(Self { _process: Some(process), ready })
+        let stop = CancellationToken::new();
+        let probing = probing(launch, process, tell);
+        let until = stop.clone();
+        node.tasks.spawn(async move { until.run_until_cancelled(probing).await.unwrap_or(()) });
+        Ok(Self { _stop: Some(stop.drop_guard()), ready })
     }
 
     /// What the last probe said.
@@ -57,6 +57,26 @@ impl Prober {
         if self.ready.changed().await.is_err() {
             std::future::pending().await
         }
+    }
+}
+
+fn process(launch: &Launch) -> std::io::Result<Child> {
+    launch.start(launch.piped().kill_on_drop(true))
+}
+
+/// Tells what the probes say, for ever.
+async fn probing(launch: Launch, first: Child, tell: watch::Sender<bool>) {
+    let mut running = Ok(first);
+    loop {
+        if let Ok(Child { stdout: Some(lines), .. }) = &mut running {
+            let mut lines = BufReader::new(lines).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                tracing::trace!(argv = ?launch.argv, line, "probe");
+                tell.send_if_modified(|ready| std::mem::replace(ready, line == "ok") != *ready);
+            }
+        }
+        tokio::time::sleep(RESTART).await;
+        running = process(&launch);
     }
 }
 

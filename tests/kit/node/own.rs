@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use parking_lot::Mutex;
 use tokio::process::Child;
 
 use super::NodeConfig;
@@ -22,7 +23,7 @@ while :; do sleep 1000; done"#;
 pub(super) struct Own {
     first: u32,
     _first: Child,
-    _kubelet: Child,
+    kubelet: Mutex<Child>,
 }
 
 impl Own {
@@ -53,8 +54,20 @@ impl Own {
         in_scope(&scope).await?;
         std::os::unix::fs::symlink(&config.kit_app, config.dir.join("kubelet"))
             .context("name the kubelet")?;
-        let kubelet = kubelet(config, first, vec![String::from("pause")]).spawn()?;
-        Ok(Self { first, _first: child, _kubelet: kubelet })
+        let kubelet = Mutex::new(pausing(config, first)?);
+        Ok(Self { first, _first: child, kubelet })
+    }
+
+    /// Restarts the kubelet, as systemd does: what is in the unit's cgroup ends, and the cgroup is made anew.
+    ///
+    /// # Errors
+    /// Something of it does not end, or the new one cannot be started.
+    pub(super) async fn restart_kubelet(&self, config: &NodeConfig) -> Result<()> {
+        let group = config.kubelet_cgroup();
+        let anew = move || cgroup::remove(&group).and_then(|()| cgroup::create(&group));
+        tokio::task::spawn_blocking(anew).await??;
+        *self.kubelet.lock() = pausing(config, self.first)?;
+        Ok(())
     }
 
     /// The first process, as the host knows it.
@@ -66,6 +79,10 @@ impl Own {
     pub(super) fn proc(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root/proc", self.first))
     }
+}
+
+fn pausing(config: &NodeConfig, first: u32) -> Result<Child> {
+    kubelet(config, first, vec![String::from("pause")]).spawn()
 }
 
 /// A process of the node's kubelet, which plays an app of the kit's.

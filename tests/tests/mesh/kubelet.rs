@@ -1,7 +1,7 @@
 //! Who is taken for the kubelet, and what its probes may reach.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kit::cluster::ClusterOptions;
 use kit::controllers::is_ready;
@@ -75,6 +75,23 @@ async fn a_pods_process_of_the_kubelets_name_gets_nothing_past_strict() {
         }
         probes_go_on(&bench).await;
     }
+    let took = restart_kubelet(&bench).await;
+    println!("the first probe of a restarted kubelet passed after {took:.2?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    for port in [DECLARED, OTHER] {
+        bench.shows(NAMED, &url(web, port), "exit 56").await;
+    }
+    probes_go_on(&bench).await;
+}
+
+/// Restarts it under the running agent; how long it took until one of its probes passed.
+async fn restart_kubelet(bench: &Bench) -> Duration {
+    let passed = async || bench.agent(1).metric("sotto_connections_probe_total", &[]).await;
+    bench.cluster.nodes[0].restart_kubelet().await.unwrap();
+    let (before, restarted) = (passed().await.unwrap(), Instant::now());
+    let probes = async || Ok((passed().await? > before).then_some(()));
+    bench.cluster.wait_until("a restarted kubelet's probe passes", READY, probes).await.unwrap();
+    restarted.elapsed()
 }
 
 /// The kubelet's own connections get through, and the pod is ready by them.

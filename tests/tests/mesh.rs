@@ -32,6 +32,8 @@ mod outages;
 mod peers;
 #[path = "mesh/policies.rs"]
 mod policies;
+#[path = "mesh/pressed.rs"]
+mod pressed;
 #[path = "mesh/pushes.rs"]
 mod pushes;
 #[path = "mesh/recorder.rs"]

@@ -76,7 +76,7 @@ async fn a_pods_process_of_the_kubelets_name_gets_nothing_past_strict() {
         probes_go_on(&bench).await;
     }
     let took = restart_kubelet(&bench).await;
-    println!("the first probe of a restarted kubelet passed after {took:.2?}");
+    eprintln!("the first probe of a restarted kubelet passed after {took:.2?}");
     assert!(took < Duration::from_secs(4), "{took:?}");
     for port in [DECLARED, OTHER] {
         bench.shows(NAMED, &url(web, port), "exit 56").await;

@@ -49,7 +49,7 @@ async fn a_flood_of_an_agents_ports_harms_nobody_and_a_revoked_peer_is_cut() {
     let ((carried, ended), (serial, written)) = tokio::join!(carried, pressed);
     let error = carried.expect_err("the tunnel of a revoked peer goes on");
     let took = ended.checked_duration_since(written).expect("it ended before it was revoked");
-    println!("certificate {serial} revoked: its tunnel was cut after {took:.2?}: {error:#}");
+    eprintln!("certificate {serial} revoked: its tunnel was cut after {took:.2?}: {error:#}");
     assert!(took < CUT, "{took:?}");
     bench.shows(CLIENT, WEB, "exit 56").await;
 }
@@ -72,7 +72,7 @@ async fn flood(bench: &Bench) {
     let said = bench.cluster.curl(CLIENT.0, CLIENT.1, WEB).await.unwrap();
     assert_eq!(said.status, 200, "{said:?}");
     let standing = held.into_iter().filter(is_open).count();
-    println!("of {} connections {standing} stand; readiness and metrics in {worst:.2?}", 2 * MUTE);
+    eprintln!("of {} connections {standing} stand; readiness and metrics in {worst:.2?}", 2 * MUTE);
     assert!(standing <= 2 * 8, "{standing} connections of one pod stand");
     assert!(worst < Duration::from_secs(3), "{worst:?}");
 }

@@ -1,6 +1,5 @@
 //! Peers at a pod's port 15008 that are hostile, broken, or not allowed.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 

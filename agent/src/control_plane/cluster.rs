@@ -11,6 +11,7 @@ mod scope;
 mod security;
 mod spawn;
 mod statuses;
+mod unserved;
 mod watch;
 
 pub use kinds::{Watches, watch};

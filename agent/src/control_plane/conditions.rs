@@ -160,6 +160,14 @@ pub fn destination_rule(asked: &[Asked]) -> Vec<Condition> {
     ]
 }
 
+/// Of a resource of a kind that is not served here.
+pub fn unserved(note: &str) -> Vec<Condition> {
+    vec![
+        Condition::new(ACCEPTED, false, "NotServed", note),
+        Condition::new(ENFORCED, false, "NotAccepted", "it has no effect"),
+    ]
+}
+
 fn sentences(notes: impl Iterator<Item = String>) -> String {
     notes.collect::<Vec<_>>().join("; ")
 }

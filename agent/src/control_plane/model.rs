@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use arcstr::ArcStr;
 use sotto_proto::security::{Action, Group};
 
+use crate::mesh::service::Locality;
+
 /// Labels of an object, or those a selector asks for.
 pub type Labels = BTreeMap<String, String>;
 
@@ -70,8 +72,10 @@ pub struct Pod {
     pub node: ArcStr,
     /// Shares its node's network.
     pub host_network: bool,
-    /// Ready, and not being deleted.
-    pub healthy: bool,
+    /// Ready; may be so until it has left.
+    pub ready: bool,
+    /// Being deleted.
+    pub leaving: bool,
     /// Ended well: no longer on the network, although its object remains.
     pub terminal: bool,
     /// Its node agent took it into the mesh.
@@ -80,6 +84,13 @@ pub struct Pod {
     pub owner: Option<Owner>,
     /// Its containers' named TCP ports.
     pub ports: BTreeMap<String, u16>,
+}
+
+impl Pod {
+    /// Ready, and not being deleted.
+    pub fn healthy(&self) -> bool {
+        self.ready && !self.leaving
+    }
 }
 
 /// What made a pod.
@@ -98,8 +109,10 @@ pub struct Service {
     pub key: ObjectKey,
     /// Labels of its pods; none means that its EndpointSlices are made by hand.
     pub selector: Option<Labels>,
-    /// Virtual addresses, cluster IPs first; none for a headless service.
+    /// Cluster IPs; none for a headless service.
     pub addresses: Vec<IpAddr>,
+    /// Addresses of load balancers that stand for the service inside the cluster too.
+    pub balancers: Vec<IpAddr>,
     /// Its TCP ports.
     pub ports: Vec<ServicePort>,
     /// Its IP families.
@@ -108,6 +121,29 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// Only endpoints on the client's node.
     pub node_local: bool,
+    /// Which endpoints are preferred.
+    pub distribution: Distribution,
+    /// A client keeps its endpoint.
+    pub sticky: bool,
+}
+
+impl Service {
+    /// Whether its selector picks a pod with `labels`.
+    pub fn picks(&self, labels: &Labels) -> bool {
+        self.selector.as_ref().is_some_and(|selector| selects(selector, labels))
+    }
+}
+
+/// Which endpoints of a service are preferred.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Distribution {
+    /// None.
+    #[default]
+    Any,
+    /// Those in the client's zone.
+    SameZone,
+    /// Those on the client's node, then those in its zone.
+    SameNode,
 }
 
 /// A TCP port of a service.
@@ -155,6 +191,8 @@ pub struct Slice {
     pub endpoints: Vec<Endpoint>,
     /// Its TCP ports, by the service port's name.
     pub ports: BTreeMap<String, u16>,
+    /// Kubernetes makes it, of a service's selector.
+    pub managed: bool,
 }
 
 /// One endpoint.
@@ -164,8 +202,12 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// Ready for traffic.
     pub ready: bool,
-    /// The pod behind it, in the same namespace.
-    pub pod: Option<ArcStr>,
+    /// Able to take traffic, even if it is leaving.
+    pub serving: bool,
+    /// On its way out.
+    pub leaving: bool,
+    /// The pod that is said to be behind it.
+    pub pod: Option<ObjectKey>,
     /// The node it is on; may be empty.
     pub node: ArcStr,
 }
@@ -211,6 +253,17 @@ pub struct PeerAuthentication {
     pub ports: BTreeMap<u16, Mode>,
 }
 
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name; the namespace part is empty.
+    pub key: ObjectKey,
+    /// Canonical addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Where it is.
+    pub locality: Locality,
+}
+
 /// A namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
@@ -229,7 +282,7 @@ macro_rules! keyed {
         })*
     };
 }
-keyed!(Pod, Service, Slice, PeerAuthentication, Namespace, AuthorizationPolicy);
+keyed!(Pod, Service, Slice, Node, PeerAuthentication, Namespace, AuthorizationPolicy);
 
 /// An AuthorizationPolicy, already converted: what is enforced at layer 4. One that cannot be read
 /// denies everything.
@@ -282,6 +335,8 @@ pub enum Event {
     Service(Change<Service>),
     /// An EndpointSlice.
     Slice(Change<Slice>),
+    /// A node.
+    Node(Change<Node>),
     /// A PeerAuthentication.
     PeerAuthentication(Change<PeerAuthentication>),
     /// An AuthorizationPolicy.

@@ -3,7 +3,9 @@
 //! The [`index::Index`] keeps the records and makes a new [`Snapshot`] of what changed; snapshots
 //! share what did not. Everything here is pure.
 
+mod endpoints;
 pub mod index;
+mod members;
 mod service;
 mod workload;
 

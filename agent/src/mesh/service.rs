@@ -100,7 +100,12 @@ pub struct LoadBalancing {
     pub mode: BalancingMode,
     /// Endpoints that are not ready are used too.
     pub allow_unhealthy: bool,
+    /// A client keeps its endpoint, as long as that can be used.
+    pub sticky: bool,
 }
+
+/// The name of the extension of a service's resource that says that a client keeps its endpoint.
+pub const STICKY_EXTENSION: &str = "sotto.io/client-affinity";
 
 /// One service of the mesh.
 #[derive(Debug, Clone, PartialEq)]

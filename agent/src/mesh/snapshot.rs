@@ -2,7 +2,7 @@
 //!
 //! Built on persistent maps: a clone shares everything, a change copies one path.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arcstr::ArcStr;
@@ -127,8 +127,19 @@ impl Mesh {
     /// The service with a virtual address, else the one with the longest range that holds it.
     pub fn service_by_vip(&self, network: &Network, address: IpAddr) -> Option<&Arc<Service>> {
         let at = NetworkAddress::new(network.clone(), address);
-        let exact = self.by_vip.get(&at).map_or(&[][..], Claims::as_slice);
-        self.preferred(exact).or_else(|| self.preferred(self.by_cidr.longest(network, at.address)))
+        self.preferred(self.claims(&at), None)
+    }
+
+    /// The service that a connection to an address is meant for: of those that share it, one that has the port.
+    pub fn service_at(&self, network: &Network, destination: SocketAddr) -> Option<&Arc<Service>> {
+        let at = NetworkAddress::new(network.clone(), destination.ip());
+        self.preferred(self.claims(&at), Some(destination.port()))
+    }
+
+    /// The services with an address, else those with the longest range that holds it.
+    fn claims(&self, at: &NetworkAddress) -> &[ServiceKey] {
+        let exact = self.by_vip.get(at).map_or(&[][..], Claims::as_slice);
+        if exact.is_empty() { self.by_cidr.longest(&at.network, at.address) } else { exact }
     }
 
     /// The services with a hostname, in no order.
@@ -190,12 +201,15 @@ impl Mesh {
         &self.destinations
     }
 
-    /// Among claimants, the canonical one, then the first by key: the order of arrival is chance.
-    fn preferred(&self, claims: &[ServiceKey]) -> Option<&Arc<Service>> {
+    /// Among claimants, those with the port, the canonical one, then the first by key: the order of arrival is chance.
+    fn preferred(&self, claims: &[ServiceKey], port: Option<u16>) -> Option<&Arc<Service>> {
+        let lacks = |service: &Service| {
+            port.is_some_and(|port| !service.ports.iter().any(|own| own.service_port == port))
+        };
         claims
             .iter()
             .filter_map(|key| self.services.get(key))
-            .min_by_key(|service| (!service.canonical, &service.key))
+            .min_by_key(|service| (lacks(service), !service.canonical, &service.key))
     }
 }
 

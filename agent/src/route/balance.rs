@@ -1,5 +1,6 @@
 //! Choosing an endpoint of a service.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -46,7 +47,8 @@ pub(super) fn choose<'a>(
         .ok_or(RouteError::NoHealthyUpstream(destination))
 }
 
-/// One of the best-ranked endpoints, at random by capacity, in one pass and without a list.
+/// One of the best-ranked endpoints, at random by capacity, or for a client always the same one; in one pass and without
+/// a list.
 pub(super) fn pick<'a>(
     client: &Client<'_>,
     balancing: &LoadBalancing,
@@ -56,6 +58,7 @@ pub(super) fn pick<'a>(
     let mut best = None;
     let mut best_rank = Rank::default();
     let mut total: u64 = 0;
+    let mut best_claim = 0.0;
     for endpoint in endpoints {
         let workload = endpoint.workload;
         let weight = u64::from(workload.capacity);
@@ -68,14 +71,34 @@ pub(super) fn pick<'a>(
         }
         if rank > best_rank {
             best_rank = rank;
-            total = 0;
+            (total, best_claim) = (0, 0.0);
         }
         total += weight;
-        if rng.random_range(0..total) < weight {
+        let wins = if balancing.sticky {
+            let claim = claim(client.pod, workload);
+            let more = claim > best_claim;
+            best_claim = if more { claim } else { best_claim };
+            more
+        } else {
+            rng.random_range(0..total) < weight
+        };
+        if wins {
             best = Some(endpoint);
         }
     }
     best
+}
+
+/// What an endpoint bids for a client: the highest bid wins. The bids for one client are as good as random, and the same
+/// on every thread and after a restart; an endpoint that comes or goes takes or gives only its own share of clients
+/// (weighted rendezvous hashing).
+fn claim(pod: &LocalPod, workload: &Workload) -> f64 {
+    let mut hash = DefaultHasher::new();
+    (pod.ip4, pod.ip6, &workload.uid).hash(&mut hash);
+    let drawn = u32::try_from(hash.finish() >> 32).unwrap_or(u32::MAX);
+    // Between 0 and 1, and neither.
+    let drawn = (f64::from(drawn) + 0.5) / (f64::from(u32::MAX) + 1.0);
+    f64::from(workload.capacity) / -drawn.ln()
 }
 
 /// What can be connected to counts before what is near.

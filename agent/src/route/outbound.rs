@@ -29,7 +29,7 @@ pub fn outbound(
     let client = Client { pod: source, workload: source_workload, network };
     let route = if source.owns(destination.ip()) {
         to_self(mesh, &client, destination)
-    } else if let Some(service) = mesh.service_by_vip(network, destination.ip()) {
+    } else if let Some(service) = mesh.service_at(network, destination) {
         to_service(mesh, &client, service, destination, rng)
     } else if let Some(workload) = mesh.workload_by_address(network, destination.ip()) {
         to_workload(mesh, &client, workload, destination, rng)

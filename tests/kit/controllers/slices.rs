@@ -97,12 +97,12 @@ fn endpoint(pod: &Pod, ready_anyway: bool) -> Option<Endpoint> {
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return None;
     }
-    let serving = ready_anyway || is_ready(pod);
+    let serving = is_ready(pod);
     let terminating = pod.metadata.deletion_timestamp.is_some();
     Some(Endpoint {
         addresses: vec![ip],
         conditions: Some(EndpointConditions {
-            ready: Some(serving && !terminating),
+            ready: Some(ready_anyway || (serving && !terminating)),
             serving: Some(serving),
             terminating: Some(terminating),
         }),

@@ -335,18 +335,21 @@ async fn modes_change_live(version: &str) {
 }
 
 /// What the control plane may do: its roles, as they are deployed, allow this and no more.
-const RIGHTS: [(&str, &str, &[&str]); 15] = [
+const RIGHTS: [(&str, &str, &[&str]); 18] = [
     ("", "namespaces", &["list", "watch"]),
+    ("", "nodes", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
     ("", "services", &["list", "watch"]),
     ("discovery.k8s.io", "endpointslices", &["list", "watch"]),
     ("security.istio.io", "peerauthentications", &["list", "watch"]),
     ("security.istio.io", "authorizationpolicies", &["list", "watch"]),
     ("networking.istio.io", "destinationrules", &["list", "watch"]),
+    ("networking.istio.io", "serviceentries", &["list", "watch"]),
     ("apiextensions.k8s.io", "customresourcedefinitions", &["get"]),
     ("security.istio.io", "peerauthentications/status", &["patch"]),
     ("security.istio.io", "authorizationpolicies/status", &["patch"]),
     ("networking.istio.io", "destinationrules/status", &["patch"]),
+    ("networking.istio.io", "serviceentries/status", &["patch"]),
     ("", "configmaps", &["list", "watch", "create", "patch"]),
     ("", "secrets", &["get", "create"]),
     ("", "events", &["create"]),

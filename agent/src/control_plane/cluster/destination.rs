@@ -1,10 +1,10 @@
-//! DestinationRules: their status, and a warning where one asks for TLS of a host in an enrolled
-//! namespace that it does not get there.
+//! What is told of how services are reached: a DestinationRule's status, and a warning where something asks for more of
+//! a service in an enrolled namespace than it gets there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use arcstr::ArcStr;
-use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, ObjectReference};
+use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, ObjectReference, Service};
 use kube::api::{ApiResource, DynamicObject, Resource as _};
 use kube::{Api, Client, runtime::watcher};
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use super::spawn::spawn;
 use super::watch::{Custom, Read, Watch};
 use crate::control_plane::conditions::{self, ACCEPTED};
 use crate::control_plane::convert::destination::{
-    Asked, DestinationRuleSpec, HostNamespace, TlsMode, host_namespace,
+    DestinationRuleSpec, HostNamespace, TlsMode, host_namespace,
 };
 use crate::control_plane::metrics::Metrics;
 use crate::control_plane::model::{Change, ObjectKey, Record};
@@ -32,15 +32,18 @@ const CUSTOM: Custom = Custom {
 /// Changes waiting to be looked at; full, the watches wait.
 const QUEUE: usize = 256;
 
-/// A rule, as far as warnings go.
+/// An object, as far as warnings go.
 #[derive(Debug, Clone, PartialEq)]
 struct Rule {
     key: ObjectKey,
     about: Box<ObjectReference>,
-    generation: Option<i64>,
-    host: String,
-    /// Modes that would change what is done.
-    differs: Vec<Asked>,
+    /// Changes when what it asks for may.
+    version: String,
+    /// Where the services that it is about are.
+    place: HostNamespace,
+    reason: &'static str,
+    /// What there is to know, if there is anything.
+    note: Option<String>,
 }
 
 /// A namespace: whether its pods are in the mesh, unless they say otherwise.
@@ -65,15 +68,19 @@ impl Record for Enrolment {
 enum Seen {
     Namespace(Change<Enrolment>),
     Rule(Change<Rule>),
+    Service(Change<Rule>),
 }
 
 /// Watches rules, and the namespaces whose hosts they name; tasks of `shutdown` do it.
 pub(super) fn watch(client: Client, reporter: &Reporter, metrics: &Metrics, shutdown: &Shutdown) {
     let (changes, seen) = mpsc::channel(QUEUE);
     let namespaces = Watch::new("Namespace", Seen::Namespace, (changes.clone(), metrics.clone()));
-    let rules = Watch::new(KIND, Seen::Rule, (changes, metrics.clone()));
+    let rules = Watch::new(KIND, Seen::Rule, (changes.clone(), metrics.clone()));
+    let services = Watch::new("Service", Seen::Service, (changes, metrics.clone()));
     let all = Api::<KubeNamespace>::all(client.clone());
     spawn(shutdown, namespaces.plain(all, watcher::Config::default(), enrolment));
+    let all = Api::<Service>::all(client.clone());
+    spawn(shutdown, services.plain(all, watcher::Config::default(), service));
     spawn(shutdown, rules.custom((CUSTOM, client, reporter.clone()), rule));
     spawn(shutdown, warn(seen, reporter.clone()));
 }
@@ -108,14 +115,42 @@ fn rule(object: &DynamicObject) -> Read<Rule> {
             ..ObjectReference::default()
         },
     };
+    let key = reduce::key(&object.metadata);
+    let differs = asked.iter().filter(|a| a.mode != TlsMode::IstioMutual);
+    let modes = differs.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let note = format!(
+        "where connections to {} are mutual TLS between node agents whatever a rule says: no effect of {modes}",
+        spec.host
+    );
     let record = Rule {
-        key: reduce::key(&object.metadata),
         about: Box::new(about),
-        generation: object.metadata.generation,
-        host: spec.host,
-        differs: asked.into_iter().filter(|a| a.mode != TlsMode::IstioMutual).collect(),
+        version: object.metadata.generation.unwrap_or_default().to_string(),
+        place: host_namespace(&spec.host, &key.namespace),
+        reason: "NoEffectInAmbient",
+        note: (!modes.is_empty()).then_some(note),
+        key,
     };
     Read { record: Some(record), told }
+}
+
+/// Reads what of a service is outside the mesh although its pods are in it. Node ports are not told of: most services
+/// that have them were given them unasked.
+fn service(object: Service) -> Option<Rule> {
+    let external = object.spec.as_ref()?.external_ips.as_ref().filter(|ips| !ips.is_empty())?;
+    let ips = external.join(", ");
+    let key = reduce::key(&object.metadata);
+    let note = format!(
+        "but not the service's externalIPs ({ips}): connections of pods to them leave in the clear, and where mutual TLS \
+         is asked for they are refused; the service's own address takes them through the mesh"
+    );
+    Some(Rule {
+        about: Box::new(object.object_ref(&())),
+        version: ips,
+        place: HostNamespace::One(key.namespace.to_string()),
+        reason: "OutsideMesh",
+        note: Some(note),
+        key,
+    })
 }
 
 async fn warn(mut seen: mpsc::Receiver<Seen>, reporter: Reporter) {
@@ -127,13 +162,20 @@ async fn warn(mut seen: mpsc::Receiver<Seen>, reporter: Reporter) {
     }
 }
 
-/// The rules that may deserve a warning, and the namespaces where they would.
+/// What may deserve a warning, and the namespaces where it would.
 #[derive(Debug, Default)]
 struct Rules {
     ambient: BTreeSet<ArcStr>,
+    rules: Kept,
+    services: Kept,
+}
+
+/// Objects of one kind.
+#[derive(Debug, Default)]
+struct Kept {
     rules: BTreeMap<ObjectKey, Rule>,
-    /// What was warned about, so that it is once.
-    told: BTreeMap<ObjectKey, (Option<String>, Option<i64>)>,
+    /// What was warned about, so that it is once: UID and version.
+    told: BTreeMap<ObjectKey, (Option<String>, String)>,
 }
 
 impl Rules {
@@ -142,34 +184,12 @@ impl Rules {
         match seen {
             Seen::Namespace(change) => {
                 self.enrol(change);
-                let keys: Vec<ObjectKey> = self.rules.keys().cloned().collect();
-                keys.iter().filter_map(|key| self.judge(key)).collect()
+                let mut told = self.rules.judge_all(&self.ambient);
+                told.extend(self.services.judge_all(&self.ambient));
+                told
             }
-            Seen::Rule(Change::Apply(rule)) => {
-                let key = rule.key.clone();
-                self.keep(rule);
-                self.judge(&key).into_iter().collect()
-            }
-            Seen::Rule(Change::Delete(key)) => {
-                self.rules.remove(&key);
-                self.told.remove(&key);
-                Vec::new()
-            }
-            Seen::Rule(Change::Replace(records)) => {
-                self.rules.clear();
-                records.into_iter().for_each(|rule| self.keep(rule));
-                let keys: Vec<ObjectKey> = self.rules.keys().cloned().collect();
-                self.told.retain(|key, _| keys.contains(key));
-                keys.iter().filter_map(|key| self.judge(key)).collect()
-            }
-        }
-    }
-
-    fn keep(&mut self, rule: Rule) {
-        if rule.differs.is_empty() {
-            self.rules.remove(&rule.key);
-        } else {
-            self.rules.insert(rule.key.clone(), rule);
+            Seen::Rule(change) => self.rules.see(change, &self.ambient),
+            Seen::Service(change) => self.services.see(change, &self.ambient),
         }
     }
 
@@ -187,27 +207,68 @@ impl Rules {
             }
         }
     }
+}
 
-    /// The warning that a rule deserves and has not had.
-    fn judge(&mut self, key: &ObjectKey) -> Option<(ObjectReference, Warning)> {
+impl Kept {
+    fn see(
+        &mut self,
+        change: Change<Rule>,
+        ambient: &BTreeSet<ArcStr>,
+    ) -> Vec<(ObjectReference, Warning)> {
+        match change {
+            Change::Apply(rule) => {
+                let key = rule.key.clone();
+                self.keep(rule);
+                self.judge(&key, ambient).into_iter().collect()
+            }
+            Change::Delete(key) => {
+                self.rules.remove(&key);
+                self.told.remove(&key);
+                Vec::new()
+            }
+            Change::Replace(records) => {
+                self.rules.clear();
+                records.into_iter().for_each(|rule| self.keep(rule));
+                self.told.retain(|key, _| self.rules.contains_key(key));
+                self.judge_all(ambient)
+            }
+        }
+    }
+
+    fn keep(&mut self, rule: Rule) {
+        if rule.note.is_none() {
+            self.rules.remove(&rule.key);
+        } else {
+            self.rules.insert(rule.key.clone(), rule);
+        }
+    }
+
+    fn judge_all(&mut self, ambient: &BTreeSet<ArcStr>) -> Vec<(ObjectReference, Warning)> {
+        let keys: Vec<ObjectKey> = self.rules.keys().cloned().collect();
+        keys.iter().filter_map(|key| self.judge(key, ambient)).collect()
+    }
+
+    /// The warning that an object deserves and has not had.
+    fn judge(
+        &mut self,
+        key: &ObjectKey,
+        ambient: &BTreeSet<ArcStr>,
+    ) -> Option<(ObjectReference, Warning)> {
         let rule = self.rules.get(key)?;
-        let namespace = match host_namespace(&rule.host, &key.namespace) {
-            HostNamespace::One(namespace) => self.ambient.get(namespace.as_str())?,
-            HostNamespace::Any => self.ambient.first()?,
+        let namespace = match &rule.place {
+            HostNamespace::One(namespace) => ambient.get(namespace.as_str())?,
+            HostNamespace::Any => ambient.first()?,
         };
-        let version = (rule.about.uid.clone(), rule.generation);
+        let version = (rule.about.uid.clone(), rule.version.clone());
         if self.told.get(key) == Some(&version) {
             return None;
         }
-        let modes = rule.differs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let note = format!(
-            "namespace {namespace} is in the ambient mesh, where connections to {} are mutual TLS \
-             between node agents whatever a rule says: no effect of {modes}",
-            rule.host
-        );
+        let note = rule.note.as_ref()?;
+        let note = format!("namespace {namespace} is in the ambient mesh, {note}");
+        let warning = Warning { reason: rule.reason, note };
         let about = rule.about.clone();
         self.told.insert(key.clone(), version);
-        Some((*about, Warning { reason: "NoEffectInAmbient", note }))
+        Some((*about, warning))
     }
 }
 

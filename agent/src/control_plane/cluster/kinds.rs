@@ -11,7 +11,7 @@ use super::report::Reporter;
 use super::security::{authorization_policy, peer_authentication};
 use super::spawn::spawn;
 use super::watch::{Custom, Watch};
-use super::{destination, reduce};
+use super::{destination, reduce, unserved};
 use crate::control_plane::metrics::Metrics;
 use crate::control_plane::model::Event;
 use crate::sys::Shutdown;
@@ -42,6 +42,7 @@ pub fn watch(watches: Watches, shutdown: &Shutdown) {
     let pods = Watch::new("Pod", Event::Pod, sink());
     let services = Watch::new("Service", Event::Service, sink());
     let slices = Watch::new("EndpointSlice", Event::Slice, sink());
+    let nodes = Watch::new("Node", Event::Node, sink());
     let peers = Watch::new("PeerAuthentication", Event::PeerAuthentication, sink());
     let access = Watch::new("AuthorizationPolicy", Event::AuthorizationPolicy, sink());
     spawn(shutdown, pods.plain(Api::<core::Pod>::all(client.clone()), all(), reduce::pod));
@@ -50,6 +51,7 @@ pub fn watch(watches: Watches, shutdown: &Shutdown) {
         services.plain(Api::<core::Service>::all(client.clone()), all(), reduce::service),
     );
     spawn(shutdown, slices.plain(Api::<EndpointSlice>::all(client.clone()), all(), reduce::slice));
+    spawn(shutdown, nodes.plain(Api::<core::Node>::all(client.clone()), all(), reduce::node));
     let told = |plural| (security(plural), client.clone(), reporter.clone());
     let peer = {
         let root = root.clone();
@@ -58,5 +60,6 @@ pub fn watch(watches: Watches, shutdown: &Shutdown) {
     spawn(shutdown, peers.custom(told("peerauthentications"), peer));
     let policy = move |object: &_| authorization_policy(object, &root);
     spawn(shutdown, access.custom(told("authorizationpolicies"), policy));
-    destination::watch(client, &reporter, &metrics, shutdown);
+    destination::watch(client.clone(), &reporter, &metrics, shutdown);
+    unserved::watch(client, &reporter, &metrics, shutdown);
 }

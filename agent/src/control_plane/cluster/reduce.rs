@@ -11,11 +11,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::control_plane::model::{
-    Endpoint, Families, Namespace, ObjectKey, Owner, Pod, Service, ServicePort, Slice, TargetPort,
+    Distribution, Endpoint, Families, Namespace, Node, ObjectKey, Owner, Pod, Service, ServicePort,
+    Slice, TargetPort,
 };
+use crate::mesh::service::Locality;
 
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const SLICE_CONTROLLER: &str = "endpointslice-controller.k8s.io";
+const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
 /// An object's key.
 pub(super) fn key(meta: &ObjectMeta) -> ObjectKey {
@@ -43,7 +48,8 @@ pub(super) fn pod(object: core::Pod) -> Option<Pod> {
         service_account: account.unwrap_or("default").into(),
         node: spec.node_name.as_deref().unwrap_or_default().into(),
         host_network: spec.host_network.unwrap_or(false),
-        healthy: ready && metadata.deletion_timestamp.is_none(),
+        ready,
+        leaving: metadata.deletion_timestamp.is_some(),
         terminal: phase == "Succeeded",
         redirected,
         owner: metadata
@@ -91,36 +97,55 @@ pub(super) fn service(object: core::Service) -> Option<Service> {
     }
     Some(Service {
         key: key(&metadata),
-        addresses: service_addresses(&spec, status.as_ref()),
+        addresses: cluster_addresses(&spec),
+        balancers: balancers(status.as_ref()),
         ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
         families: families(&spec),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        distribution: distribution(&metadata, &spec),
+        sticky: spec.session_affinity.as_deref() == Some("ClientIP"),
         selector: spec.selector.filter(|selector| !selector.is_empty()),
     })
 }
 
-fn service_addresses(
-    spec: &core::ServiceSpec,
-    status: Option<&core::ServiceStatus>,
-) -> Vec<IpAddr> {
-    let cluster = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
-    // A balancer in proxy mode must see the traffic itself.
-    let balancer = status.and_then(|status| status.load_balancer.as_ref());
-    let balancers = balancer
-        .and_then(|balancer| balancer.ingress.as_ref())
-        .into_iter()
-        .flatten()
-        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
-        .filter_map(|ingress| ingress.ip.as_ref());
-    let mut addresses = Vec::new();
+fn cluster_addresses(spec: &core::ServiceSpec) -> Vec<IpAddr> {
     // A headless service's "None" is no address.
-    for address in cluster.chain(balancers).filter_map(|ip| address(ip)) {
+    canonical(spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip))
+}
+
+/// The addresses of balancers that a node may answer for itself. One that does not say so must see the traffic, and may
+/// have other services on its other ports.
+fn balancers(status: Option<&core::ServiceStatus>) -> Vec<IpAddr> {
+    let balancer = status.and_then(|status| status.load_balancer.as_ref());
+    let ingresses = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    let ours = ingresses.filter(|ingress| ingress.ip_mode.as_deref() == Some("VIP"));
+    canonical(ours.filter_map(|ingress| ingress.ip.as_ref()))
+}
+
+fn canonical(texts: impl Iterator<Item = impl AsRef<str>>) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for address in texts.filter_map(|text| address(text.as_ref())) {
         if !addresses.contains(&address) {
             addresses.push(address);
         }
     }
     addresses
+}
+
+/// The field counts before Istio's older annotation, which is not particular about case.
+fn distribution(meta: &ObjectMeta, spec: &core::ServiceSpec) -> Distribution {
+    let known = |value: &str| {
+        let value = value.to_ascii_lowercase();
+        match value.as_str() {
+            "preferclose" | "prefersamezone" => Some(Distribution::SameZone),
+            "prefersamenode" => Some(Distribution::SameNode),
+            _ => None,
+        }
+    };
+    let annotation = || meta.annotations.as_ref()?.get(DISTRIBUTION);
+    let field = spec.traffic_distribution.as_deref().and_then(known);
+    field.or_else(|| annotation().and_then(|value| known(value))).unwrap_or_default()
 }
 
 fn service_port(port: &core::ServicePort) -> Option<ServicePort> {
@@ -154,28 +179,55 @@ pub(super) fn slice(object: EndpointSlice) -> Option<Slice> {
     if address_type == "FQDN" {
         return None;
     }
-    let service: ArcStr = metadata.labels.as_ref()?.get(SERVICE_NAME)?.as_str().into();
+    let labels = metadata.labels.as_ref()?;
+    let service: ArcStr = labels.get(SERVICE_NAME)?.as_str().into();
+    let managed = labels.get(MANAGED_BY).is_some_and(|by| by == SLICE_CONTROLLER);
     let ports = ports.into_iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
     let named = |port: k8s_openapi::api::discovery::v1::EndpointPort| {
         Some((port.name.unwrap_or_default(), number(port.port?)?))
     };
+    let key = key(&metadata);
     Some(Slice {
-        key: key(&metadata),
         service,
-        endpoints: endpoints.into_iter().map(endpoint).collect(),
+        endpoints: endpoints.into_iter().map(|one| endpoint(one, &key.namespace)).collect(),
         ports: ports.filter_map(named).collect(),
+        managed,
+        key,
     })
 }
 
-fn endpoint(endpoint: k8s_openapi::api::discovery::v1::Endpoint) -> Endpoint {
+/// An endpoint; a condition that is not told means the best.
+fn endpoint(endpoint: k8s_openapi::api::discovery::v1::Endpoint, namespace: &ArcStr) -> Endpoint {
+    let conditions = endpoint.conditions.unwrap_or_default();
     let pod = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"));
+    let pod = pod.and_then(|pod| {
+        let namespace = pod.namespace.map_or_else(|| namespace.clone(), ArcStr::from);
+        Some(ObjectKey { namespace, name: pod.name?.into() })
+    });
     Endpoint {
         addresses: endpoint.addresses.iter().filter_map(|ip| address(ip)).collect(),
-        // Not told is to be taken for ready.
-        ready: endpoint.conditions.and_then(|c| c.ready).unwrap_or(true),
-        pod: pod.and_then(|pod| pod.name).map(ArcStr::from),
+        ready: conditions.ready.unwrap_or(true),
+        serving: conditions.serving.unwrap_or(true),
+        leaving: conditions.terminating.unwrap_or(false),
+        pod,
         node: endpoint.node_name.unwrap_or_default().into(),
     }
+}
+
+/// A node.
+pub(super) fn node(object: core::Node) -> Option<Node> {
+    let label = |name: &str| {
+        let labels = object.metadata.labels.as_ref();
+        labels.and_then(|labels| labels.get(name)).map(ArcStr::from).unwrap_or_default()
+    };
+    let locality = Locality {
+        region: label("topology.kubernetes.io/region"),
+        zone: label("topology.kubernetes.io/zone"),
+        subzone: label("topology.istio.io/subzone"),
+    };
+    let addresses = object.status.and_then(|status| status.addresses).unwrap_or_default();
+    let addresses = canonical(addresses.iter().map(|address| &address.address));
+    Some(Node { key: key(&object.metadata), addresses, locality })
 }
 
 /// A namespace.
@@ -197,5 +249,7 @@ fn is_tcp(protocol: Option<&str>) -> bool {
     protocol.is_none_or(|protocol| protocol == "TCP")
 }
 
+#[cfg(test)]
+mod seen;
 #[cfg(test)]
 mod tests;

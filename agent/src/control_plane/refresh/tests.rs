@@ -15,11 +15,12 @@ fn list<R>() -> Change<R> {
     Change::Replace(Vec::new())
 }
 
-fn lists() -> [Event; 5] {
+fn lists() -> [Event; 6] {
     [
         Event::Pod(list::<Pod>()),
         Event::Service(list()),
         Event::Slice(list()),
+        Event::Node(list()),
         Event::PeerAuthentication(list::<PeerAuthentication>()),
         Event::AuthorizationPolicy(list()),
     ]

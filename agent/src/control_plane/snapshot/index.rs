@@ -1,19 +1,21 @@
 //! The records, and the snapshot made of them, recomputed where something changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arcstr::ArcStr;
 use prost::Message;
 use sotto_proto::security::Authorization;
 
-use super::workload::{PortsByService, endpoint_entry, endpoint_uid, pod_entry, pod_ports};
-use super::workload::{pod_uid, slice_ports};
+use super::endpoints::Endpoints;
+use super::members::Members;
+use super::workload::{PortsByService, endpoint_entry, endpoint_uid, pod_entry, pod_uid};
 use super::{Entry, NodeIdentity, PodFacts, Resources, Settings, Snapshot, service, version};
 use crate::control_plane::convert::{access, peer, policy_name};
 use crate::control_plane::model::{
-    AuthorizationPolicy, Change, Event, Labels, ObjectKey, Pod, Record, Selector, Service, Slice,
-    of_namespace, selects,
+    AuthorizationPolicy, Change, Event, Node, ObjectKey, Pod, Record, Selector, Service, Slice,
+    of_namespace,
 };
 
 /// Keeps the records; one task owns it.
@@ -23,10 +25,10 @@ pub struct Index {
     pods: BTreeMap<ObjectKey, Pod>,
     services: BTreeMap<ObjectKey, Service>,
     slices: BTreeMap<ObjectKey, Slice>,
+    nodes: BTreeMap<ObjectKey, Node>,
     peers: peer::Policies,
     access: BTreeMap<ObjectKey, AuthorizationPolicy>,
-    /// Resources each slice made, to remove those it no longer makes.
-    endpoints: BTreeMap<ObjectKey, BTreeSet<ArcStr>>,
+    members: Members,
     dirty: Dirty,
     listed: Listed,
     snapshot: Snapshot,
@@ -36,7 +38,6 @@ pub struct Index {
 struct Dirty {
     pods: BTreeSet<ObjectKey>,
     services: BTreeSet<ObjectKey>,
-    slices: BTreeSet<ObjectKey>,
     policies: bool,
 }
 
@@ -46,6 +47,7 @@ struct Listed {
     pods: bool,
     services: bool,
     slices: bool,
+    nodes: bool,
     peers: bool,
     access: bool,
 }
@@ -58,9 +60,10 @@ impl Index {
             pods: BTreeMap::new(),
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
             access: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
+            members: Members::default(),
             dirty: Dirty::default(),
             listed: Listed::default(),
             snapshot: Snapshot::default(),
@@ -70,8 +73,8 @@ impl Index {
     /// Whether the first complete list of every kind is in: before that, a snapshot would tell
     /// the nodes that things are gone which were merely not read yet.
     pub fn complete(&self) -> bool {
-        let Listed { pods, services, slices, peers, access } = self.listed;
-        pods && services && slices && peers && access
+        let Listed { pods, services, slices, nodes, peers, access } = self.listed;
+        pods && services && slices && nodes && peers && access
     }
 
     /// Takes in one change. [`Self::snapshot`] shows it.
@@ -80,20 +83,25 @@ impl Index {
             Event::Pod(change) => {
                 self.listed.pods |= is_list(&change);
                 for (old, new) in merge(&mut self.pods, change) {
-                    self.dirty.pods.extend(key_of(&old, &new));
+                    self.pod_changed(old, new);
                 }
             }
             Event::Service(change) => {
                 self.listed.services |= is_list(&change);
                 for (old, new) in merge(&mut self.services, change) {
-                    self.service_changed(old, new);
+                    self.dirty.services.extend(key_of(&old, &new));
                 }
             }
             Event::Slice(change) => {
                 self.listed.slices |= is_list(&change);
                 for (old, new) in merge(&mut self.slices, change) {
-                    self.dirty.slices.extend(key_of(&old, &new));
-                    self.dirty.pods.extend(old.iter().chain(&new).flat_map(pods_of));
+                    self.dirty.services.extend(old.iter().chain(&new).map(service_of));
+                }
+            }
+            Event::Node(change) => {
+                self.listed.nodes |= is_list(&change);
+                for (old, new) in merge(&mut self.nodes, change) {
+                    self.node_changed(old, new);
                 }
             }
             Event::PeerAuthentication(change) => {
@@ -117,35 +125,47 @@ impl Index {
 
     /// The snapshot with every change so far.
     pub fn snapshot(&mut self) -> Snapshot {
-        let Dirty { pods, services, slices, policies } = std::mem::take(&mut self.dirty);
+        let Dirty { mut pods, services, policies } = std::mem::take(&mut self.dirty);
         if policies {
             self.update_policies();
+        }
+        for key in &services {
+            pods.extend(self.update_endpoints(key));
         }
         for key in pods {
             self.update_pod(&key);
         }
-        for key in services {
-            self.update_service(&key);
-        }
-        for key in slices {
-            self.update_slice(&key);
+        // What went is gone from every service before anything is put: a slice may have another service now.
+        for key in &services {
+            self.update_service(key);
         }
         self.snapshot.clone()
     }
 
-    fn service_changed(&mut self, old: Option<Service>, new: Option<Service>) {
+    /// Marks the pod, and the services whose endpoint it is, was, or may be.
+    fn pod_changed(&mut self, old: Option<Pod>, new: Option<Pod>) {
         let Some(key) = key_of(&old, &new) else { return };
-        let selectors: Vec<&Labels> =
-            [&old, &new].into_iter().flatten().filter_map(|s| s.selector.as_ref()).collect();
-        let selected = of_namespace(&self.pods, &key.namespace)
-            .filter(|pod| selectors.iter().any(|s| selects(s, &pod.labels)))
-            .map(|pod| pod.key.clone());
-        self.dirty.pods.extend(selected);
-        for slice in of_namespace(&self.slices, &key.namespace).filter(|s| s.service == key.name) {
-            self.dirty.slices.insert(slice.key.clone());
-            self.dirty.pods.extend(pods_of(slice));
+        self.dirty.services.extend(self.members.moved(old.as_ref(), new.as_ref()));
+        let picked = |service: &&Service| {
+            [&old, &new].into_iter().flatten().any(|pod| service.picks(&pod.labels))
+        };
+        let services = of_namespace(&self.services, &key.namespace).filter(picked);
+        self.dirty.services.extend(services.map(|service| service.key.clone()));
+        self.dirty.pods.insert(key);
+    }
+
+    /// Marks what is where the node is, or may not have the addresses that it has.
+    fn node_changed(&mut self, old: Option<Node>, new: Option<Node>) {
+        let Some(key) = key_of(&old, &new) else { return };
+        let locality = |node: &Option<Node>| node.as_ref().map(|node| node.locality.clone());
+        if locality(&old).unwrap_or_default() != locality(&new).unwrap_or_default() {
+            let there = self.pods.values().filter(|pod| pod.node == key.name);
+            self.dirty.pods.extend(there.map(|pod| pod.key.clone()));
         }
-        self.dirty.services.insert(key);
+        if old.map(|node| node.addresses) != new.map(|node| node.addresses) {
+            let balanced = self.services.values().filter(|s| !s.balancers.is_empty());
+            self.dirty.services.extend(balanced.map(|service| service.key.clone()));
+        }
     }
 
     /// Marks the policies, and the workloads that the one with this key may concern.
@@ -181,8 +201,10 @@ impl Index {
         let name = pod_uid(&self.settings, key);
         let pod = self.pods.get(key);
         let entry = pod.and_then(|pod| {
+            let node =
+                self.nodes.get(&ObjectKey { namespace: ArcStr::new(), name: pod.node.clone() });
             let policies = self.policies_of(pod);
-            pod_entry(&self.settings, pod, self.services_of(pod), &policies)
+            pod_entry(&self.settings, pod, node, self.services_of(pod), &policies)
         });
         let facts = pod.map(|pod| PodFacts {
             uid: pod.uid.clone(),
@@ -220,36 +242,46 @@ impl Index {
         }
     }
 
+    /// Finds a service's endpoints anew, and tells which pods that is news for.
+    fn update_endpoints(&mut self, key: &ObjectKey) -> Vec<ObjectKey> {
+        let endpoints = self.services.get(key).map(|service| {
+            let pods = of_namespace(&self.pods, &key.namespace);
+            let slices = of_namespace(&self.slices, &key.namespace);
+            let slices = slices.filter(|slice| slice.service == key.name);
+            let owner = |endpoint: &_, at| self.members.owner(&self.pods, endpoint, at);
+            Endpoints::of(service, pods, slices, owner)
+        });
+        let changed = self.members.set(key, endpoints);
+        for (slice, address) in changed.gone {
+            self.snapshot.addresses.remove(&endpoint_uid(&self.settings, &slice, address));
+        }
+        changed.pods
+    }
+
     fn update_service(&mut self, key: &ObjectKey) {
         let name: ArcStr = self.settings.service_name(key).into();
-        match self.services.get(key) {
-            Some(found) => {
-                let entry = service::entry(&self.settings, found);
-                put(&mut self.snapshot.addresses, name, entry);
-            }
-            None => drop(self.snapshot.addresses.remove(&name)),
+        let (Some(service), Some(endpoints)) = (self.services.get(key), self.members.of(key))
+        else {
+            self.snapshot.addresses.remove(&name);
+            return;
+        };
+        let addresses = self.addresses_of(service);
+        let entry = service::entry(&self.settings, service, &addresses, endpoints);
+        put(&mut self.snapshot.addresses, name, entry);
+        for (at, outside) in &endpoints.outside {
+            let name = endpoint_uid(&self.settings, &at.0, at.1);
+            let entry = endpoint_entry(&self.settings, service, at, outside);
+            put(&mut self.snapshot.addresses, name, entry);
         }
     }
 
-    fn update_slice(&mut self, key: &ObjectKey) {
-        let mut made = BTreeSet::new();
-        if let Some(slice) = self.slices.get(key) {
-            for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.pod.is_none()) {
-                for address in &endpoint.addresses {
-                    let name = endpoint_uid(&self.settings, key, *address);
-                    let services = self.service_of(slice);
-                    let entry = endpoint_entry(&self.settings, slice, endpoint, *address, services);
-                    put(&mut self.snapshot.addresses, name.clone(), entry);
-                    made.insert(name);
-                }
-            }
-        }
-        for name in self.endpoints.remove(key).unwrap_or_default().difference(&made) {
-            self.snapshot.addresses.remove(name);
-        }
-        if !made.is_empty() {
-            self.endpoints.insert(key.clone(), made);
-        }
+    /// The addresses that are a service's on every port. A node's are not, whatever a balancer says. Nor are a balancer's
+    /// where the cluster's own keep to the client's node: that is not asked of the balancer's, and all are treated alike.
+    fn addresses_of(&self, service: &Service) -> Vec<IpAddr> {
+        let is_node = |at: &IpAddr| self.nodes.values().any(|node| node.addresses.contains(at));
+        let balancers = service.balancers.iter().filter(|_| !service.node_local);
+        let balancers = balancers.filter(|at| !service.addresses.contains(at) && !is_node(at));
+        service.addresses.iter().chain(balancers).copied().collect()
     }
 
     fn policies_of(&self, pod: &Pod) -> Vec<String> {
@@ -269,38 +301,13 @@ impl Index {
     }
 
     fn services_of(&self, pod: &Pod) -> PortsByService {
-        let ports = |service: &Service| match &service.selector {
-            Some(selector) => selects(selector, &pod.labels).then(|| pod_ports(service, pod)),
-            None => self.manual_ports(service, pod),
-        };
-        of_namespace(&self.services, &pod.key.namespace)
-            .filter_map(|found| Some((service::name(&self.settings, found), ports(found)?)))
-            .collect()
-    }
-
-    /// A pod's ports for a service whose EndpointSlices are made by hand and name the pod.
-    fn manual_ports(
-        &self,
-        service: &Service,
-        pod: &Pod,
-    ) -> Option<Vec<sotto_proto::workload::Port>> {
-        of_namespace(&self.slices, &service.key.namespace)
-            .filter(|slice| slice.service == service.key.name)
-            .find(|slice| slice.endpoints.iter().any(|e| e.pod.as_ref() == Some(&pod.key.name)))
-            .map(|slice| slice_ports(service, slice))
-    }
-
-    fn service_of(&self, slice: &Slice) -> PortsByService {
-        let key = ObjectKey { namespace: slice.key.namespace.clone(), name: slice.service.clone() };
-        let found = self.services.get(&key).into_iter();
-        found.map(|s| (service::name(&self.settings, s), slice_ports(s, slice))).collect()
+        let backed = self.members.backed_by(&pod.key);
+        backed.map(|(key, ports)| (self.settings.service_name(key), ports.clone())).collect()
     }
 }
 
-fn pods_of(slice: &Slice) -> impl Iterator<Item = ObjectKey> {
-    let namespace = &slice.key.namespace;
-    let names = slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.clone());
-    names.map(|name| ObjectKey { namespace: namespace.clone(), name })
+fn service_of(slice: &Slice) -> ObjectKey {
+    ObjectKey { namespace: slice.key.namespace.clone(), name: slice.service.clone() }
 }
 
 fn policy_entry(policy: &Authorization) -> Entry {

@@ -6,14 +6,15 @@ use std::net::IpAddr;
 use arcstr::ArcStr;
 use prost::Message;
 use sotto_proto::workload::{
-    Address, NetworkMode, Port, PortList, TunnelProtocol, Workload as Wire, WorkloadStatus,
-    WorkloadType, address,
+    Address, Locality, NetworkMode, Port, PortList, TunnelProtocol, Workload as Wire,
+    WorkloadStatus, WorkloadType, address,
 };
 
+use super::endpoints::Outside;
 use super::service::octets;
 use super::{Entry, Settings, version};
 use crate::control_plane::model::{
-    Endpoint, Labels, ObjectKey, Owner, Pod, Service, Slice, TargetPort,
+    Labels, Node, ObjectKey, Owner, Pod, Service, Slice, TargetPort,
 };
 use crate::mesh::spiffe::DEFAULT_TRUST_DOMAIN;
 
@@ -29,6 +30,7 @@ pub(super) fn pod_uid(settings: &Settings, key: &ObjectKey) -> ArcStr {
 pub(super) fn pod_entry(
     settings: &Settings,
     pod: &Pod,
+    node: Option<&Node>,
     services: PortsByService,
     policies: &[String],
 ) -> Option<Entry> {
@@ -57,9 +59,10 @@ pub(super) fn pod_entry(
         workload_name,
         native_tunnel,
         authorization_policies: policies.to_vec(),
-        status: status(pod.healthy).into(),
+        status: status(pod.healthy()).into(),
         cluster_id: settings.cluster_id.to_string(),
         network_mode: mode(pod.host_network).into(),
+        locality: node.and_then(locality),
         ..Wire::default()
     };
     Some(encode(message, services))
@@ -75,31 +78,39 @@ pub(super) fn endpoint_uid(settings: &Settings, slice: &ObjectKey, address: IpAd
     )
 }
 
-/// The resource of an endpoint without a pod: in the clear, without identity and policies, and not
-/// to be found by its address, which something else may have.
+/// The resource of an endpoint without a pod, while its service's connections go to it: in the clear, without
+/// identity and policies, and not to be found by its address, which something else may have.
 pub(super) fn endpoint_entry(
     settings: &Settings,
-    slice: &Slice,
-    endpoint: &Endpoint,
-    address: IpAddr,
-    services: PortsByService,
+    service: &Service,
+    (slice, address): &(ObjectKey, IpAddr),
+    endpoint: &Outside,
 ) -> Entry {
     let message = Wire {
-        uid: endpoint_uid(settings, &slice.key, address).to_string(),
-        name: slice.key.name.to_string(),
-        namespace: slice.key.namespace.to_string(),
-        addresses: vec![octets(address)],
+        uid: endpoint_uid(settings, slice, *address).to_string(),
+        name: slice.name.to_string(),
+        namespace: slice.namespace.to_string(),
+        addresses: vec![octets(*address)],
         node: endpoint.node.to_string(),
-        canonical_name: slice.service.to_string(),
+        canonical_name: service.key.name.to_string(),
         canonical_revision: "latest".to_owned(),
         workload_type: WorkloadType::Pod.into(),
-        workload_name: slice.service.to_string(),
-        status: status(endpoint.ready).into(),
+        workload_name: service.key.name.to_string(),
+        status: WorkloadStatus::Healthy.into(),
         cluster_id: settings.cluster_id.to_string(),
         network_mode: NetworkMode::HostNetwork.into(),
         ..Wire::default()
     };
-    encode(message, services)
+    encode(message, [(settings.service_name(&service.key), endpoint.ports.clone())].into())
+}
+
+/// Where a node is, if that is known.
+fn locality(node: &Node) -> Option<Locality> {
+    let told = &node.locality;
+    let (region, zone, subzone) =
+        (told.region.to_string(), told.zone.to_string(), told.subzone.to_string());
+    let known = !(region.is_empty() && zone.is_empty() && subzone.is_empty());
+    known.then_some(Locality { region, zone, subzone })
 }
 
 /// A pod's own ports for a service; a named port that it does not have is left out.

@@ -71,6 +71,7 @@ fn a_service_has_the_keys_istioctl_reads() {
             preferences: vec![Scope::Zone],
             mode: BalancingMode::Failover,
             allow_unhealthy: false,
+            sticky: false,
         },
         canonical: true,
     };

@@ -16,7 +16,7 @@ fn places(mode: BalancingMode, preferences: &[Scope]) -> World {
     let backend = |name, ip| backing(pod(name, ip), "s", &[(80, 80)]);
     let mut service = service("s", "10.96.0.1", &[(80, 80)]);
     service.load_balancing =
-        LoadBalancing { preferences: preferences.to_vec(), mode, allow_unhealthy: false };
+        LoadBalancing { preferences: preferences.to_vec(), mode, ..LoadBalancing::default() };
     world(
         vec![
             place(pod("productpage", "10.0.0.1"), "r", "z", "n"),
@@ -31,13 +31,16 @@ fn places(mode: BalancingMode, preferences: &[Scope]) -> World {
 
 /// How often each endpoint is chosen; refusals count as "-".
 fn shares(world: &World) -> BTreeMap<String, usize> {
+    shares_of(world, &client())
+}
+
+fn shares_of(world: &World, pod: &LocalPod) -> BTreeMap<String, usize> {
     let mesh = world.mesh();
-    let pod = client();
-    let own = mesh.workload_of(&net(), &pod).cloned();
+    let own = mesh.workload_of(&net(), pod).cloned();
     let destination = "10.96.0.1:80".parse().unwrap();
     let mut shares = BTreeMap::new();
     for _ in 0..ROUNDS {
-        let route = outbound(&mesh, &pod, own.as_deref(), &net(), destination, &mut rand::rng());
+        let route = outbound(&mesh, pod, own.as_deref(), &net(), destination, &mut rand::rng());
         let name = match route {
             Route::Tunnel(tunnel) => tunnel.workload.name.to_string(),
             _ => "-".to_owned(),
@@ -111,4 +114,48 @@ fn capacity_weighs() {
     let shares = shares(&world);
     assert_eq!(shares.len(), 2);
     assert!(shares["node"].abs_diff(ROUNDS * 3 / 4) < ROUNDS / 20, "{shares:?}");
+}
+
+fn sticky() -> World {
+    let mut world = places(BalancingMode::Any, &[]);
+    world.services[0].load_balancing.sticky = true;
+    world
+}
+
+/// The only endpoint that a client with this address is sent to.
+#[track_caller]
+fn kept(world: &World, last: u8) -> String {
+    let pod = LocalPod { ip4: Some([10, 0, 2, last].into()), ..client() };
+    let chosen: Vec<_> = shares_of(world, &pod).into_keys().collect();
+    let [only] = &chosen[..] else { panic!("{last} is sent to {chosen:?}") };
+    only.clone()
+}
+
+#[test]
+fn a_client_keeps_its_endpoint_and_clients_are_spread() {
+    let world = sticky();
+    let mut clients = BTreeMap::<String, usize>::new();
+    for client in 0..100 {
+        *clients.entry(kept(&world, client)).or_default() += 1;
+    }
+    assert_eq!(clients.len(), 4);
+    assert!(clients.values().all(|count| (10..45).contains(count)), "{clients:?}");
+}
+
+#[test]
+fn only_the_clients_of_an_endpoint_that_goes_are_sent_elsewhere() {
+    let (before, mut after) = (sticky(), sticky());
+    after.workloads[2].healthy = false;
+    for client in 0..50 {
+        let (was, is) = (kept(&before, client), kept(&after, client));
+        assert!(is == was || (was == "zone" && is != "zone"), "{client} went from {was} to {is}");
+    }
+}
+
+#[test]
+fn of_services_that_share_an_address_the_one_with_the_port_is_meant() {
+    let mut world = places(BalancingMode::Any, &[]);
+    // By its name it would come first.
+    world.services.push(service("a", "10.96.0.1", &[(443, 443)]));
+    check(&world, &["far", "node", "region", "zone"]);
 }

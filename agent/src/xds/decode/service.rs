@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use sotto_proto::workload::{self as proto, gateway_address, load_balancing};
 
 use crate::mesh::service::{
-    BalancingMode, LoadBalancing, Port, Scope, Waypoint, WaypointDestination,
+    BalancingMode, LoadBalancing, Port, STICKY_EXTENSION, Scope, Waypoint, WaypointDestination,
 };
 use crate::mesh::{Network, NetworkAddress, Service, ServiceKey};
 use crate::route::HBONE_PORT;
@@ -22,6 +22,8 @@ pub(super) fn service(from: proto::Service) -> Result<Service, DecodeError> {
     }
     // One waypoint is used: where several share the traffic, the one with most of it.
     let heaviest = from.weighted_waypoints.into_iter().max_by_key(|waypoint| waypoint.weight);
+    let sticky = from.extensions.iter().any(|extension| extension.name == STICKY_EXTENSION);
+    let balancing = from.load_balancing.map(load_balancing).unwrap_or_default();
     let waypoint = from.waypoint.or_else(|| heaviest.and_then(|waypoint| waypoint.destination));
     Ok(Service {
         name: from.name.into(),
@@ -34,7 +36,7 @@ pub(super) fn service(from: proto::Service) -> Result<Service, DecodeError> {
         ports: ports(&from.ports)?,
         subject_alt_names: from.subject_alt_names.into_iter().map(Into::into).collect(),
         waypoint: waypoint.map(self::waypoint).transpose()?,
-        load_balancing: from.load_balancing.map(load_balancing).unwrap_or_default(),
+        load_balancing: LoadBalancing { sticky, ..balancing },
         canonical: from.canonical,
     })
 }
@@ -94,7 +96,7 @@ fn load_balancing(from: proto::LoadBalancing) -> LoadBalancing {
     };
     let preferences = from.routing_preference.into_iter().filter_map(scope).collect();
     let allow_unhealthy = from.health_policy == i32::from(load_balancing::HealthPolicy::AllowAll);
-    LoadBalancing { preferences, mode, allow_unhealthy }
+    LoadBalancing { preferences, mode, allow_unhealthy, sticky: false }
 }
 
 fn scope(value: i32) -> Option<Scope> {

@@ -209,6 +209,10 @@ fn every_field_of_a_service_arrives() {
             mode: 2,
             health_policy: 1,
         }),
+        extensions: vec![proto::Extension {
+            name: "sotto.io/client-affinity".into(),
+            config: None,
+        }],
         canonical: true,
         ..minimal_service()
     })
@@ -236,6 +240,7 @@ fn every_field_of_a_service_arrives() {
             preferences: all.to_vec(),
             mode: BalancingMode::Failover,
             allow_unhealthy: true,
+            sticky: true,
         },
         canonical: true,
     };

@@ -128,3 +128,24 @@ fn each_mode_at_each_level_is_told_and_warned_about() {
         }
     }
 }
+
+fn with_external(name: &str, ips: Value) -> Option<Rule> {
+    let object = json!({ "metadata": { "name": name, "namespace": "foo", "uid": "u" },
+                         "spec": { "externalIPs": ips } });
+    service(serde_json::from_value(object).unwrap())
+}
+
+#[test]
+fn an_external_address_of_a_service_in_the_mesh_is_warned_about_once() {
+    let mut rules = Rules::default();
+    let seen = |ips| Seen::Service(Change::Apply(with_external("db", ips).unwrap()));
+    assert!(rules.see(seen(json!(["192.0.2.1"]))).is_empty());
+    let told = rules.see(namespace("foo", Some("ambient")));
+    let [(about, warning)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((about.kind.as_deref(), about.name.as_deref()), (Some("Service"), Some("db")));
+    assert_eq!(warning.reason, "OutsideMesh");
+    assert!(warning.note.contains("externalIPs (192.0.2.1)"), "{}", warning.note);
+    assert!(rules.see(seen(json!(["192.0.2.1"]))).is_empty());
+    assert_eq!(rules.see(seen(json!(["192.0.2.2"]))).len(), 1, "others are news");
+    assert_eq!(with_external("none", json!([])), None);
+}

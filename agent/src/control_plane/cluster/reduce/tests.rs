@@ -47,7 +47,8 @@ fn pod_is_reduced() {
         service_account: "details".into(),
         node: "n1".into(),
         host_network: false,
-        healthy: true,
+        ready: true,
+        leaving: false,
         terminal: false,
         redirected: true,
         owner: Some(Owner { kind: "ReplicaSet".to_owned(), name: "details".to_owned() }),
@@ -66,10 +67,10 @@ fn failed_pods_do_not_count_and_ended_ones_are_terminal() {
 fn a_pod_being_deleted_or_not_ready_is_unhealthy() {
     let mut deleting = pod_json("Running");
     deleting["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    assert!(!pod(object(deleting)).unwrap().healthy);
+    assert!(!pod(object(deleting)).unwrap().healthy());
     let mut waiting = pod_json("Running");
     waiting["status"]["conditions"][0]["status"] = json!("False");
-    assert!(!pod(object(waiting)).unwrap().healthy);
+    assert!(!pod(object(waiting)).unwrap().healthy());
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn redirection_must_be_enabled() {
 fn a_bare_pod_is_reduced() {
     let found = pod(object(json!({ "metadata": { "name": "p", "namespace": "n" } }))).unwrap();
     assert_eq!(found.service_account, "default");
-    assert!(found.addresses.is_empty() && !found.healthy && !found.redirected);
+    assert!(found.addresses.is_empty() && !found.healthy() && !found.redirected);
 }
 
 #[test]
@@ -105,7 +106,8 @@ fn service_is_reduced() {
             "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"],
             "ipFamilies": ["IPv4", "IPv6"],
             "selector": { "app": "a" },
-            "internalTrafficPolicy": "Local", "publishNotReadyAddresses": true,
+            "internalTrafficPolicy": "Local", "sessionAffinity": "ClientIP",
+            "trafficDistribution": "PreferSameNode", "publishNotReadyAddresses": true,
             "ports": [
                 { "name": "a", "port": 80, "targetPort": 8080 },
                 { "name": "b", "port": 81, "targetPort": "http", "protocol": "TCP" },
@@ -114,7 +116,7 @@ fn service_is_reduced() {
             ],
         },
         "status": { "loadBalancer": { "ingress": [
-            { "ip": "192.0.2.1" }, { "ip": "192.0.2.2", "ipMode": "Proxy" }, { "hostname": "x" },
+            { "ip": "192.0.2.1", "ipMode": "VIP" }, { "ip": "192.0.2.2", "ipMode": "Proxy" }, { "hostname": "x" },
         ]}},
     })))
     .unwrap();
@@ -122,7 +124,8 @@ fn service_is_reduced() {
     let expected = Service {
         key: ObjectKey::new("n", "s"),
         selector: Some([("app".to_owned(), "a".to_owned())].into()),
-        addresses: ["10.96.0.7", "fd00::7", "192.0.2.1"].map(|ip| ip.parse().unwrap()).to_vec(),
+        addresses: ["10.96.0.7", "fd00::7"].map(|ip| ip.parse().unwrap()).to_vec(),
+        balancers: vec!["192.0.2.1".parse().unwrap()],
         ports: vec![
             port("a", 80, TargetPort::Number(8080)),
             port("b", 81, TargetPort::Name("http".to_owned())),
@@ -131,6 +134,8 @@ fn service_is_reduced() {
         families: Families::Dual,
         publish_not_ready: true,
         node_local: true,
+        distribution: Distribution::SameNode,
+        sticky: true,
     };
     assert_eq!(found, expected);
 }
@@ -154,6 +159,8 @@ fn slice_is_reduced() {
             "endpoints": [
                 { "addresses": ["10.0.0.1"], "conditions": { "ready": true }, "nodeName": "n1",
                   "targetRef": { "kind": "Pod", "name": "p" } },
+                { "addresses": ["10.0.0.4"], "conditions": { "serving": false, "terminating": true },
+                  "targetRef": { "kind": "Pod", "name": "p", "namespace": "other" } },
                 { "addresses": ["10.0.0.2"], "conditions": {} },
                 { "addresses": ["10.0.0.3"], "conditions": { "ready": false },
                   "targetRef": { "kind": "Node", "name": "x" } },
@@ -164,7 +171,9 @@ fn slice_is_reduced() {
     let endpoint = |address: &str, ready, pod: Option<&str>, node: &str| Endpoint {
         addresses: vec![address.parse().unwrap()],
         ready,
-        pod: pod.map(ArcStr::from),
+        serving: true,
+        leaving: false,
+        pod: pod.map(|name| ObjectKey::new("n", name)),
         node: node.into(),
     };
     let expected = Slice {
@@ -172,10 +181,17 @@ fn slice_is_reduced() {
         service: "s".into(),
         endpoints: vec![
             endpoint("10.0.0.1", true, Some("p"), "n1"),
+            Endpoint {
+                serving: false,
+                leaving: true,
+                pod: Some(ObjectKey::new("other", "p")),
+                ..endpoint("10.0.0.4", true, None, "")
+            },
             endpoint("10.0.0.2", true, None, ""),
             endpoint("10.0.0.3", false, None, ""),
         ],
         ports: [("http".to_owned(), 8080)].into(),
+        managed: false,
     };
     assert_eq!(slice(object(value("IPv4"))), Some(expected));
     assert_eq!(slice(object(value("FQDN"))), None);

@@ -7,7 +7,8 @@ use sotto_proto::workload::{
 
 use super::*;
 use crate::control_plane::model::{
-    Endpoint, Families, Mode, Owner, PeerAuthentication, Rules, ServicePort, TargetPort,
+    Distribution, Endpoint, Families, Labels, Mode, Owner, PeerAuthentication, Rules, ServicePort,
+    TargetPort,
 };
 
 fn settings() -> Settings {
@@ -36,7 +37,8 @@ fn details() -> Pod {
         service_account: "bookinfo-details".into(),
         node: "n1".into(),
         host_network: false,
-        healthy: true,
+        ready: true,
+        leaving: false,
         terminal: false,
         redirected: true,
         owner: Some(Owner { kind: "ReplicaSet".to_owned(), name: "details-v1-abc".to_owned() }),
@@ -62,9 +64,12 @@ fn details_service() -> Service {
                 target: TargetPort::Name("none".to_owned()),
             },
         ],
+        balancers: Vec::new(),
         families: Families::Dual,
         publish_not_ready: false,
         node_local: false,
+        distribution: Distribution::Any,
+        sticky: false,
     }
 }
 
@@ -192,7 +197,7 @@ fn a_pod_without_address_or_past_its_end_is_not_told() {
 
 #[test]
 fn health_and_host_network_are_told() {
-    let it = Pod { healthy: false, host_network: true, ..details() };
+    let it = Pod { ready: false, host_network: true, ..details() };
     let found = workload(&index([pod(it)]).snapshot(), DETAILS);
     assert_eq!(found.status(), WorkloadStatus::Unhealthy);
     assert_eq!(found.network_mode(), NetworkMode::HostNetwork);
@@ -258,6 +263,7 @@ fn slice(endpoints: Vec<Endpoint>) -> Slice {
         service: "details".into(),
         endpoints,
         ports: BTreeMap::from([("http".to_owned(), 7000)]),
+        managed: false,
     }
 }
 
@@ -265,7 +271,9 @@ fn endpoint(address: &str, pod: Option<&str>) -> Endpoint {
     Endpoint {
         addresses: vec![ip(address)],
         ready: true,
-        pod: pod.map(ArcStr::from),
+        serving: true,
+        leaving: false,
+        pod: pod.map(|name| ObjectKey::new("bookinfo", name)),
         node: ArcStr::new(),
     }
 }
@@ -399,6 +407,7 @@ fn complete_when_every_kind_is_listed() {
         Event::Pod(none()),
         Event::Service(none()),
         Event::Slice(none()),
+        Event::Node(none()),
         Event::PeerAuthentication(none()),
         Event::AuthorizationPolicy(none()),
     ];

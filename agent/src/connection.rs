@@ -16,6 +16,7 @@ mod record;
 mod trust;
 mod upstream;
 
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -28,6 +29,7 @@ use crate::capture::{Captured, Role};
 use crate::identify::peer;
 use crate::observe::labels::{Reporter, ResponseFlags};
 use crate::route::{self, Route};
+use crate::sys::socket;
 use crate::tunnel::accept::{self, AcceptError, Incoming};
 use crate::tunnel::{Terms, hbone};
 
@@ -133,7 +135,9 @@ async fn outbound(
             }
         }
         Route::Direct(to) => {
-            match Box::pin(upstream::direct(&context, &captured.pod, to.target)).await {
+            match Box::pin(upstream::direct(&context, &captured.pod, &captured.stream, to.target))
+                .await
+            {
                 Ok(server) => {
                     let ends = (captured.stream, server);
                     return Some(carry::outbound_direct(record, place, ends, &of_pod.account));
@@ -174,7 +178,11 @@ async fn inbound_plaintext(
         }
     };
     let held = (place, context.plaintext.let_in(&arrival.encounter()));
-    match Box::pin(upstream::app(&context, &of_pod.dialler, &arrival)).await {
+    let dial = upstream::app(&context, &of_pod.dialler, &arrival);
+    let gone = async {
+        upstream::AppError::Connect(socket::gave_up(&captured.stream, context.timings.ended).await)
+    };
+    match Box::pin(upstream::while_waited_for(dial, gone)).await {
         Ok(app) => {
             let ends = (captured.stream, app);
             let by = (&permit, &of_pod.account);
@@ -262,7 +270,12 @@ async fn inbound_stream(
             return None;
         }
     };
-    let app = match Box::pin(upstream::app(&context, &of_pod.dialler, &arrival)).await {
+    let dial = upstream::app(&context, &of_pod.dialler, &arrival);
+    let gone = async {
+        incoming.gave_up().await;
+        upstream::AppError::Connect(io::ErrorKind::ConnectionReset.into())
+    };
+    let app = match Box::pin(upstream::while_waited_for(dial, gone)).await {
         Ok(app) => app,
         Err(error) => {
             incoming.refuse(hbone::UNAVAILABLE);

@@ -12,6 +12,7 @@ use super::plaintext::{PlaintextCounters, PlaintextPeers};
 use crate::identify::certs::Certificates;
 use crate::mesh::{Mesh, MeshReader, Network};
 use crate::observe::metrics::{Metrics, ThreadMetrics};
+use crate::sys::socket;
 use crate::tunnel::{Limits, Pool};
 
 /// How long a connection waits for what.
@@ -19,13 +20,15 @@ use crate::tunnel::{Limits, Pool};
 pub struct Timings {
     /// For the mesh to be known at all, a workload to be told, a policy to arrive.
     pub hold: Duration,
-    /// For a TCP connection to an app or to a destination outside the mesh.
+    /// For a TCP connection to an app or to a destination outside the mesh, if the other side does not give up before.
     pub connect: Duration,
+    /// How much longer for one that has ended its side.
+    pub ended: Duration,
 }
 
 impl Default for Timings {
     fn default() -> Self {
-        Self { hold: Duration::from_secs(5), connect: Duration::from_secs(10) }
+        Self { hold: Duration::from_secs(5), connect: socket::DIAL, ended: Duration::from_secs(10) }
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use rand::Rng;
@@ -22,6 +23,9 @@ use crate::route::TunnelRoute;
 use crate::sys::socket::{self, AppDialler};
 use crate::tunnel::hbone::{self, Baggage, Forwarded, TraceParent};
 use crate::tunnel::{Account, Asked, Caller, ConnectError, PoolKey, TunnelStream};
+
+/// When a dial is worth a line of the log. There is one at a time of a pod to a destination.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +86,10 @@ pub(super) async fn tunnel(
     };
     // Boxed once it is needed, as most find a tunnel that is there, and lent: many futures pass it on.
     let timeout = context.limits.dial_timeout;
-    let dial =
-        pin!(async { Box::pin(socket::dial_from(&pod.netns, route.gateway, timeout)).await });
+    let dial = pin!(async {
+        let dial = socket::dial_from(&pod.netns, route.gateway, timeout);
+        Box::pin(told_if_slow(dial, local, route.gateway)).await
+    });
     let tls = svid.client_config(&route.expected);
     let caller = Caller { tls, trust: svid.trust(), account: Rc::clone(from.account) };
     let connect = context.pool.connect_aboard(&key, dial, caller, from, (app, live.progress()));
@@ -99,13 +105,43 @@ pub(super) async fn tunnel(
     tunnel.map(TunnelStream::without_answer)
 }
 
-/// A plain connection to outside the mesh, with the pod's own address.
+/// Dials, and says so if nothing answers for long: who waits is told nothing until the end.
+async fn told_if_slow(
+    dial: impl Future<Output = io::Result<TcpStream>>,
+    pod: &LocalPod,
+    gateway: SocketAddr,
+) -> io::Result<TcpStream> {
+    let mut dial = pin!(dial);
+    if let Ok(dialled) = tokio::time::timeout(SLOW, &mut dial).await {
+        return dialled;
+    }
+    let LocalPod { namespace, name, .. } = pod;
+    tracing::warn!(%namespace, pod = %name, %gateway, "no answer yet, maybe a NetworkPolicy is blocking HBONE port 15008");
+    dial.await
+}
+
+/// A plain connection to outside the mesh, with the pod's own address, as long as the app waits for it.
 pub(super) async fn direct(
     context: &Context,
     pod: &PodCapture,
+    app: &TcpStream,
     target: SocketAddr,
 ) -> io::Result<TcpStream> {
-    socket::dial_from(&pod.netns, target, context.timings.connect).await
+    let dial = socket::dial_from(&pod.netns, target, context.timings.connect);
+    while_waited_for(dial, socket::gave_up(app, context.timings.ended)).await
+}
+
+/// The outcome of a dial, or that nobody waits for it any more.
+pub(super) async fn while_waited_for<E>(
+    dial: impl Future<Output = Result<TcpStream, E>>,
+    gave_up: impl Future<Output = E>,
+) -> Result<TcpStream, E> {
+    tokio::select! {
+        // Most have ended when they are first asked.
+        biased;
+        dialled = dial => dialled,
+        error = gave_up => Err(error),
+    }
 }
 
 /// Why the app is not reached.
@@ -119,7 +155,8 @@ pub(super) enum AppError {
     Connect(#[source] io::Error),
 }
 
-/// A connection to the app, which is shown the client as its other end where both are of one family.
+/// A connection to the app, which is shown the client as its other end where both are of one family. It is waited for as long
+/// as the client does, as without the mesh: see [`while_waited_for`].
 pub(super) async fn app(
     context: &Context,
     dialler: &AppDialler,

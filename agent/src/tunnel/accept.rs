@@ -231,6 +231,14 @@ impl Incoming {
         &self.headers
     }
 
+    /// Waits until the peer waits no more for its answer.
+    ///
+    /// # Cancel safety
+    /// Cancel safe, until it is ready.
+    pub async fn gave_up(&self) {
+        poll_fn(|cx| self.handle.poll_ended(cx)).await;
+    }
+
     /// Answers 200 with these headers; the bytes of the stream follow.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::h2::Config;
 use super::tls::RecordLayer;
+use crate::sys::socket;
 
 /// Limits of one tunnel and of the pool that dials them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +34,15 @@ pub struct Limits {
     /// Bytes of an application that go behind its CONNECT before the peer has answered; 0 to wait.
     /// A peer that refuses the stream drops them.
     pub early_data: usize,
-    /// TCP connect of a tunnel.
+    /// TCP connect of a tunnel. The application waits for it, and gives up when it likes.
     pub dial_timeout: Duration,
+    /// How much longer the dial goes on for an application that has ended its side: it may have closed, or wait for an
+    /// answer.
+    pub ended_patience: Duration,
     /// TLS and the HTTP/2 preface, on either side.
     pub handshake_timeout: Duration,
-    /// From CONNECT to its answer: the peer may wait for its control plane (5 s) and then for the
-    /// application (10 s).
+    /// From CONNECT to its answer: the peer may wait for its control plane and then for the application, as long as a
+    /// kernel does.
     pub response_timeout: Duration,
     /// A PING goes out this often...
     pub ping_interval: Duration,
@@ -82,9 +86,10 @@ impl Default for Limits {
             send_buffer: 512 << 10,
             record_layer: RecordLayer::default(),
             early_data: 16 << 10,
-            dial_timeout: Duration::from_secs(10),
+            dial_timeout: socket::DIAL,
+            ended_patience: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
-            response_timeout: Duration::from_secs(20),
+            response_timeout: socket::DIAL + Duration::from_secs(15),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(300),

@@ -33,6 +33,7 @@ use super::limits::Limits;
 use super::relay::{Leg, Progress};
 use super::stream::TunnelStream;
 use crate::mesh::{PodUid, SpiffeId};
+use crate::sys::socket;
 
 /// Streams with the same key may share a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -171,7 +172,9 @@ impl Pool {
         let leg = Leg::new(app);
         async move {
             if self.inner.limits.early_data == 0 {
-                let stream = self.connect_with(key, tcp, caller, request, &mut None).await?;
+                let mut nobody = None;
+                let connect = self.connect_with(key, tcp, caller, request, &mut nobody);
+                let stream = self.patiently(Some(&leg.tcp), connect).await??;
                 stream.attach(leg, progress);
                 return Ok(stream);
             }
@@ -256,15 +259,33 @@ impl Pool {
                     Err(OpenError::Stale(_)) => {}
                     Err(OpenError::Failed(error)) => return Err(error),
                 },
-                Turn::Settle(tunnel) => tunnel.settled().await,
-                Turn::Wait(dial) => dial.finished().await?,
+                Turn::Settle(tunnel) => self.patiently(tcp_of(passenger), tunnel.settled()).await?,
+                Turn::Wait(dial) => self.patiently(tcp_of(passenger), dial.finished()).await??,
                 Turn::Dial(guard) => break guard,
             }
         };
-        let slot = self.dial(key, tcp, caller, guard).await?;
+        let dialled = self.dial(key, tcp, caller, guard);
+        let slot = self.patiently(tcp_of(passenger), dialled).await??;
         match self.open(key, slot, request, passenger).await {
             Ok(stream) => Ok(stream),
             Err(OpenError::Stale(error) | OpenError::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Waits as long as the application does.
+    async fn patiently<T>(
+        &self,
+        app: Option<&TcpStream>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, ConnectError> {
+        let Some(app) = app else { return Ok(work.await) };
+        tokio::select! {
+            // What is done is done, also for one that has gone.
+            biased;
+            done = work => Ok(done),
+            error = socket::gave_up(app, self.inner.limits.ended_patience) => {
+                Err(ConnectError::App { source: Arc::new(error) })
+            }
         }
     }
 
@@ -363,6 +384,10 @@ impl Pool {
             }
         }
     }
+}
+
+fn tcp_of(passenger: &Option<Passenger>) -> Option<&TcpStream> {
+    passenger.as_ref().map(Passenger::tcp)
 }
 
 impl Inner {

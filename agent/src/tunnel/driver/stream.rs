@@ -82,6 +82,11 @@ impl Passenger {
         Self { leg, progress: Rc::clone(progress), sent: Vec::new() }
     }
 
+    /// Its socket.
+    pub(in super::super) fn tcp(&self) -> &tokio::net::TcpStream {
+        &self.leg.tcp
+    }
+
     /// Whether a peer may have passed on bytes of it.
     pub(in super::super) fn has_spoken(&self) -> bool {
         !self.sent.is_empty()

@@ -8,7 +8,7 @@ use tokio::task::spawn_local;
 
 use super::*;
 use crate::tunnel::accept::Incoming;
-use crate::tunnel::testing::{Gateway, Pki, caller, local, permit, request};
+use crate::tunnel::testing::{Gateway, Pki, caller, local, permit, request, tcp_pair};
 
 /// Answers 200 and holds the stream for a minute.
 fn hold(incoming: Incoming) {
@@ -263,6 +263,50 @@ async fn a_connection_in_wait_is_small() {
         let connect = f.pool.connect(&key, dial, caller(Arc::clone(&f.pki.client)), &request);
         let size = size_of_val(&connect) - dialling;
         assert!(size <= 4096, "{size} bytes");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_destination_that_is_late_is_waited_for() {
+    local(async {
+        let f = start(Limits::default()).await;
+        let late = async {
+            tokio::time::sleep(Duration::from_secs(35)).await;
+            f.gateway.dial().await
+        };
+        let asked = request();
+        let (key, caller) = (f.gateway.key(), caller(Arc::clone(&f.pki.client)));
+        let connect = f.pool.connect(&key, late, caller, &asked);
+        tokio::time::pause();
+        let wait = async {
+            for _ in 0..35 {
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+            tokio::time::resume();
+        };
+        let (connected, ()) = tokio::join!(connect, wait);
+        connected.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_application_that_gives_up_is_not_dialled_for() {
+    local(async {
+        let f = start(Limits::default()).await;
+        let (peer, app) = tcp_pair().await;
+        let asked = request();
+        let (key, caller) = (f.gateway.key(), caller(Arc::clone(&f.pki.client)));
+        let progress = Rc::default();
+        let never = std::future::pending();
+        let connect = f.pool.connect_aboard(&key, never, caller, &asked, (app, &progress));
+        peer.set_zero_linger().unwrap();
+        drop(peer);
+        let connected = timeout(Duration::from_secs(5), connect).await.expect("no patience");
+        assert!(matches!(connected, Err(ConnectError::App { .. })), "{connected:?}");
+        // Nobody waits for that dial, and the next one is its own.
+        f.connect().await.unwrap();
     })
     .await;
 }

@@ -24,6 +24,7 @@ pub mod netns;
 pub mod plugin;
 pub mod pods;
 mod probes;
+mod report;
 pub mod rules;
 
 use std::future::Future;
@@ -98,7 +99,7 @@ pub struct Settings {
 pub struct Status {
     /// Pods and namespaces were listed completely at least once.
     pub synced: bool,
-    /// Every pod that is to be captured is, and no other.
+    /// Every pod that is to be captured is, and no other, as far as can be: no pod of a user's holds up the node's agent.
     pub settled: bool,
     /// Pods that are, or are to be, or were captured.
     pub pods: Vec<PodStatus>,
@@ -115,6 +116,16 @@ pub struct PodStatus {
     pub pod: Option<Arc<LocalPod>>,
     /// How far it is.
     pub state: PodState,
+    /// Why it gets no further, after a row of failures.
+    pub trouble: Option<Arc<str>>,
+}
+
+impl PodStatus {
+    /// Whether there is nothing to wait for: it is captured, it has no sandbox yet, or it is in trouble of its own.
+    fn is_settled(&self) -> bool {
+        let without_address = self.state == PodState::Pending && self.pod.is_none();
+        self.state == PodState::Captured || without_address || self.trouble.is_some()
+    }
 }
 
 /// How far a pod's enrolment is.
@@ -146,6 +157,29 @@ impl PodState {
 }
 
 impl Status {
+    /// The pods in trouble, for people; none if there are none.
+    pub fn troubles(&self) -> Option<String> {
+        let troubled = self.pods.iter().filter_map(|pod| Some((pod.trouble.as_deref()?, pod)));
+        let mut told: Vec<String> = troubled
+            .map(|(trouble, status)| match &status.pod {
+                Some(pod) => format!("{}/{}: {trouble}", pod.namespace, pod.name),
+                None => format!("{}: {trouble}", status.uid),
+            })
+            .collect();
+        let count = told.len();
+        told.truncate(NAMED);
+        (count > 0).then(|| format!("pods in trouble: {count}; {}", told.join("; ")))
+    }
+
+    /// Why no pod at all is captured, although several should be: no fault of any one of them. None: enrolment works, or
+    /// nothing tells whether it does.
+    pub fn broken(&self) -> Option<&str> {
+        let mut troubles = self.pods.iter().filter_map(|pod| pod.trouble.as_deref());
+        let first = troubles.next()?;
+        let captured = self.pods.iter().any(|pod| pod.state == PodState::Captured);
+        (!captured && troubles.next().is_some()).then_some(first)
+    }
+
     /// Pods by state, all states told.
     pub fn by_state(&self) -> Vec<(&'static str, u64)> {
         let count = |state| self.pods.iter().filter(|pod| pod.state == state).count() as u64;
@@ -153,7 +187,10 @@ impl Status {
     }
 }
 
-/// Why enrolment could not start.
+/// Pods in trouble that are named.
+const NAMED: usize = 3;
+
+/// Why enrolment could not start, or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
     /// The socket for the CNI plugin could not be made.
@@ -165,6 +202,9 @@ pub enum EnrollError {
         #[source]
         source: std::io::Error,
     },
+    /// New pods cannot start: nobody answers the CNI plugin.
+    #[error("the server that the CNI plugin asks broke")]
+    Server(#[source] std::io::Error),
     /// The host's network namespace, which no pod may be in, could not be told.
     #[error("failed to tell the host's network namespace")]
     Host(#[from] netns::LocateError),

@@ -231,6 +231,7 @@ impl State {
     ) {
         let mut mesh_known = Some(readiness.pending("mesh state from the control plane"));
         let mut pods_known = Some(readiness.pending("pods of this node"));
+        let (mut nothing_captured, mut kernel_broken) = (None, None);
         let (mut kernel_due, mut ready_due) = (interval(UPKEEP), interval(READINESS));
         loop {
             tokio::select! {
@@ -242,16 +243,26 @@ impl State {
                     if pods_known.is_some() && self.is_settled() {
                         pods_known = None;
                     }
+                    let enrolled = self.enrolled.borrow().clone();
+                    readiness.remark("pods", enrolled.troubles());
+                    let broken = enrolled.broken().is_some();
+                    let pending = || readiness.pending("the capture of any pod");
+                    nothing_captured = broken.then(|| nothing_captured.unwrap_or_else(pending));
                     calm.tick(readiness.is_ready());
                 }
                 _ = kernel_due.tick() => {
                     let kernel = self.kernel.clone();
                     let kept = tokio::task::spawn_blocking(move || kernel.lock().maintain()).await;
                     match kept {
-                        Ok(Ok(())) => {}
+                        Ok(Ok(())) => {
+                            kernel_broken = None;
+                            continue;
+                        }
                         Ok(Err(error)) => warn!(error = chain(&error), "kernel upkeep failed"),
                         Err(error) => warn!(%error, "kernel upkeep panicked"),
                     }
+                    let pending = || readiness.pending("upkeep of the eBPF programs");
+                    kernel_broken = Some(kernel_broken.unwrap_or_else(pending));
                 }
             }
         }

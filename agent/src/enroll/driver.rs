@@ -3,7 +3,7 @@
 mod admit;
 mod jobs;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +20,10 @@ use super::cni::{Call, CniSocket};
 use super::machine::{Action, Input, Machine, Ticket, Timing};
 use super::netns::Locator;
 use super::pods::{self, View};
+use super::report::{self, Report};
 use super::{AdoptedPod, Capture, EnrollError, PodState, Settings, Status};
 use crate::error::chain;
+use crate::mesh::PodUid;
 
 /// CNI calls that may wait; more are turned away, and tried again by the kubelet.
 const MAX_CALLS: usize = 64;
@@ -46,8 +48,7 @@ pub async fn run<C: Capture>(
 ) -> Result<(), EnrollError> {
     let locator = Locator::new(settings.cgroup_root.clone(), settings.proc.clone())?;
     let jobs = Jobs::new(capture, client.clone(), locator);
-    Parts::new(settings, client, jobs, status)?.run(adopted, stop).await;
-    Ok(())
+    Parts::new(settings, client, jobs, status)?.run(adopted, stop).await
 }
 
 /// All that [`run`] puts together.
@@ -69,14 +70,29 @@ impl<C: Capture> Parts<C> {
         Ok(Self { driver: Driver::new(settings, jobs, status), socket, client })
     }
 
-    async fn run(self, adopted: Vec<AdoptedPod>, stop: CancellationToken) {
+    async fn run(
+        self,
+        adopted: Vec<AdoptedPod>,
+        stop: CancellationToken,
+    ) -> Result<(), EnrollError> {
         let Self { mut driver, socket, client } = self;
         let (calls, incoming) = mpsc::channel(MAX_CALLS);
         let changes = pods::watch(&client, &driver.settings.node_name);
         driver.input(Input::Adopted(adopted));
         let mut server = JoinSet::new();
         server.spawn(super::cni::serve(socket, calls, stop.clone()));
-        driver.drive(changes, incoming, &stop).await;
+        // Without the server no pod of an enrolled namespace starts: that is for a restart to mend.
+        tokio::select! {
+            () = driver.drive(changes, incoming, &stop) => {}
+            Some(ended) = server.join_next() => if !stop.is_cancelled() {
+                let error = match ended {
+                    Ok(Ok(())) => std::io::ErrorKind::UnexpectedEof.into(),
+                    Ok(Err(error)) => error,
+                    Err(panicked) => std::io::Error::other(panicked),
+                };
+                return Err(EnrollError::Server(error));
+            }
+        }
         // Calls that wait are answered by this: the server ends when they are.
         drop(driver);
         match tokio::time::timeout(SERVER_END, server.join_next()).await {
@@ -85,6 +101,7 @@ impl<C: Capture> Parts<C> {
             Ok(Some(Ok(Ok(()))) | None) => {}
             Err(_) => tracing::warn!("the CNI server was cut off"),
         }
+        Ok(())
     }
 }
 
@@ -96,6 +113,8 @@ struct Driver<C> {
     answers: HashMap<Ticket, oneshot::Sender<Reply>>,
     next_ticket: u64,
     status: watch::Sender<Status>,
+    /// Pods whose users were told that they are left alone.
+    told: HashSet<PodUid>,
 }
 
 impl<C: Capture> Driver<C> {
@@ -108,6 +127,7 @@ impl<C: Capture> Driver<C> {
             answers: HashMap::new(),
             next_ticket: 0,
             status,
+            told: HashSet::new(),
         }
     }
 
@@ -148,7 +168,13 @@ impl<C: Capture> Driver<C> {
 
     fn snapshot(&mut self) {
         if let Some(targets) = self.view.targets(&self.settings.trust_domain) {
+            self.told.retain(|uid| targets.contains_key(uid));
             self.input(Input::Snapshot(targets));
+        }
+        for (pod, reason) in self.view.left_alone() {
+            if self.told.insert(pod.uid.clone()) {
+                self.jobs.report(&self.settings.node_name, Report::left_alone(pod, reason));
+            }
         }
     }
 
@@ -220,6 +246,10 @@ impl<C: Capture> Driver<C> {
                 Action::Answer { ticket, result: Err(reason) } => {
                     self.answer(ticket, Reply::Fail(reason));
                 }
+                Action::Report { uid, namespace, name, reason } => {
+                    let report = Report { uid, namespace, name, note: report::failed(&reason) };
+                    self.jobs.report(&self.settings.node_name, report);
+                }
                 other => self.jobs.start(other, &self.view),
             }
         }
@@ -235,7 +265,7 @@ impl<C: Capture> Driver<C> {
     fn publish(&self) {
         let pods = self.machine.status();
         let synced = self.view.is_complete();
-        let settled = synced && pods.iter().all(|pod| pod.state == PodState::Captured);
+        let settled = synced && pods.iter().all(super::PodStatus::is_settled);
         let namespaces = self.view.enrolled_namespaces();
         let status = Status { synced, settled, pods, namespaces };
         self.status.send_if_modified(|current| {

@@ -46,6 +46,8 @@ pub struct PodFacts {
     pub mode: Option<Mode>,
     /// Shares the node's network.
     pub host_network: bool,
+    /// Its runtime class keeps its network to itself.
+    pub sandboxed: bool,
     /// Has a sidecar proxy.
     pub sidecar: bool,
     /// Has ended, and will not run again.
@@ -83,6 +85,9 @@ impl PodFacts {
             service_account: account.filter(|name| !name.is_empty()).unwrap_or("default").into(),
             mode: pod.labels().get(MODE_LABEL).and_then(|value| Mode::parse(value)),
             host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
+            sandboxed: spec
+                .and_then(|spec| spec.runtime_class_name.as_deref())
+                .is_some_and(is_sandbox),
             sidecar: annotations.contains_key(SIDECAR_ANNOTATION),
             terminal: matches!(phase, Some("Succeeded" | "Failed")),
             ips: ips(pod),
@@ -96,6 +101,15 @@ impl PodFacts {
     pub fn is(&self, uid: &PodUid) -> bool {
         self.uid == *uid || self.runtime_uid.as_ref() == Some(uid)
     }
+}
+
+/// Runtimes whose pods have a network stack of their own, in user space or in a virtual machine: their sockets are not the
+/// node's kernel's. Classes are named after them; what a class really runs, only the runtime's configuration says.
+const SANDBOXES: [&str; 4] = ["gvisor", "runsc", "kata", "firecracker"];
+
+fn is_sandbox(class: &str) -> bool {
+    let class = class.to_ascii_lowercase();
+    SANDBOXES.iter().any(|name| class.contains(name))
 }
 
 /// The UID that the kubelet and the runtime use for a static pod. Anyone may write the annotation: it counts on the

@@ -171,6 +171,17 @@ pub enum Action {
         /// Whether it is to be there.
         enabled: bool,
     },
+    /// Tell the pod's user that it is not captured.
+    Report {
+        /// The pod.
+        uid: PodUid,
+        /// Its namespace.
+        namespace: ArcStr,
+        /// Its name.
+        name: ArcStr,
+        /// Why.
+        reason: String,
+    },
     /// Look where the pod's processes are, report [`Input::Located`].
     Locate {
         /// The pod.

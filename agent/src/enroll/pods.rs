@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use super::enrolled::Namespaces;
 use super::facts::{NamespaceFacts, PodFacts};
 use super::machine::{Target, Wish};
-use super::rules::{self, Mode, Verdict};
+use super::rules::{self, Mode, Reason, Verdict};
 use crate::mesh::PodUid;
 
 /// A change of what is watched.
@@ -148,6 +148,15 @@ impl View {
                 .map(|pod| (pod.uid.clone(), self.target(pod, trust_domain)))
                 .collect(),
         )
+    }
+
+    /// Pods that are asked for and cannot be captured, whatever is done; none while a list is incomplete.
+    pub fn left_alone(&self) -> impl Iterator<Item = (&PodFacts, Reason)> {
+        let all = self.pods.live.values().filter(|_| self.is_complete());
+        all.filter_map(|pod| {
+            let mode = self.namespaces.live.get(&pod.namespace).copied().flatten();
+            Some((pod, rules::out_of_reach(pod, mode)?))
+        })
     }
 
     /// The namespaces that are enrolled, or have a pod on this node that is; none while a list is incomplete.

@@ -44,6 +44,8 @@ pub enum Verdict {
 pub enum Reason {
     /// It shares the node's network: capturing it would capture the node.
     HostNetwork,
+    /// Its runtime keeps its network from the node's kernel.
+    Sandboxed,
     /// It has a sidecar proxy.
     Sidecar,
     /// It has ended.
@@ -58,6 +60,9 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::HostNetwork => "it uses the host network",
+            Self::Sandboxed => {
+                "its runtime class has a network stack of its own (gVisor, Kata), which the node's kernel does not see into"
+            }
             Self::Sidecar => "it has a sidecar",
             Self::Terminal => "it has ended",
             Self::OptedOut => "its label istio.io/dataplane-mode is none",
@@ -73,6 +78,9 @@ pub fn judge(pod: &PodFacts, namespace: Option<Mode>) -> Verdict {
     if pod.host_network {
         return Verdict::Leave(Reason::HostNetwork);
     }
+    if pod.sandboxed {
+        return Verdict::Leave(Reason::Sandboxed);
+    }
     if pod.sidecar {
         return Verdict::Leave(Reason::Sidecar);
     }
@@ -83,6 +91,17 @@ pub fn judge(pod: &PodFacts, namespace: Option<Mode>) -> Verdict {
         (Some(Mode::None), _) => Verdict::Leave(Reason::OptedOut),
         (Some(Mode::Ambient), _) | (None, Some(Mode::Ambient)) => Verdict::Enroll,
         (None, _) => Verdict::Leave(Reason::NotSelected),
+    }
+}
+
+/// Why a pod that is asked for can never be captured, if so.
+pub fn out_of_reach(pod: &PodFacts, namespace: Option<Mode>) -> Option<Reason> {
+    let reachable = PodFacts { host_network: false, sandboxed: false, ..pod.clone() };
+    match judge(pod, namespace) {
+        Verdict::Leave(reason @ (Reason::HostNetwork | Reason::Sandboxed)) => {
+            (judge(&reachable, namespace) == Verdict::Enroll).then_some(reason)
+        }
+        _ => None,
     }
 }
 

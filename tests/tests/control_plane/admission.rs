@@ -1,6 +1,6 @@
 //! The admission policies that are deployed: what they refuse, and of whom.
 
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 
@@ -163,4 +163,37 @@ async fn what_got_past_them_can_still_be_deleted() {
     let done = Patch::Merge(json!({ "metadata": { "finalizers": [] } }));
     policies.patch("p", &PatchParams::default(), &done).await.unwrap();
     assert!(policies.get_opt("p").await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_s_events_say_that_pods_are_not_captured_and_no_more() {
+    let api = deployed();
+    let create = async |client: &Client, name: &str, change: &Value| {
+        let mut event = json!({
+            "metadata": { "name": name, "namespace": "bookinfo" },
+            "involvedObject": { "kind": "Pod", "namespace": "bookinfo", "name": "details" },
+            "reason": "NotCaptured", "type": "Warning", "message": "no",
+            "reportingComponent": "sotto-agent", "reportingInstance": "n1",
+        });
+        for (key, value) in change.as_object().unwrap() {
+            event[key] = value.clone();
+        }
+        let events: Api<Event> = Api::namespaced(client.clone(), "bookinfo");
+        events.create(&PostParams::default(), &serde_json::from_value(event).unwrap()).await
+    };
+    let agent = ("istio-system", "sotto");
+    let own = client_of(&api, agent, Some("n1")).await;
+    create(&own, "a", &json!({})).await.unwrap();
+    for change in [
+        json!({ "reason": "Healthy" }),
+        json!({ "type": "Normal" }),
+        json!({ "reportingComponent": "kubelet" }),
+        json!({ "involvedObject": { "kind": "Node", "name": "n1" } }),
+    ] {
+        refused(create(&own, "b", &change).await, 403, "say of pods that they are not captured");
+    }
+    let elsewhere = json!({ "reportingInstance": "n2" });
+    refused(create(&own, "b", &elsewhere).await, 403, "which node it is on");
+    let unbound = client_of(&api, agent, None).await;
+    refused(create(&unbound, "b", &json!({})).await, 403, "which node it is on");
 }

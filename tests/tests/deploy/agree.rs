@@ -172,6 +172,7 @@ fn an_agent_has_no_right_that_it_does_not_use() {
         .flat_map(|resource| ["get", "list", "watch"].map(|verb| ["", resource, verb]))
         .collect();
     expected.insert(["", "pods/status", "patch"]);
+    expected.insert(["", "events", "create"]);
     assert_eq!(rights(role.expect("the agent's role")), expected);
 }
 

@@ -115,11 +115,13 @@ fn rights(bench: &Bench) {
         }
     }
     add("pods/status", "patch");
+    add("events", "create");
     let used = bench.cluster.api.usage("system:serviceaccount:istio-system:sotto");
     let used: BTreeSet<(String, String, String)> =
         used.into_iter().map(|right| (right.group, right.resource, right.verb)).collect();
     assert!(used.is_subset(&expected), "{used:?}");
-    // The plugin's question about a pod that the watch has not told of yet: not in every run.
+    // The plugin's question about a pod that the watch has not told of yet, and what is told of pods that cannot be
+    // captured: not in every run.
     let mut unused = expected.difference(&used);
-    assert!(unused.all(|(_, _, verb)| verb == "get"), "{used:?}");
+    assert!(unused.all(|(_, _, verb)| verb == "get" || verb == "create"), "{used:?}");
 }

@@ -15,6 +15,7 @@ use crate::enroll::cni::wire::Request;
 use crate::enroll::machine::{Action, CaptureFailure, Input, NetnsRef, Ticket};
 use crate::enroll::netns::{LocateError, Locator};
 use crate::enroll::pods::View;
+use crate::enroll::report::Report;
 use crate::enroll::{Capture, Departure, annotate};
 use crate::error::chain;
 use crate::mesh::{LocalPod, PodUid};
@@ -104,9 +105,19 @@ impl<C: Capture> Jobs<C> {
                 let uids = view.runtime_uids(&pod.uid);
                 self.start_locate(pod, uids);
             }
-            // The driver answers calls itself.
-            Action::Answer { .. } => {}
+            // The driver answers calls itself, and says who it is in reports.
+            Action::Answer { .. } | Action::Report { .. } => {}
         }
+    }
+
+    /// Tells a pod's user something, once; nothing depends on it.
+    pub(super) fn report(&mut self, node: &str, report: Report) {
+        let (client, turns, node) = (self.client.clone(), Arc::clone(&self.turns), node.to_owned());
+        self.running.spawn(async move {
+            let _turn = turns.acquire().await.ok()?;
+            report.write(client, &node).await;
+            None
+        });
     }
 
     fn start_capture(

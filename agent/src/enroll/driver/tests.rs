@@ -52,6 +52,7 @@ struct Api {
     /// Lists fail.
     broken_lists: bool,
     patches: Arc<Mutex<Vec<(String, Value)>>>,
+    events: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Api {
@@ -76,6 +77,12 @@ impl Api {
             return std::future::pending().await;
         }
         let list = |kind: &str, items: Vec<Value>| json!({ "apiVersion": "v1", "kind": kind, "metadata": { "resourceVersion": "1" }, "items": items });
+        if parts.method == http::Method::POST && path.ends_with("/events") {
+            let bytes = body.collect_bytes().await.expect("a body");
+            let event: Value = serde_json::from_slice(&bytes).expect("JSON");
+            self.events.lock().push(event.clone());
+            return respond(201, &event);
+        }
         if parts.method == http::Method::PATCH {
             let bytes = body.collect_bytes().await.expect("a body");
             let patch = serde_json::from_slice(&bytes).expect("JSON");
@@ -149,7 +156,7 @@ impl Running {
         let jobs = Jobs::new(Arc::clone(&notes), api.client(), locator);
         let parts = Parts::new(settings, api.client(), jobs, sender).expect("a socket");
         let running = stop.clone();
-        let task = tokio::spawn(async move { parts.run(adopted, running).await });
+        let task = tokio::spawn(async move { parts.run(adopted, running).await.expect("it ran") });
         Self { directory, notes, api, status, stop, task }
     }
 
@@ -189,6 +196,17 @@ impl Running {
             .iter()
             .map(|(pod, _)| (pod.name.to_string(), pod.ip4.map(|ip| ip.to_string())))
             .collect()
+    }
+
+    /// The first Event.
+    async fn told(&self) -> Value {
+        for _ in 0..2000 {
+            if let Some(event) = self.api.events.lock().first() {
+                return event.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("nobody was told");
     }
 
     async fn patched(&self) -> (String, Value) {
@@ -328,5 +346,31 @@ async fn nothing_is_released_while_the_api_server_fails() {
     assert!(!status.synced);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(*running.notes.released.lock(), []);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_captured_gets_an_event_and_is_no_reason_to_wait() {
+    let notes = Notes { failure: Some("no tables"), ..Notes::default() };
+    let mut running = Running::start(ambient(vec![web(&["127.0.0.1"])]), notes, vec![]);
+    let status = running.until("settled", |status| status.settled).await;
+    assert!(status.troubles().is_some_and(|told| told.contains("shop/web")), "{status:?}");
+    let event = running.told().await;
+    assert_eq!(event["reason"], "NotCaptured");
+    assert_eq!(event["involvedObject"]["uid"], UID);
+    assert_eq!(event["reportingInstance"], "n1");
+    assert!(event["message"].as_str().is_some_and(|text| text.contains("no tables")), "{event}");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_pod_of_the_host_s_network_is_told_that_it_is_left_alone() {
+    let mut pod = web(&["127.0.0.1"]);
+    pod["spec"]["hostNetwork"] = json!(true);
+    let mut running = Running::start(ambient(vec![pod]), Notes::default(), vec![]);
+    running.until("settled", |status| status.settled).await;
+    let event = running.told().await;
+    assert!(event["message"].as_str().is_some_and(|text| text.contains("host network")), "{event}");
+    assert_eq!(*running.api.patches.lock(), [], "it is not announced");
     running.end().await;
 }

@@ -99,6 +99,8 @@ pub(super) struct Pod {
     annotation: Annotation,
     leaving: Option<Leaving>,
     verify_at: Option<Instant>,
+    /// Why it is not what it should be, after a row of failures.
+    trouble: Option<Arc<str>>,
 }
 
 // === impl Pod: its beginnings ===
@@ -121,6 +123,7 @@ impl Pod {
             annotation: Annotation::new(now),
             leaving: None,
             verify_at: None,
+            trouble: None,
         }
     }
 
@@ -201,7 +204,7 @@ impl Pod {
         }
         self.evict = None;
         let pause = if self.tickets.is_empty() { pause } else { Duration::ZERO };
-        self.capture_retry = Retry::after(now + pause);
+        self.capture_retry = self.capture_retry.at_time(now + pause);
         true
     }
 
@@ -318,7 +321,7 @@ impl Pod {
             (_, Held::Captured { pod, .. }) => Some(Arc::clone(pod)),
             _ => None,
         };
-        Some(PodStatus { uid: uid.clone(), pod, state })
+        Some(PodStatus { uid: uid.clone(), pod, state, trouble: self.trouble.clone() })
     }
 }
 

@@ -230,7 +230,7 @@ impl World {
         let touched = match action {
             Action::Capture { pod, .. } | Action::Locate { pod } => Some(pod.uid.clone()),
             Action::Annotate { uid, .. } => Some(uid.clone()),
-            Action::Release { .. } | Action::Answer { .. } => None,
+            Action::Release { .. } | Action::Answer { .. } | Action::Report { .. } => None,
         };
         if let Some(uid) = touched {
             assert!(!self.told_gone.contains(&uid), "{action:?} for a pod that is gone");
@@ -264,6 +264,7 @@ impl World {
                 let netns_inodes = self.sandboxes.get(&index(&uid)).copied().into_iter().collect();
                 self.input(Input::Located { uid, netns_inodes });
             }
+            Action::Report { .. } => {}
             Action::Answer { .. } => unreachable!("answered as it is emitted"),
         }
     }

@@ -4,6 +4,9 @@ use tokio::time::Instant;
 
 use super::Timing;
 
+/// Failures in a row that are no accident.
+const STUCK: u32 = 3;
+
 /// Backoff of one kind of action.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Retry {
@@ -16,8 +19,9 @@ impl Retry {
         Self { failures: 0, at: now }
     }
 
-    pub(super) fn after(at: Instant) -> Self {
-        Self { failures: 0, at }
+    /// The same row of failures, tried again at another time.
+    pub(super) fn at_time(self, at: Instant) -> Self {
+        Self { at, ..self }
     }
 
     pub(super) fn failed(&mut self, timing: &Timing, now: Instant) {
@@ -32,6 +36,16 @@ impl Retry {
 
     pub(super) fn at(&self) -> Instant {
         self.at
+    }
+
+    /// It will not do better soon: so many failures in a row.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.failures >= STUCK
+    }
+
+    /// This failure is the one that made it so.
+    pub(super) fn has_just_stuck(&self) -> bool {
+        self.failures == STUCK
     }
 
     /// The first failure in a row: the one worth a warning.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::enroll::{Departure, PodState};
+use crate::enroll::{Departure, PodState, PodStatus};
 use crate::mesh::SpiffeId;
 
 fn uid() -> PodUid {
@@ -412,4 +412,54 @@ fn a_pod_nobody_asks_for_needs_no_state_and_no_wake_up() {
     test.check(leave(false), &[]);
     assert!(test.machine.pods.is_empty());
     assert_eq!(test.machine.wake(), None);
+}
+
+#[test]
+fn a_pod_that_cannot_be_captured_is_told_of_once_and_held_against_nobody() {
+    let mut test = Test::new();
+    test.machine.handle(enroll(false), test.now);
+    let mut reports = 0;
+    for _ in 0..6 {
+        let settled = test.machine.status().iter().all(PodStatus::is_settled);
+        assert!(!settled || reports > 0, "it may still be captured");
+        let actions = test.machine.handle(failed(7), test.now);
+        reports += actions.iter().filter(|a| matches!(a, Action::Report { .. })).count();
+        test.now += Duration::from_secs(60);
+        test.machine.handle(Input::Tick, test.now);
+    }
+    assert_eq!(reports, 1);
+    let status = test.machine.status();
+    assert_eq!((status[0].state, status[0].trouble.as_deref()), (PodState::Pending, Some("no")));
+    assert!(status[0].is_settled());
+    // Also if the runtime tries again and again.
+    test.machine.handle(add(1, 8), test.now);
+    assert!(test.machine.status()[0].is_settled());
+    test.machine.handle(captured(8), test.now);
+    assert_eq!(test.machine.status()[0].trouble, None);
+}
+
+#[test]
+fn a_pod_that_has_no_sandbox_yet_is_not_waited_for() {
+    let mut test = Test::new();
+    test.machine.handle(snapshot(Some(Wish::Keep), false), test.now);
+    let status = test.machine.status();
+    assert_eq!(status[0].state, PodState::Pending);
+    assert!(status[0].is_settled());
+}
+
+#[test]
+fn enrolment_is_broken_when_several_pods_fail_and_none_is_captured() {
+    let one = |name: &str, state, trouble: Option<&str>| PodStatus {
+        uid: PodUid(name.into()),
+        pod: None,
+        state,
+        trouble: trouble.map(Into::into),
+    };
+    let of = |pods| crate::enroll::Status { pods, ..Default::default() };
+    let bad = |name| one(name, PodState::Pending, Some("no"));
+    assert_eq!(of(vec![bad("a")]).broken(), None, "that is a pod's own");
+    assert_eq!(of(vec![bad("a"), bad("b")]).broken(), Some("no"));
+    let good = one("c", PodState::Captured, None);
+    assert_eq!(of(vec![bad("a"), bad("b"), good]).broken(), None);
+    assert_eq!(of(vec![bad("a")]).troubles().as_deref(), Some("pods in trouble: 1; a: no"));
 }

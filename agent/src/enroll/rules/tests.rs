@@ -190,3 +190,21 @@ fn only_a_mirror_pod_of_its_node_has_a_second_uid() {
         "kubernetes.io/config.mirror": "00000000000000000000000000000000" });
     check_second_uid("two hashes", &apart, &node, None);
 }
+
+#[test]
+fn pods_whose_network_is_their_runtime_s_own_are_left_alone_and_told_so() {
+    let none = Value::Null;
+    for class in ["gvisor", "kata-qemu", "my-runsc"] {
+        let pod = facts(&none, &json!({ "runtimeClassName": class }), &none);
+        assert_eq!(judge(&pod, Some(Mode::Ambient)), Verdict::Leave(Reason::Sandboxed), "{class}");
+        assert_eq!(out_of_reach(&pod, Some(Mode::Ambient)), Some(Reason::Sandboxed));
+        assert_eq!(out_of_reach(&pod, None), None, "nobody asked");
+    }
+    let other = facts(&none, &json!({ "runtimeClassName": "nvidia" }), &none);
+    assert_eq!(judge(&other, Some(Mode::Ambient)), Verdict::Enroll);
+    let host = facts(&none, &json!({ "hostNetwork": true }), &none);
+    assert_eq!(out_of_reach(&host, Some(Mode::Ambient)), Some(Reason::HostNetwork));
+    let opted_out = json!({ "labels": { "istio.io/dataplane-mode": "none" } });
+    let host = facts(&opted_out, &json!({ "hostNetwork": true }), &none);
+    assert_eq!(out_of_reach(&host, Some(Mode::Ambient)), None);
+}

@@ -47,7 +47,7 @@ impl Pod {
         self.wanted = Wanted::Enroll(Arc::clone(&pod));
         self.attachment = Some(Attachment { container, netns, pod });
         self.tickets.push(ticket);
-        self.capture_retry = Retry::now(now);
+        self.capture_retry = self.capture_retry.at_time(now);
     }
 
     /// The runtime takes a sandbox down: ours, if it is the one that was attached or is held. Runtimes repeat
@@ -86,6 +86,7 @@ impl Pod {
             Ok(inode) => {
                 self.held = Held::Captured { inode, pod };
                 self.capture_retry = Retry::now(now);
+                self.trouble = None;
                 self.verify_at = Some(now + timing.verify);
                 if self.evict.is_none() && self.attachment_inode().is_none_or(|told| told == inode)
                 {
@@ -103,12 +104,14 @@ impl Pod {
                 self.attachment.take_if(|attachment| Some(&attachment.netns) == netns.as_ref());
                 self.capture_retry.failed(timing, now);
                 self.warn(self.capture_retry, "pod's network namespace not found", &reason);
+                self.stuck(&pod, &reason, actions);
                 answer_all(&mut tickets, &Err(reason), actions);
             }
             Err(CaptureFailure::Failed { netns_inode, reason }) => {
                 self.held = Held::Partial { inode: netns_inode };
                 self.capture_retry.failed(timing, now);
                 self.warn(self.capture_retry, "failed to capture pod", &reason);
+                self.stuck(&pod, &reason, actions);
                 answer_all(&mut tickets, &Err(reason), actions);
             }
         }
@@ -129,7 +132,7 @@ impl Pod {
                 self.held = Held::Nothing;
                 self.verify_at = None;
                 self.release_retry = Retry::now(now);
-                self.capture_retry = Retry::now(now);
+                self.capture_retry = self.capture_retry.at_time(now);
             }
             Err(reason) => {
                 if let Some(inode) = self.held.inode() {
@@ -137,6 +140,9 @@ impl Pod {
                 }
                 self.release_retry.failed(timing, now);
                 self.warn(self.release_retry, "failed to release pod", &reason);
+                if self.release_retry.is_stuck() {
+                    self.trouble = Some(reason.into());
+                }
             }
         }
     }
@@ -171,6 +177,22 @@ impl Pod {
             }
             self.evict = Some(Evict { pause: Duration::ZERO });
         }
+    }
+
+    /// Tells the pod's user, once for a row of failures.
+    fn stuck(&mut self, pod: &LocalPod, reason: &str, actions: &mut Vec<Action>) {
+        if !self.capture_retry.is_stuck() {
+            return;
+        }
+        if self.capture_retry.has_just_stuck() {
+            actions.push(Action::Report {
+                uid: pod.uid.clone(),
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                reason: reason.to_owned(),
+            });
+        }
+        self.trouble = Some(reason.into());
     }
 
     /// Once for a row of failures.

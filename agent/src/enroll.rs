@@ -24,6 +24,7 @@ pub mod netns;
 pub mod plugin;
 pub mod pods;
 mod probes;
+pub mod remembered;
 mod report;
 pub mod rules;
 
@@ -92,6 +93,8 @@ pub struct Settings {
     pub proc: PathBuf,
     /// Where the CNI plugin finds us.
     pub cni_socket: PathBuf,
+    /// What another run of the agent had captured: see [`remembered`].
+    pub remembered: PathBuf,
 }
 
 /// What enrolment has come to, for readiness, metrics and the dump.

@@ -10,10 +10,13 @@ pub mod config;
 mod connect;
 pub mod decode;
 pub mod delta;
+mod encode;
+pub mod kept;
 pub mod status;
 
 pub use client::run;
 pub use config::XdsConfig;
+pub use kept::Kept;
 /// The names of the two kinds of resources, as discovery and metrics spell them.
 pub use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 pub use status::{StatusReader, StatusWriter, XdsStatus};

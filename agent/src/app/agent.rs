@@ -9,7 +9,8 @@
 //! | destinations | the kernel's map of them | at shutdown |
 //! | upkeep | kernel garbage, readiness | at shutdown |
 //! | kubelet | whose probes are exempt | at shutdown |
-//! | list | the node's list of enrolled namespaces | at shutdown |
+//! | list, pods | the node's lists of enrolled namespaces and captured pods | at shutdown |
+//! | kept | what is known of the mesh, on the node's disk | at shutdown |
 //! | admin, metrics, readiness | their listeners | last |
 //! | data threads | pods' connections | after the drain |
 
@@ -172,6 +173,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         means,
     });
     control.spawn(state.clone().keep_list(control.token.clone()));
+    control.spawn(state.clone().keep_pods(control.token.clone()));
     state.clone().report(&metrics, log.lost_lines);
     control.spawn(state.clone().upkeep(calm, readiness.clone(), control.token.clone()));
     control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));
@@ -219,6 +221,8 @@ fn discover(
     let (discovered, discovery) = StatusWriter::new();
     let stop = || control.token.clone();
     control.spawn(xds::run(settings::discovery(config), store, stop(), discovered));
+    let kept = settings::kept(config);
+    control.spawn(kept.keep(mesh.clone(), discovery.clone(), stop()));
     let network = config.network.as_str().into();
     control.spawn(destinations::follow(mesh.clone(), network, kernel.clone(), stop()));
     (mesh, discovery)

@@ -13,7 +13,7 @@ use crate::identify::ca::CaConfig;
 use crate::sys::cgroup::{self, Cgroup};
 use crate::tunnel::Limits;
 use crate::tunnel::tls::RecordLayer;
-use crate::xds::XdsConfig;
+use crate::xds::{Kept, XdsConfig};
 
 /// Of the kernel's programs.
 pub(super) fn kernel(config: &AgentConfig, own: &Cgroup) -> anyhow::Result<KernelConfig> {
@@ -57,8 +57,15 @@ pub(super) fn discovery(config: &AgentConfig) -> XdsConfig {
         root_namespace: config.root_namespace.clone(),
         instance_ip: config.instance_ip,
         renewal: XdsConfig::RENEWAL,
+        kept: Some(kept(config)),
         metadata: BTreeMap::new(),
     }
+}
+
+/// What is known of the mesh, on the node's disk.
+pub(super) fn kept(config: &AgentConfig) -> Kept {
+    let mesh = [&config.xds_address, &config.cluster_id, &config.network, &config.trust_domain];
+    Kept::new(&config.state_dir, mesh.map(String::as_str).join(" "))
 }
 
 /// Of certificates.
@@ -81,6 +88,7 @@ pub(super) fn enrolment(config: &AgentConfig) -> anyhow::Result<enroll::Settings
         cgroup_root: cgroup_root(config)?,
         proc: config.proc.clone(),
         cni_socket: config.cni_socket.clone(),
+        remembered: enroll::remembered::file_in(&config.state_dir),
     })
 }
 

@@ -20,7 +20,7 @@ use super::worker::{Command, Worker};
 use super::{dump, explain, migrate};
 use crate::config::AgentConfig;
 use crate::connection::{Means, OpenConnection};
-use crate::enroll::{self, enrolled};
+use crate::enroll::{self, enrolled, remembered};
 use crate::error::chain;
 use crate::identify::certs::Certificates;
 use crate::mesh::MeshReader;
@@ -214,6 +214,12 @@ impl State {
         let file = enrolled::file_in(&self.config.state_dir);
         let ready = || self.discovery.borrow().synced() && self.is_settled();
         enrolled::keep(file, self.enrolled.clone(), ready, stop).await;
+    }
+
+    /// Keeps the node's list of captured pods, for the agent's next run, until `stop`.
+    pub(super) async fn keep_pods(self: Arc<Self>, stop: CancellationToken) {
+        let file = remembered::file_in(&self.config.state_dir);
+        remembered::keep(file, self.enrolled.clone(), stop).await;
     }
 
     /// Whether every pod that is to be captured is.

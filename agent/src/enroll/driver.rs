@@ -20,6 +20,7 @@ use super::cni::{Call, CniSocket};
 use super::machine::{Action, Input, Machine, Ticket, Timing};
 use super::netns::Locator;
 use super::pods::{self, View};
+use super::remembered;
 use super::report::{self, Report};
 use super::{AdoptedPod, Capture, EnrollError, PodState, Settings, Status};
 use crate::error::chain;
@@ -78,7 +79,10 @@ impl<C: Capture> Parts<C> {
         let Self { mut driver, socket, client } = self;
         let (calls, incoming) = mpsc::channel(MAX_CALLS);
         let changes = pods::watch(&client, &driver.settings.node_name);
+        let (file, domain) = (&driver.settings.remembered, &driver.settings.trust_domain);
+        let remembered = remembered::read(file, domain);
         driver.input(Input::Adopted(adopted));
+        driver.input(Input::Remembered(remembered));
         let mut server = JoinSet::new();
         server.spawn(super::cni::serve(socket, calls, stop.clone()));
         // Without the server no pod of an enrolled namespace starts: that is for a restart to mend.

@@ -81,6 +81,8 @@ pub enum CaptureFailure {
 pub enum Input {
     /// What the kernel holds from an earlier run; once, at the start.
     Adopted(Vec<AdoptedPod>),
+    /// What an earlier run knew of what the kernel holds; once, after that.
+    Remembered(Vec<Arc<LocalPod>>),
     /// All pods of this node: a pod that is not in it is gone.
     Snapshot(HashMap<PodUid, Target>),
     /// The runtime attaches a pod that is to be captured.
@@ -270,6 +272,11 @@ impl Machine {
     fn take(&mut self, input: Input, now: Instant, actions: &mut Vec<Action>) {
         match input {
             Input::Adopted(pods) => self.adopt(pods, now),
+            Input::Remembered(pods) => {
+                for pod in pods {
+                    self.with(&pod.uid.clone(), |state, _| state.remember(pod));
+                }
+            }
             Input::Snapshot(targets) => self.snapshot(targets, now),
             Input::CniAdd { ticket, pod, container, netns } => {
                 let entry = self.pods.entry(pod.uid.clone());

@@ -109,6 +109,10 @@ impl Policies {
         self.unreadable.get(key).copied()
     }
 
+    pub(super) fn all_unreadable(&self) -> impl Iterator<Item = (&PolicyKey, PolicyScope)> {
+        self.unreadable.iter().map(|(key, scope)| (key, *scope))
+    }
+
     /// Adds or replaces; tells whether anything changed.
     pub(super) fn insert(&mut self, policy: Arc<Authorization>) -> bool {
         if self.by_key.get(&policy.key) == Some(&policy) {

@@ -191,6 +191,11 @@ impl Mesh {
         self.policies.unreadable(key)
     }
 
+    /// Every policy that is here and whose content cannot be read.
+    pub fn unreadable_policies(&self) -> impl Iterator<Item = (&PolicyKey, PolicyScope)> {
+        self.policies.all_unreadable()
+    }
+
     /// Whether an address is ours to carry: a workload's, a service's, or in a service's range.
     pub fn is_destination(&self, network: &Network, address: IpAddr) -> bool {
         self.workload_by_address(network, address).is_some()

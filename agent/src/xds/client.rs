@@ -9,14 +9,15 @@
 //! | [`run`] | the store, the delta states, the status | when told to stop |
 
 use std::error::Error;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use arcstr::ArcStr;
 use rand::Rng as _;
 use sotto_proto::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -28,6 +29,7 @@ use super::backoff::Backoff;
 use super::config::XdsConfig;
 use super::connect::{ConnectError, connect, credentials};
 use super::delta::{DeltaState, type_url};
+use super::kept::Kept;
 use super::status::{Ending, StatusWriter};
 use crate::error::chain;
 
@@ -42,6 +44,9 @@ const REQUEST_QUEUE: usize = 8;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// For the next stream to stand; so long the old one is not listened to.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an agent waits for its control plane before it goes by what another run of it knew. Connections are held
+/// longer than that.
+const GRACE: Duration = Duration::from_secs(2);
 /// A busy control plane may take long to compute the first response; a dead one is found by
 /// keep-alive.
 const FIRST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -73,20 +78,41 @@ pub async fn run(config: XdsConfig, store: Store, stop: CancellationToken, statu
         states: [ResourceKind::Address, ResourceKind::Authorization].map(state),
     };
     let mut backoff = Backoff::new();
+    let (mut kept, grace) = (client.config.kept.take(), Instant::now() + GRACE);
     loop {
-        let mut worked = false;
+        let worked = AtomicBool::new(false);
+        // Only an attempt that has not come to anything is cut short, and made again at once.
+        let overdue = async {
+            sleep_until(grace).await;
+            if worked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
         let error = tokio::select! {
             () = stop.cancelled() => return,
-            error = client.stream(&mut worked) => error,
+            error = client.stream(&worked) => error,
+            () = overdue, if kept.is_some() => {
+                if let Some(kept) = kept.take() {
+                    client.remember(kept).await;
+                }
+                continue;
+            }
         };
+        let worked = worked.into_inner();
+        if worked {
+            kept = None;
+        }
         if worked {
             backoff.reset();
         }
         client.report(&error, worked);
-        let delay = backoff.delay(&mut rand::rng());
+        let mut next = Instant::now() + backoff.delay(&mut rand::rng());
+        if kept.is_some() {
+            next = next.min(grace);
+        }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(delay) => {}
+            () = sleep_until(next) => {}
         }
     }
 }
@@ -107,14 +133,14 @@ struct Client {
 
 impl Client {
     /// One stream, from connecting to its end; `worked` tells whether any response came.
-    async fn stream(&mut self, worked: &mut bool) -> StreamError {
+    async fn stream(&mut self, worked: &AtomicBool) -> StreamError {
         match self.try_stream(worked).await {
             Ok(()) => StreamError::Ended,
             Err(error) => error,
         }
     }
 
-    async fn try_stream(&mut self, worked: &mut bool) -> Result<(), StreamError> {
+    async fn try_stream(&mut self, worked: &AtomicBool) -> Result<(), StreamError> {
         let opened = timeout(FIRST_RESPONSE_TIMEOUT, self.open(connect(&self.config).await?)).await;
         let mut stream = opened.map_err(|_| StreamError::Silent)??;
         loop {
@@ -134,15 +160,19 @@ impl Client {
     }
 
     /// Takes in what a stream tells, until it is time for the next one.
-    async fn follow(&mut self, stream: &mut Stream, worked: &mut bool) -> Result<(), StreamError> {
+    async fn follow(
+        &mut self,
+        stream: &mut Stream,
+        worked: &AtomicBool,
+    ) -> Result<(), StreamError> {
         let spread = rand::rng().random_range(0.8..=1.0);
         let renewal = tokio::time::sleep(self.config.renewal.mul_f64(spread));
         tokio::pin!(renewal);
         loop {
             // Both branches are cancel-safe.
             let next = tokio::select! {
-                next = next(&mut stream.responses, *worked) => next?,
-                () = &mut renewal, if *worked => return Ok(()),
+                next = next(&mut stream.responses, worked.load(Ordering::Relaxed)) => next?,
+                () = &mut renewal, if worked.load(Ordering::Relaxed) => return Ok(()),
             };
             let Some(response) = next else { return Err(StreamError::Ended) };
             self.take(stream, response, worked).await?;
@@ -153,10 +183,10 @@ impl Client {
         &mut self,
         stream: &Stream,
         response: DeltaDiscoveryResponse,
-        worked: &mut bool,
+        worked: &AtomicBool,
     ) -> Result<(), StreamError> {
         if let Some(reply) = self.handle(response) {
-            *worked = true;
+            worked.store(true, Ordering::Relaxed);
             send(&stream.requests, reply).await?;
         }
         Ok(())
@@ -210,6 +240,32 @@ impl Client {
         self.store.apply(handled.events);
         self.store.set_synced(handled.kind);
         Some(handled.reply)
+    }
+
+    /// Goes by what another run of the agent knew.
+    async fn remember(&mut self, kept: Kept) {
+        let read = tokio::task::spawn_blocking(move || kept.read(SystemTime::now())).await;
+        let (before, age) = match read {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "no control plane, and nothing is known from before"
+                );
+                return;
+            }
+            Err(error) => {
+                tracing::error!(%error, "reading what is known of the mesh panicked");
+                return;
+            }
+        };
+        for (state, before) in self.states.iter_mut().zip(before) {
+            let kind = state.kind();
+            self.store.apply(state.remember(before));
+            self.store.set_synced(kind);
+        }
+        tracing::warn!(age = %humantime::format_duration(Duration::from_secs(age.as_secs())),
+            "no control plane: the mesh is taken to be as it was when it was last known");
     }
 
     fn report(&self, error: &StreamError, worked: bool) {

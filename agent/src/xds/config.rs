@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use sotto_proto::ads::Node;
 
+use super::kept::Kept;
+
 /// The control plane's address and our own names.
 #[derive(Debug, Clone)]
 pub struct XdsConfig {
@@ -32,6 +34,8 @@ pub struct XdsConfig {
     pub instance_ip: IpAddr,
     /// After about this long a stream is replaced by the next, before the control plane ends it.
     pub renewal: Duration,
+    /// What is known from before this run, if anything is to be.
+    pub kept: Option<Kept>,
     /// Further metadata to tell the control plane.
     pub metadata: BTreeMap<String, String>,
 }

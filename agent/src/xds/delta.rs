@@ -86,6 +86,8 @@ pub struct DeltaState {
     held: HashMap<String, Held>,
     /// Policies whose last version cannot be read.
     unreadable: HashMap<String, PolicyKey>,
+    /// What the mesh has from before this run, until the first response says what there is.
+    remembered: Vec<ResourceKey>,
 }
 
 #[derive(Debug)]
@@ -112,7 +114,23 @@ impl DeltaState {
     /// Holding nothing. Policies of the root namespace may govern the whole mesh.
     pub fn new(kind: ResourceKind, root_namespace: impl Into<ArcStr>) -> Self {
         let root_namespace = root_namespace.into();
-        Self { kind, root_namespace, held: HashMap::new(), unreadable: HashMap::new() }
+        let (held, unreadable) = (HashMap::new(), HashMap::new());
+        Self { kind, root_namespace, held, unreadable, remembered: Vec::new() }
+    }
+
+    /// Takes what was known before this run, as a control plane would have told it: what to apply. None of it is held:
+    /// the first response has everything, and takes away what it does not have.
+    pub fn remember(&mut self, before: DeltaDiscoveryResponse) -> Vec<MeshEvent> {
+        let mut then = Self::new(self.kind, self.root_namespace.clone());
+        let events = then.on_response(before).events;
+        self.remembered.extend(then.held.into_values().map(|held| held.key));
+        self.remembered.extend(then.unreadable.into_values().map(ResourceKey::Policy));
+        events
+    }
+
+    /// Of which kind.
+    pub(super) fn kind(&self) -> ResourceKind {
+        self.kind
     }
 
     /// The first request of a stream: everything of this kind, except what is held already. What
@@ -150,6 +168,12 @@ impl DeltaState {
                     let instead = self.without(&resource, &mut events);
                     rejected.push(Rejection { name: resource.name, error, instead });
                 }
+            }
+        }
+        for key in std::mem::take(&mut self.remembered) {
+            let name = key.name();
+            if !self.held.contains_key(&name) && !self.unreadable.contains_key(&name) {
+                events.push(key.removal());
             }
         }
         let reply = DeltaDiscoveryRequest {

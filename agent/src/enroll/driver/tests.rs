@@ -130,14 +130,26 @@ struct Running {
 
 impl Running {
     fn start(api: Api, notes: Notes, adopted: Vec<AdoptedPod>) -> Self {
+        Self::start_after(api, notes, adopted, |_| {})
+    }
+
+    /// After something was done to the directory.
+    fn start_after(
+        api: Api,
+        notes: Notes,
+        adopted: Vec<AdoptedPod>,
+        before: impl FnOnce(&Path),
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path();
+        before(root);
         let settings = Settings {
             node_name: "n1".into(),
             trust_domain: "cluster.local".into(),
             cgroup_root: root.join("cgroup"),
             proc: root.join("proc"),
             cni_socket: root.join("run/cni.sock"),
+            remembered: root.join("pods.json"),
         };
         // A pod with one process, in our own namespace, which here is nobody's host.
         let process = root.join("proc/10/ns");
@@ -373,4 +385,25 @@ async fn a_pod_of_the_host_s_network_is_told_that_it_is_left_alone() {
     assert!(event["message"].as_str().is_some_and(|text| text.contains("host network")), "{event}");
     assert_eq!(*running.api.patches.lock(), [], "it is not announced");
     running.end().await;
+}
+
+#[tokio::test]
+async fn adopted_pods_go_on_while_the_api_server_fails() {
+    let adopted = vec![AdoptedPod { uid: PodUid(UID.into()), netns_inode: own_netns() }];
+    let api = Api { broken_lists: true, ..ambient(vec![]) };
+    let known = json!({ "version": 1, "pods": { UID: {
+        "namespace": "shop", "name": "web", "service_account": "web", "ip4": "127.0.0.1", "ip6": null,
+        "outbound_ports": [], "outbound_cidrs": [], "probe_ports": [] } } });
+    let before =
+        |root: &Path| std::fs::write(root.join("pods.json"), known.to_string()).expect("written");
+    let mut running = Running::start_after(api, Notes::default(), adopted, before);
+    let captured = |status: &Status| status.pods.iter().any(|pod| pod.state == PodState::Captured);
+    let status = running.until("captured", captured).await;
+    assert!(!status.synced, "that is not the API server's answer");
+    assert_eq!(running.captured(), [("web".to_owned(), Some("127.0.0.1".to_owned()))]);
+    running.end().await;
+}
+
+fn own_netns() -> u64 {
+    Netns::open(Path::new("/proc/self/ns/net")).expect("our own").inode()
 }

@@ -133,6 +133,15 @@ impl Pod {
         Self { held: Held::Adopted { inode }, listed: true, ..pod }
     }
 
+    /// What it was when an earlier run captured it, until the API server tells what it is.
+    pub(super) fn remember(&mut self, pod: Arc<LocalPod>) {
+        if self.wanted == Wanted::Keep && matches!(self.held, Held::Adopted { .. }) {
+            self.namespace = pod.namespace.clone();
+            self.name = pod.name.clone();
+            self.wanted = Wanted::Enroll(pod);
+        }
+    }
+
     fn attachment_inode(&self) -> Option<u64> {
         self.attachment.as_ref().map(|attachment| attachment.netns.inode)
     }

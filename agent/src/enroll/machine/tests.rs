@@ -463,3 +463,20 @@ fn enrolment_is_broken_when_several_pods_fail_and_none_is_captured() {
     assert_eq!(of(vec![bad("a"), bad("b"), good]).broken(), None);
     assert_eq!(of(vec![bad("a")]).troubles().as_deref(), Some("pods in trouble: 1; a: no"));
 }
+
+#[test]
+fn what_is_adopted_goes_on_as_what_it_was_before_the_api_server_answers() {
+    let mut test = Test::new();
+    let adopted = AdoptedPod { uid: uid(), netns_inode: 7 };
+    test.check(Input::Adopted(vec![adopted]), &[]);
+    let stranger = LocalPod { uid: PodUid("u-2".into()), ..LocalPod::clone(&pod()) };
+    let known = Input::Remembered(vec![pod(), Arc::new(stranger)]);
+    test.machine.handle(captured(9), test.now);
+    let actions = test.machine.handle(known, test.now);
+    assert_eq!(actions, [capture(None, Some(7))], "and of what the kernel does not hold, nothing");
+    test.machine.handle(captured(7), test.now);
+    assert_eq!(test.machine.status()[0].state, PodState::Captured);
+    // The API server has the last word.
+    let actions = test.machine.handle(Input::Snapshot(HashMap::new()), test.now);
+    assert!(actions.contains(&release_of_the_vanished()), "{actions:?}");
+}

@@ -148,6 +148,7 @@ fn config(address: SocketAddr, directory: &Path) -> XdsConfig {
         root_namespace: "istio-system".to_owned(),
         instance_ip: IpAddr::from([172, 31, 0, 11]),
         renewal: XdsConfig::RENEWAL,
+        kept: None,
         metadata: BTreeMap::new(),
     }
 }
@@ -358,4 +359,52 @@ async fn a_type_not_asked_for_is_ignored() {
     stream.respond(workload("uid-a", "2")).await;
     assert_eq!(stream.request().await.response_nonce, "2");
     assert!(reader.load().workload(&WorkloadUid("uid-a".into())).is_some());
+}
+
+/// An agent that has learnt of a workload, written down, and ended.
+async fn known_before(world: &mut World) -> Kept {
+    let kept = Kept::new(world.directory.path(), "m".to_owned());
+    let (reader, mut state, task) = world.start();
+    let mut stream = world.stream().await;
+    stream.initial().await;
+    stream.respond(workload("uid-a", "1")).await;
+    stream.respond(empty(AUTHORIZATION_TYPE, "2")).await;
+    status(&mut state, XdsStatus::synced).await;
+    let stop = CancellationToken::new();
+    stop.cancel();
+    kept.clone().keep(reader, state, stop).await;
+    task.abort();
+    kept
+}
+
+#[tokio::test]
+async fn without_a_control_plane_the_mesh_is_as_it_was_until_there_is_one() {
+    let mut world = world().await;
+    let kept = known_before(&mut world).await;
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+    let at = world.address;
+    for (address, after) in [(nobody, None), (at, Some("uid-b"))] {
+        let kept = Some(kept.clone());
+        let config = XdsConfig { kept, ..config(address, world.directory.path()) };
+        let (store, reader) = Store::new();
+        let (writer, mut state) = StatusWriter::new();
+        let task = tokio::spawn(run(config, store, world.stop.clone(), writer));
+        let mut changes = reader.changes();
+        while !reader.load().synced() {
+            soon(changes.changed()).await.unwrap();
+        }
+        let has = |uid: &str| reader.load().workload(&WorkloadUid(uid.into())).is_some();
+        assert!(has("uid-a") && !state.borrow().synced(), "that is no answer of a control plane");
+        if let Some(after) = after {
+            // The attempt before the agent went by what it knew was left.
+            let _left = world.stream().await;
+            let mut stream = world.stream().await;
+            stream.initial().await;
+            stream.respond(workload(after, "1")).await;
+            stream.respond(empty(AUTHORIZATION_TYPE, "2")).await;
+            status(&mut state, XdsStatus::synced).await;
+            assert!(has(after) && !has("uid-a"), "what it does not have is gone");
+        }
+        task.abort();
+    }
 }

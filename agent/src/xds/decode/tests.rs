@@ -14,6 +14,7 @@ use crate::mesh::service::{
 use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol, WorkloadKind};
 use crate::mesh::{Authorization as Policy, NetworkAddress, Service, Workload, WorkloadUid};
 
+use super::super::encode;
 use super::*;
 
 fn address(of: address::Type) -> Result<MeshEvent, DecodeError> {
@@ -138,6 +139,7 @@ fn every_field_of_a_workload_arrives() {
         capacity: 7,
     };
     assert_eq!(workload(full()).unwrap(), expected);
+    assert_eq!(workload(encode::workload(&expected)).unwrap(), expected);
 }
 
 #[test]
@@ -245,6 +247,7 @@ fn every_field_of_a_service_arrives() {
         canonical: true,
     };
     assert_eq!(decoded, expected);
+    assert_eq!(service(encode::service(&expected)).unwrap(), expected);
 }
 
 #[test]
@@ -339,6 +342,7 @@ fn every_field_of_a_policy_arrives() {
         ..Default::default()
     });
     let decoded = policy(from).unwrap();
+    assert_eq!(policy(encode::authorization(&decoded)).unwrap(), decoded);
     assert_eq!(decoded.key.to_string(), "ns/p");
     let facts = (decoded.scope, decoded.action, decoded.dry_run);
     assert_eq!(facts, (PolicyScope::Namespace, Action::Deny, true));

@@ -385,3 +385,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_remembered_goes_with_the_first_response_that_lacks_it() {
+    let mut state = DeltaState::new(ResourceKind::Address, ROOT);
+    let response = |resources| DeltaDiscoveryResponse {
+        type_url: ADDRESS_TYPE.into(),
+        resources,
+        ..Default::default()
+    };
+    let before = vec![resource("uid:a", 1), resource("uid:b", 1), resource("uid:c", 1)];
+    assert_eq!(state.remember(response(before)).len(), 3);
+    let asked = state.initial_request(&Node::default());
+    assert!(asked.initial_resource_versions.is_empty(), "all of it is to be told anew");
+    // One that cannot be taken is not held, and its removal would never be told.
+    let handled = state.on_response(response(vec![resource("uid:a", 2), bad("uid:b", 2)]));
+    let mut gone: Vec<_> = handled
+        .events
+        .into_iter()
+        .filter_map(|event| match event {
+            MeshEvent::RemoveWorkload(uid) => Some(uid.to_string()),
+            _ => None,
+        })
+        .collect();
+    gone.sort();
+    assert_eq!(gone, ["uid:b", "uid:c"]);
+    assert!(state.on_response(response(vec![])).events.is_empty(), "once");
+}

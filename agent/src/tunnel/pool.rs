@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -173,7 +174,7 @@ impl Pool {
         async move {
             if self.inner.limits.early_data == 0 {
                 let mut nobody = None;
-                let connect = self.connect_with(key, tcp, caller, request, &mut nobody);
+                let connect = pin!(self.connect_with(key, tcp, caller, request, &mut nobody));
                 let stream = self.patiently(Some(&leg.tcp), connect).await??;
                 stream.attach(leg, progress);
                 return Ok(stream);
@@ -259,12 +260,16 @@ impl Pool {
                     Err(OpenError::Stale(_)) => {}
                     Err(OpenError::Failed(error)) => return Err(error),
                 },
-                Turn::Settle(tunnel) => self.patiently(tcp_of(passenger), tunnel.settled()).await?,
-                Turn::Wait(dial) => self.patiently(tcp_of(passenger), dial.finished()).await??,
+                Turn::Settle(tunnel) => {
+                    self.patiently(tcp_of(passenger), pin!(tunnel.settled())).await?
+                }
+                Turn::Wait(dial) => {
+                    self.patiently(tcp_of(passenger), pin!(dial.finished())).await??
+                }
                 Turn::Dial(guard) => break guard,
             }
         };
-        let dialled = self.dial(key, tcp, caller, guard);
+        let dialled = pin!(self.dial(key, tcp, caller, guard));
         let slot = self.patiently(tcp_of(passenger), dialled).await??;
         match self.open(key, slot, request, passenger).await {
             Ok(stream) => Ok(stream),
@@ -276,16 +281,16 @@ impl Pool {
     async fn patiently<T>(
         &self,
         app: Option<&TcpStream>,
-        work: impl Future<Output = T>,
+        work: impl Future<Output = T> + Unpin,
     ) -> Result<T, ConnectError> {
         let Some(app) = app else { return Ok(work.await) };
+        // Boxed, as few have to wait.
+        let gave_up = Box::pin(socket::gave_up(app, self.inner.limits.ended_patience));
         tokio::select! {
             // What is done is done, also for one that has gone.
             biased;
             done = work => Ok(done),
-            error = socket::gave_up(app, self.inner.limits.ended_patience) => {
-                Err(ConnectError::App { source: Arc::new(error) })
-            }
+            error = gave_up => Err(ConnectError::App { source: Arc::new(error) }),
         }
     }
 

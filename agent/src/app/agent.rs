@@ -33,7 +33,7 @@ use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log, Logging};
 use super::state::State;
 use super::worker::{self, Command, Worker};
-use super::{destinations, kubelet, means, quiet, settings};
+use super::{destinations, environment, kubelet, means, quiet, settings};
 use crate::capture;
 use crate::capture::bpf::{AdoptedPod, Kernel};
 use crate::config::AgentConfig;
@@ -115,6 +115,9 @@ async fn serve(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
 
 /// Builds the parts; an error here is a node that cannot serve.
 async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow::Result<Agent> {
+    for sentence in environment::without_effect(std::env::vars().map(|(name, _)| name)) {
+        warn!("{sentence}");
+    }
     let (control, enrolment, servers) = (Shutdown::new(), Shutdown::new(), Shutdown::new());
     let readiness = Readiness::new();
     // On another thread, while this one has the most to do.

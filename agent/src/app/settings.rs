@@ -1,10 +1,10 @@
 //! From the agent's flags to what each part needs to know.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 
+use super::environment;
 use crate::capture::bpf::KernelConfig;
 use crate::capture::kubelet::Search;
 use crate::config::{AgentConfig, TlsRecords, UnknownDestinations};
@@ -58,7 +58,7 @@ pub(super) fn discovery(config: &AgentConfig) -> XdsConfig {
         instance_ip: config.instance_ip,
         renewal: XdsConfig::RENEWAL,
         kept: Some(kept(config)),
-        metadata: BTreeMap::new(),
+        metadata: environment::metadata(std::env::vars()),
     }
 }
 

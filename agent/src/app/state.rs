@@ -15,6 +15,7 @@ use sotto_abi::{Counter, Counts};
 
 use super::footprint::Calm;
 use super::kubelet::Probes;
+use super::missing::Missing;
 use super::pods::{Pods, SharedKernel};
 use super::worker::{Command, Worker};
 use super::{dump, explain, migrate};
@@ -222,6 +223,19 @@ impl State {
         remembered::keep(file, self.enrolled.clone(), stop).await;
     }
 
+    /// Tells of policies that are named and never sent.
+    fn tell_missing(&self, missing: &mut Missing) {
+        let (mesh, enrolled) = (self.mesh.load(), self.enrolled.borrow().clone());
+        if !mesh.synced() {
+            return;
+        }
+        let pods = enrolled.pods.iter().filter_map(|pod| pod.pod.clone());
+        for key in missing.look(&mesh, &self.config.network.as_str().into(), pods) {
+            warn!(policy = %key, "the control plane names this policy and does not send it: \
+                plaintext is denied where it is named, and identities pass, as its content would have it");
+        }
+    }
+
     /// Whether every pod that is to be captured is.
     fn is_settled(&self) -> bool {
         let status = self.enrolled.borrow();
@@ -238,6 +252,7 @@ impl State {
         let mut mesh_known = Some(readiness.pending("mesh state from the control plane"));
         let mut pods_known = Some(readiness.pending("pods of this node"));
         let (mut nothing_captured, mut kernel_broken) = (None, None);
+        let mut missing = Missing::default();
         let (mut kernel_due, mut ready_due) = (interval(UPKEEP), interval(READINESS));
         loop {
             tokio::select! {
@@ -257,6 +272,7 @@ impl State {
                     calm.tick(readiness.is_ready());
                 }
                 _ = kernel_due.tick() => {
+                    self.tell_missing(&mut missing);
                     let kernel = self.kernel.clone();
                     let kept = tokio::task::spawn_blocking(move || kernel.lock().maintain()).await;
                     match kept {

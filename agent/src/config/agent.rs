@@ -254,8 +254,10 @@ impl AgentConfig {
     }
 }
 
-/// An address with the scheme https; tokens never travel in the clear.
+/// An address with the scheme https, which may be left out as in ztunnel's; tokens never travel in the clear.
 fn https(mistakes: &mut Mistakes, flag: &str, text: &str) -> Option<String> {
+    let full = format!("https://{text}");
+    let text = if text.contains("://") { text } else { &full };
     let sound = text.parse::<http::Uri>().is_ok_and(|uri| {
         uri.scheme_str() == Some("https") && uri.host().is_some() && uri.port().is_some()
     });
@@ -386,7 +388,7 @@ mod tests {
         let mut flags: Vec<&str> = base.iter().map(String::as_str).collect();
         flags.push("--xds-address=https://cp:15012");
         assert_eq!(check(&flags).unwrap().ca_address, "https://cp:15012");
-        flags.push("--ca-address=https://ca:15012");
+        flags.push("--ca-address=ca:15012");
         assert_eq!(check(&flags).unwrap().ca_address, "https://ca:15012");
     }
 }

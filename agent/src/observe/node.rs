@@ -119,7 +119,8 @@ impl Collector for NodeCollector {
 
 fn encode_build(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let help = "What was built";
-    let labels = [("component", "sotto"), ("tag", env!("CARGO_PKG_VERSION"))];
+    // Istio's dashboards ask for the component that the agent stands for; the tag says what it is.
+    let labels = [("component", "ztunnel"), ("tag", concat!("sotto-", env!("CARGO_PKG_VERSION")))];
     let mut family = encoder.encode_descriptor("istio_build", help, None, MetricType::Gauge)?;
     family.encode_family(&Pairs(&labels))?.encode_gauge(&1u64)
 }

@@ -298,6 +298,27 @@ fn istiod_gets_agents_alone_under_the_account_it_trusts() {
 }
 
 #[test]
+fn istio_s_tools_find_the_agents_under_istiod_by_the_names_they_know() {
+    let all = documents("overlays/istiod");
+    let set = only(&all, "DaemonSet");
+    assert_eq!(name(&set["metadata"]), "ztunnel");
+    let template = &set["spec"]["template"];
+    let labels = &template["metadata"]["labels"];
+    assert_eq!((&labels["app"], &labels["k8s-app"]), (&"ztunnel".into(), &"istio-cni-node".into()));
+    for (label, value) in set["spec"]["selector"]["matchLabels"].as_object().expect("a selector") {
+        assert_eq!(&labels[label], value, "{label}");
+    }
+    let containers = items(&template["spec"]["containers"]);
+    assert_eq!(containers.iter().map(name).collect::<Vec<_>>(), ["istio-proxy", "cni"]);
+    // What is said of a container by its name is said of one that there is.
+    let annotations = template["metadata"]["annotations"].as_object().expect("annotations");
+    let profiles = annotations
+        .keys()
+        .filter_map(|key| key.strip_prefix("container.apparmor.security.beta.kubernetes.io/"));
+    assert_eq!(profiles.collect::<Vec<_>>(), ["istio-proxy"]);
+}
+
+#[test]
 fn the_mesh_does_not_capture_itself() {
     for folder in folders() {
         for workload in workloads(&documents(&folder)) {

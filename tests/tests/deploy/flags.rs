@@ -25,8 +25,15 @@ fn container<'a>(pod: &'a Value, wanted: &str) -> &'a Value {
         .expect("the container")
 }
 
+/// The agent's container: under istiod it has the name that Istio's tools look for.
+fn agent_container(all: &[Value]) -> &Value {
+    let pod = pod(all, "DaemonSet");
+    let named = items(&pod["containers"]).iter().find(|container| name(container) == "istio-proxy");
+    named.unwrap_or_else(|| container(pod, "agent"))
+}
+
 fn agent(all: &[Value]) -> AgentArgs {
-    match parse(container(pod(all, "DaemonSet"), "agent")) {
+    match parse(agent_container(all)) {
         Command::Agent(args) => *args,
         other => panic!("{other:?}"),
     }
@@ -75,7 +82,7 @@ fn the_agents_paths_are_mounted() {
     for folder in folders() {
         let all = documents(&folder);
         let args = agent(&all);
-        let container = container(pod(&all, "DaemonSet"), "agent");
+        let container = agent_container(&all);
         let check = |path: &Path, volume: &str, writable: bool| {
             assert_eq!(
                 mounted(container, path),
@@ -154,7 +161,7 @@ fn ports_are_those_that_are_listened_on() {
 fn the_agents_memory_is_bounded_by_its_container_or_its_flag() {
     for folder in folders() {
         let all = documents(&folder);
-        let container = container(pod(&all, "DaemonSet"), "agent");
+        let container = agent_container(&all);
         let limit = container["resources"]["limits"]["memory"].as_str();
         assert_eq!(limit, Some("2Gi"), "{folder}");
         assert!(container["resources"]["limits"]["cpu"].is_null(), "{folder}");

@@ -364,7 +364,7 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
 #[test]
 fn what_was_built_is_told() {
     let metrics = Metrics::new();
-    let labels = format!("{{component=\"sotto\",tag=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    let labels = format!("{{component=\"ztunnel\",tag=\"sotto-{}\"}}", env!("CARGO_PKG_VERSION"));
     check(&metrics, "istio_build", &[(&labels, "1")]);
     check(&metrics, "sotto_metric_sets_dropped_total", &[("", "0")]);
 }

@@ -16,6 +16,8 @@ pub(super) fn workload(from: &Workload) -> proto::Workload {
     let tunnel = match from.protocol {
         TunnelProtocol::Tcp => proto::TunnelProtocol::None,
         TunnelProtocol::Hbone => proto::TunnelProtocol::Hbone,
+        // Any that we cannot speak.
+        TunnelProtocol::Unknown => proto::TunnelProtocol::LegacyIstioMtls,
     };
     let kind = match from.kind {
         WorkloadKind::Deployment => proto::WorkloadType::Deployment,

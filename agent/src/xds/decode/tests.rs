@@ -178,7 +178,8 @@ fn a_service_whose_balancing_is_not_known_is_kept() {
         proto::LoadBalancing { mode: 9, routing_preference: vec![2, 9, 0, 1], health_policy: 9 };
     let decoded = service(proto::Service { load_balancing: Some(from), ..minimal_service() });
     let preferences = vec![Scope::Zone, Scope::Region];
-    let expected = LoadBalancing { preferences, mode: BalancingMode::Any, allow_unhealthy: false };
+    let (mode, allow_unhealthy, sticky) = (BalancingMode::Any, false, false);
+    let expected = LoadBalancing { preferences, mode, allow_unhealthy, sticky };
     assert_eq!(decoded.unwrap().load_balancing, expected);
 }
 

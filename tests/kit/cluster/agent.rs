@@ -159,6 +159,11 @@ impl Agent {
         Ok(Self { process, cni: None, name: node.name(), home })
     }
 
+    /// The address of its pod.
+    pub fn ip(&self) -> Ipv4Addr {
+        self.home.ip
+    }
+
     /// The network namespace of its pod.
     pub fn netns(&self) -> &str {
         &self.home.netns

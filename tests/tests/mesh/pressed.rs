@@ -60,7 +60,7 @@ async fn flood(bench: &Bench) {
     let node = bench.cluster.node_of(CLIENT.0, &pod).unwrap();
     let of_pod = node.pod(CLIENT.0, &pod).unwrap().netns;
     let of_pod = of_pod.file_name().unwrap().to_str().unwrap();
-    let agent = bench.cluster.nodes[1].config.number.ip();
+    let agent = bench.agent(2).ip();
     let held = netns::within(of_pod, || hold(agent)).unwrap();
     let mut worst = Duration::ZERO;
     for _ in 0..10 {

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind::{DirectoryNotEmpty, ResourceBusy};
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData};
@@ -12,6 +13,7 @@ use super::pods::{pinned_netns, read};
 use super::{BpfError, leftovers};
 use crate::capture::{StandInRanges, routing};
 use crate::sys::Netns;
+use crate::sys::bpf::{detach_link, open_pinned};
 
 /// Detaches all programs and removes all pins below `pin_dir`, and the routes of pods whose network namespace shows in
 /// `/run/netns` or `/proc`. Goes on after errors.
@@ -25,6 +27,11 @@ pub fn remove_all(pin_dir: &Path) -> Result<(), Vec<BpfError>> {
     let pins = Pins::below(pin_dir);
     let mut errors = Vec::new();
     let ranges = told_ranges(&pins).unwrap_or_default();
+    // First of all and at once: the kernel lets go of what is only unpinned in its own time, and until then
+    // connections would be sent to whom is no more.
+    errors.extend(
+        [names::CONNECT4, names::CONNECT6].into_iter().filter_map(|name| detach(&pins, name).err()),
+    );
     match pins.all_pods() {
         Ok(pods) => {
             for (_, pod) in pods {
@@ -65,6 +72,16 @@ fn remove_if_empty(folder: &Path) -> Result<(), BpfError> {
 
 fn find(inode: u64) -> Option<Netns> {
     Netns::find(inode, Path::new("/proc")).ok().flatten()
+}
+
+/// Ends a program's work, if it is attached.
+fn detach(pins: &Pins, name: &'static str) -> Result<(), BpfError> {
+    let place = pins.link(name);
+    if !place.exists() {
+        return Ok(());
+    }
+    let link = open_pinned(&place).map_err(BpfError::file("open", &place))?;
+    detach_link(link.as_fd()).map_err(BpfError::program("detach", name))
 }
 
 /// The ranges that the programs below a pin directory were told.

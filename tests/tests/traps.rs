@@ -20,18 +20,23 @@ mod stand_ins;
 mod system;
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use kit::lab::{Lab, LabPod, Relay, Server, ask, connect};
-use sotto::capture::Role;
+use kit::wire::{Capture, Flow, Mark};
+use socket2::{Domain, Protocol, Socket, Type};
 use sotto::capture::bpf::{Kernel, KernelConfig};
+use sotto::capture::{Role, StandInRanges};
 use sotto_abi::Counts;
 
 /// Where the servers of these tests listen.
 const PORT: u16 = 8080;
 /// "At once", generously: any retransmission takes a second at least.
 const AT_ONCE: Duration = Duration::from_millis(700);
+/// By then the capture's thread has seen what was on the wire.
+const SEEN: Duration = Duration::from_millis(100);
 
 /// A lab with a client pod and a serving pod.
 struct Bench {
@@ -75,6 +80,35 @@ impl Bench {
         let of_pod = counters.pods.into_iter().find(|(uid, _)| *uid == pod.capture.pod.uid);
         Ok(of_pod.context("the pod is not counted")?.1)
     }
+}
+
+/// What must not be on the wire.
+const SECRET: &[u8] = b"the secret of a captured connection";
+
+fn tcp(domain: Domain) -> std::io::Result<Socket> {
+    Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
+}
+
+/// Runs `ip` in a pod.
+fn ip(pod: &LabPod, line: &str) -> Result<()> {
+    let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+    let output = pod.run(move || Command::new("ip").args(arguments).output())?;
+    ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Nothing of a captured connection is on the wire: neither its bytes, nor anything to or from a stand-in.
+fn assert_quiet(capture: &Capture, mark: Mark) -> Result<()> {
+    std::thread::sleep(SEEN);
+    let trace = capture.since(mark)?;
+    ensure!(!trace.reads(SECRET), "the secret is on the wire: {:?}", trace.flows);
+    let ranges = StandInRanges::default();
+    let of_stand_ins = |flow: &&Flow| {
+        [flow.client, flow.server].iter().any(|end| ranges.holds(end.ip()).is_some())
+    };
+    let leaked: Vec<_> = trace.flows.iter().filter(of_stand_ins).collect();
+    ensure!(leaked.is_empty(), "on the wire: {leaked:?}");
+    Ok(())
 }
 
 /// Connects from a pod and asks the server who the client is.

@@ -2,28 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kit::lab::{LabPod, Relay, ask, ask_from, connect, peer_name};
-use socket2::{Domain, Protocol, Socket, Type};
+use kit::lab::{Relay, ask, ask_from, connect, peer_name};
+use socket2::Domain;
 use sotto::capture::Role;
 use tokio_uring::net::TcpStream as RingStream;
 
-use super::{Bench, PORT, seen};
-
-fn tcp(domain: Domain) -> std::io::Result<Socket> {
-    Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
-}
-
-/// Runs `ip` in a pod.
-fn ip(pod: &LabPod, line: &str) -> Result<()> {
-    let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
-    let output = pod.run(move || Command::new("ip").args(arguments).output())?;
-    ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
+use super::{Bench, PORT, SECRET, ip, seen, tcp};
 
 /// The relay saw these destinations of the client's, in this order.
 fn assert_seen(bench: &Bench, relay: &Relay, destinations: &[SocketAddr]) {
@@ -173,7 +160,7 @@ fn a_device_that_is_plugged_in_later_leads_nothing_out() -> Result<()> {
             socket.set_write_timeout(Some(Duration::from_secs(1)))?;
             socket.connect(&to.into())?;
             socket.bind_device(Some(b"eth1"))?;
-            let _whatever_comes_of_it = socket.send(b"the secret of a captured connection");
+            let _whatever_comes_of_it = socket.send(SECRET);
             Ok(())
         })?;
         std::thread::sleep(Duration::from_millis(300));

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use kit::wire::{Capture, Mark};
+use kit::wire::Capture;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::DontRoute;
 use rand::rngs::StdRng;
@@ -17,10 +17,8 @@ use rand::{Rng as _, SeedableRng as _};
 use socket2::{Domain, Protocol, Socket, Type};
 use sotto::capture::StandInRanges;
 
-use super::Bench;
+use super::{Bench, SECRET, assert_quiet};
 
-/// What must not be on the wire.
-const SECRET: &[u8] = b"the secret of a captured connection";
 /// Sequences between two looks at the wire.
 const BATCH: usize = 100;
 /// Sockets live this long at most.
@@ -168,20 +166,6 @@ impl Step {
     }
 }
 
-/// Nothing of a captured connection is on the wire: neither its bytes, nor anything to or from a stand-in.
-fn look(capture: &Capture, mark: Mark) -> Result<()> {
-    std::thread::sleep(Duration::from_millis(30));
-    let trace = capture.since(mark)?;
-    ensure!(!trace.reads(SECRET), "the secret is on the wire: {:?}", trace.flows);
-    let ranges = StandInRanges::default();
-    let leaked = trace
-        .flows
-        .iter()
-        .find(|flow| [flow.client, flow.server].iter().any(|end| ranges.holds(end.ip()).is_some()));
-    ensure!(leaked.is_none(), "on the wire: {leaked:?}");
-    Ok(())
-}
-
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -208,7 +192,7 @@ fn fuzz(
             bench.client.run_unprivileged(run)?;
         }
         count += batch.len();
-        look(capture, mark).with_context(|| format!("seed {seed}, one of {batch:#?}"))?;
+        assert_quiet(capture, mark).with_context(|| format!("seed {seed}, one of {batch:#?}"))?;
     }
     eprintln!("{count} sequences, seed {seed}");
     Ok(count)

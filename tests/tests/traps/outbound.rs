@@ -8,11 +8,7 @@ use kit::lab::{ask, ask_from, connect};
 use socket2::{Domain, Protocol, Socket, Type};
 use sotto::capture::Role;
 
-use super::{Bench, PORT, who_am_i};
-
-fn tcp(domain: Domain) -> std::io::Result<Socket> {
-    Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
-}
+use super::{Bench, PORT, tcp, who_am_i};
 
 #[test]
 fn outbound_is_captured_with_its_destination_over_ipv4_and_ipv6() -> Result<()> {

@@ -11,21 +11,7 @@ use kit::wire::Capture;
 use socket2::{Domain, Protocol, Socket, Type};
 use sotto_abi::names;
 
-use super::{Bench, PORT, who_am_i};
-
-/// What must not be on the wire.
-const SECRET: &[u8] = b"the secret of a captured connection";
-
-fn tcp(domain: Domain) -> std::io::Result<Socket> {
-    Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
-}
-
-fn ip(pod: &LabPod, arguments: &str) -> Result<()> {
-    let arguments: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
-    let output = pod.run(move || Command::new("ip").args(arguments).output())?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
+use super::{Bench, PORT, SECRET, assert_quiet, ip, tcp, who_am_i};
 
 /// Destinations that nobody has, though their neighbours would be known: whatever a pod sends there is on the wire.
 fn nowhere(pod: &LabPod) -> Result<[SocketAddr; 2]> {
@@ -38,20 +24,6 @@ fn nowhere(pod: &LabPod) -> Result<[SocketAddr; 2]> {
 /// The wire of the client's pod.
 fn wire(bench: &Bench) -> Result<Capture> {
     Capture::start(&format!("lab-{}-node", bench.lab.id), "pod2")
-}
-
-/// Nothing of a captured connection is on the wire: neither its bytes, nor anything to or from a stand-in.
-fn assert_quiet(capture: &Capture, mark: kit::wire::Mark) -> Result<()> {
-    std::thread::sleep(Duration::from_millis(100));
-    let trace = capture.since(mark)?;
-    ensure!(!trace.reads(SECRET), "the secret is on the wire: {:?}", trace.flows);
-    let ranges = sotto::capture::StandInRanges::default();
-    let of_stand_ins = |flow: &&kit::wire::Flow| {
-        [flow.client, flow.server].iter().any(|end| ranges.holds(end.ip()).is_some())
-    };
-    let leaked: Vec<_> = trace.flows.iter().filter(of_stand_ins).collect();
-    ensure!(leaked.is_empty(), "on the wire: {leaked:?}");
-    Ok(())
 }
 
 #[test]

@@ -4,10 +4,12 @@
 //! the agent, another the kubelet, another an application, each in its own network namespace.
 
 mod apps;
+mod balancer;
 mod cgroups;
 mod network;
 mod relay;
 
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,7 +22,9 @@ use sotto::sys::Netns;
 
 pub use apps::{
     Server, ask, ask_from, connect, fast_open_connect, fast_open_without_cookie, peer_name,
+    tcp_info,
 };
+pub use balancer::Balancer;
 pub use cgroups::Cgroups;
 pub use network::{Bridge, Host};
 pub use relay::{Relay, Seen};
@@ -34,6 +38,17 @@ pub enum Place {
     Kubelet,
     /// Anything else.
     App,
+}
+
+/// Where a program of somebody else's is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// To a cgroup that ours is in: it runs after ours.
+    Above,
+    /// To the same: whichever comes first runs first.
+    Same,
+    /// To the pods' own cgroup: it runs before ours.
+    Below,
 }
 
 /// One node's kernel side, with its own cgroups, pins and bridge.
@@ -149,6 +164,21 @@ impl Lab {
     /// Does to the kubelet's cgroup what a restart of the kubelet does.
     pub fn remake_kubelet_cgroup(&self) -> Result<()> {
         self.cgroups.remake(Place::Kubelet)
+    }
+
+    /// Has the network balance connections to a service, before they are ours or after.
+    pub fn balance(
+        &self,
+        beside: Beside,
+        service: SocketAddrV4,
+        backend: SocketAddrV4,
+    ) -> Result<Balancer> {
+        let cgroup = match beside {
+            Beside::Above => self.cgroups.above()?,
+            Beside::Same => self.cgroups.node(),
+            Beside::Below => self.cgroups.path(Place::App),
+        };
+        Balancer::attach(&cgroup, service, backend)
     }
 
     /// Where the lab's kernel side is pinned.

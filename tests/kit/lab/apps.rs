@@ -135,6 +135,14 @@ mod options {
         nix::sys::socket::sockopt::GetStruct<libc::sockaddr_in>
     );
 
+    nix::getsockopt_impl!(
+        TcpInfo,
+        libc::IPPROTO_TCP,
+        libc::TCP_INFO,
+        libc::tcp_info,
+        nix::sys::socket::sockopt::GetStruct<libc::tcp_info>
+    );
+
     /// `TCP_FASTOPEN_NO_COOKIE`.
     #[derive(Debug, Clone, Copy)]
     pub(super) struct TcpFastOpenNoCookie;
@@ -142,6 +150,15 @@ mod options {
     /// `SO_PEERNAME`, of an IPv4 socket.
     #[derive(Debug, Clone, Copy)]
     pub(super) struct PeerName;
+
+    /// `TCP_INFO`.
+    #[derive(Debug, Clone, Copy)]
+    pub(super) struct TcpInfo;
+}
+
+/// What the kernel tells an application of its connection.
+pub fn tcp_info(stream: &TcpStream) -> io::Result<libc::tcp_info> {
+    Ok(nix::sys::socket::getsockopt(stream, options::TcpInfo)?)
 }
 
 /// Asks the socket option, not getpeername(2), for the other end of an IPv4 connection.

@@ -47,6 +47,11 @@ impl Cgroups {
         self.node.clone()
     }
 
+    /// What all labs of this process are in.
+    pub(super) fn above(&self) -> Result<PathBuf> {
+        domain()
+    }
+
     /// The directory of a place.
     pub(super) fn path(&self, place: Place) -> PathBuf {
         self.node.join(match place {

@@ -5,9 +5,9 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kit::lab::{Relay, ask, ask_from, connect, peer_name};
+use kit::lab::{Relay, ask, ask_from, connect, peer_name, tcp_info};
 use socket2::Domain;
-use sotto::capture::Role;
+use sotto::capture::{Role, StandInRanges};
 use tokio_uring::net::TcpStream as RingStream;
 
 use super::{Bench, PORT, SECRET, ip, seen, tcp};
@@ -111,6 +111,47 @@ fn so_peername_shows_the_real_other_end_on_both_sides() -> Result<()> {
     let (accepted, _) = listener.accept()?;
     assert_eq!(SocketAddr::from(peer_name(&stream)?), here);
     assert_eq!(IpAddr::V4(*peer_name(&accepted)?.ip()), client);
+    Ok(())
+}
+
+#[test]
+fn tcp_info_tells_of_the_leg_inside_the_pod() -> Result<()> {
+    /// `TCP_ESTABLISHED` in net/tcp_states.h.
+    const ESTABLISHED: u8 = 1;
+    let mut bench = Bench::new("tcpinfo")?;
+    let _relay = bench.enrol_client()?;
+    let [to, _] = bench.targets();
+    let info = bench.client.run(move || -> std::io::Result<_> {
+        let mut stream = connect(to)?;
+        ask(&mut stream, "hello")?;
+        tcp_info(&stream)
+    })?;
+    assert_eq!(info.tcpi_state, ESTABLISHED);
+    // As on loopback: no path's segment is that large.
+    ensure!(info.tcpi_snd_mss > 9000, "segments of {}", info.tcpi_snd_mss);
+    Ok(())
+}
+
+#[test]
+fn what_looks_past_the_hooks_sees_stand_ins() -> Result<()> {
+    let mut bench = Bench::new("past")?;
+    let _relay = bench.enrol_client()?;
+    let [to, _] = bench.targets();
+    let (shown, own, table) = bench.client.run(move || -> std::io::Result<_> {
+        let stream = connect(to)?;
+        let table = std::fs::read_to_string("/proc/thread-self/net/tcp")?;
+        Ok((stream.peer_addr()?, stream.local_addr()?, table))
+    })?;
+    assert_eq!(shown, to);
+    // Local and remote ends are the second and third column: address in the machine's order, port.
+    let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let own = format!(":{:04X}", own.port());
+    let ours = columns.filter(|row| row.get(1).is_some_and(|local| local.ends_with(&own)));
+    let seen: Vec<_> =
+        ours.map(|row| row[2].split(':').next().unwrap_or_default().to_owned()).collect();
+    let [seen] = &seen[..] else { anyhow::bail!("{seen:?}") };
+    let seen = Ipv4Addr::from(u32::from_str_radix(seen, 16)?.to_ne_bytes());
+    ensure!(StandInRanges::default().holds(seen.into()).is_some(), "{seen} is no stand-in");
     Ok(())
 }
 

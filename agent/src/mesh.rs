@@ -5,6 +5,7 @@
 pub mod address;
 mod cidr;
 mod claims;
+mod closed;
 pub mod destinations;
 pub mod local;
 pub mod policies;

@@ -8,9 +8,10 @@ use aya_ebpf::maps::{
     Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, SockHash, SockMap,
 };
 use sotto_abi::{
-    Address, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, MAX_DESTINATION_CIDRS,
-    MAX_DESTINATIONS, MAX_EXCLUSIONS, MAX_FREE_STAND_INS, MAX_PODS, MAX_PROBE_FLOWS,
-    MAX_PROBE_PORTS, MAX_STAND_INS, Pod, PodConfig, Prefixes, ProbePort, SOCK_SLOTS,
+    Address, AddressPort, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global,
+    MAX_CLOSED_PORTS, MAX_DESTINATION_CIDRS, MAX_DESTINATIONS, MAX_EXCLUSIONS, MAX_FREE_STAND_INS,
+    MAX_PODS, MAX_PROBE_FLOWS, MAX_PROBE_PORTS, MAX_STAND_INS, Pod, PodConfig, Prefixes,
+    SOCK_SLOTS,
 };
 
 /// Network namespace cookie -> pod. The truth of who is enrolled.
@@ -29,7 +30,7 @@ static OUT_LISTENERS: SockHash<u64> = SockHash::pinned(MAX_PODS, 0);
 
 /// Where the kubelet may probe pods -> network namespace cookie of the pod. Full: other probes are captured.
 #[map]
-static PROBE_PORTS: HashMap<ProbePort, u64> = HashMap::pinned(MAX_PROBE_PORTS, BPF_F_NO_PREALLOC);
+static PROBE_PORTS: HashMap<AddressPort, u64> = HashMap::pinned(MAX_PROBE_PORTS, BPF_F_NO_PREALLOC);
 
 /// Connections of the kubelet, written by the `probe` program. Full: the oldest goes.
 #[map]
@@ -42,6 +43,11 @@ static DESTINATIONS: HashMap<Address, u32> = HashMap::pinned(MAX_DESTINATIONS, B
 /// Ranges of services. Full: user space sets `GLOBAL_CAPTURE_UNKNOWN`.
 #[map]
 static DESTINATION_CIDRS: LpmTrie<Address, u32> = LpmTrie::pinned(MAX_DESTINATION_CIDRS, 0);
+
+/// Services' addresses and ports that nobody serves. Full: connections to others are reset by the agent.
+#[map]
+static CLOSED_PORTS: HashMap<AddressPort, u32> =
+    HashMap::pinned(MAX_CLOSED_PORTS, BPF_F_NO_PREALLOC);
 
 /// Ports that pods keep out of the mesh. Full: they are captured.
 #[map]
@@ -180,6 +186,12 @@ pub fn is_destination(address: &Address) -> bool {
         || DESTINATION_CIDRS.get(Key::new(ADDRESS_BITS, *address)).is_some()
 }
 
+/// Whether nobody serves a port of a service.
+#[inline(always)]
+pub fn is_closed(address: &Address, port: u16) -> bool {
+    CLOSED_PORTS.get_ptr(AddressPort { address: *address, port: port.into() }).is_some()
+}
+
 /// Whether a pod keeps a destination port out of the mesh.
 #[inline(always)]
 pub fn excludes_port(cookie: u64, port: u16) -> bool {
@@ -196,7 +208,7 @@ pub fn excludes_address(cookie: u64, address: &Address) -> bool {
 /// Whether the kubelet may probe where a connection goes.
 #[inline(always)]
 pub fn may_be_probed(flow: &Flow) -> bool {
-    let key = ProbePort { address: flow.destination, port: flow.destination_port.into() };
+    let key = AddressPort { address: flow.destination, port: flow.destination_port.into() };
     PROBE_PORTS.get_ptr(key).is_some()
 }
 

@@ -63,6 +63,10 @@ pub fn judge(cookie: u64, pod: &Pod, prefixes: &Prefixes, to: &Asked) -> Verdict
         && pod.flags & POD_STAND_INS != 0
         && maps::agent_listens(cookie)
     {
+        // As without a mesh: who waits for a service by connecting to it waits.
+        if maps::is_closed(&to.address, to.port) {
+            return Verdict::Refuse(Counter::Refused);
+        }
         return match maps::stand_in(&to.address) {
             Some(index) => Verdict::Capture(prefixes.out(to.address.is_v4(), index)),
             None => Verdict::Full,

@@ -1,6 +1,7 @@
-//! The addresses that are ours to carry: what the kernel needs to leave everything else alone.
+//! The addresses that are ours to carry, and the ports among them where nobody is: what the kernel needs to leave
+//! everything else alone, and to refuse what would only be reset.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -20,6 +21,10 @@ pub struct DestinationsDelta {
     pub added_cidrs: Vec<IpNet>,
     /// Ranges that went.
     pub removed_cidrs: Vec<IpNet>,
+    /// Ports of services that nobody serves any more.
+    pub closed: Vec<SocketAddr>,
+    /// Ports of services that somebody serves again, or that are no service's any more.
+    pub opened: Vec<SocketAddr>,
 }
 
 impl DestinationsDelta {
@@ -30,6 +35,13 @@ impl DestinationsDelta {
             match change {
                 DiffItem::Add((of, range), _) if of == network => delta.add(*range),
                 DiffItem::Remove((of, range), _) if of == network => delta.remove(*range),
+                DiffItem::Add(..) | DiffItem::Remove(..) | DiffItem::Update { .. } => {}
+            }
+        }
+        for change in old.closed_ports().diff(new.closed_ports()) {
+            match change {
+                DiffItem::Add((of, port), ()) if of == network => delta.closed.push(*port),
+                DiffItem::Remove((of, port), ()) if of == network => delta.opened.push(*port),
                 DiffItem::Add(..) | DiffItem::Remove(..) | DiffItem::Update { .. } => {}
             }
         }
@@ -57,6 +69,9 @@ impl DestinationsDelta {
         }
     }
 }
+
+/// Ports of services' addresses behind which nobody is, by network.
+pub(super) type ClosedPorts = OrdMap<(Network, SocketAddr), ()>;
 
 /// Destinations by network, counted: several resources may share one.
 #[derive(Debug, Clone, Default)]

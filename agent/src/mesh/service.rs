@@ -129,3 +129,15 @@ pub struct Service {
     /// The service that stands for its hostname when namespaces disagree.
     pub canonical: bool,
 }
+
+impl Service {
+    /// The port of an endpoint behind one of the service's: the endpoint's `own` mapping first, which alone knows
+    /// named ports.
+    pub fn target_port(&self, own: &[Port], port: u16) -> Option<u16> {
+        let find = |ports: &[Port]| {
+            let found = ports.iter().find(|candidate| candidate.service_port == port);
+            found.and_then(|port| port.target_port)
+        };
+        find(own).or_else(|| find(&self.ports))
+    }
+}

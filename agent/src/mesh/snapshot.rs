@@ -11,7 +11,7 @@ use imbl::{HashMap, OrdMap};
 use super::address::{Network, NetworkAddress};
 use super::cidr::CidrIndex;
 use super::claims::{self, Claims};
-use super::destinations::Destinations;
+use super::destinations::{ClosedPorts, Destinations};
 use super::local::LocalPod;
 use super::policies::{Policies, PolicySet, Selection};
 use super::policy::{Authorization, PolicyKey, PolicyScope};
@@ -46,6 +46,7 @@ pub struct Mesh {
     endpoints: HashMap<ServiceKey, OrdMap<WorkloadUid, Arc<Workload>>>,
     policies: Policies,
     destinations: Destinations,
+    closed: ClosedPorts,
 }
 
 // === look-ups ===
@@ -206,6 +207,11 @@ impl Mesh {
         &self.destinations
     }
 
+    /// Ports of services' addresses behind which nobody is.
+    pub(super) fn closed_ports(&self) -> &ClosedPorts {
+        &self.closed
+    }
+
     /// Among claimants, those with the port, the canonical one, then the first by key: the order of arrival is chance.
     fn preferred(&self, claims: &[ServiceKey], port: Option<u16>) -> Option<&Arc<Service>> {
         let lacks = |service: &Service| {
@@ -221,6 +227,10 @@ impl Mesh {
 // === changes, by the store alone ===
 
 impl Mesh {
+    pub(super) fn closed_ports_mut(&mut self) -> &mut ClosedPorts {
+        &mut self.closed
+    }
+
     pub(super) fn published(&mut self) {
         self.version += 1;
     }

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use arcstr::ArcStr;
 use tokio::sync::watch;
 
+use super::closed::Touched;
 use super::policy::{Authorization, PolicyKey, PolicyScope};
 use super::service::{Service, ServiceKey};
 use super::snapshot::{Mesh, ResourceKind};
@@ -89,12 +90,15 @@ impl Store {
         let policies = self.mesh.policy_version();
         let mut changed = false;
         let mut pods = Vec::new();
+        let mut touched = Touched::default();
         for event in events {
+            self.touch(&event, &mut touched);
             changed |= self.apply_one(event, &mut pods);
         }
         if !changed {
             return;
         }
+        touched.settle(&mut self.mesh);
         self.publish();
         if self.mesh.policy_version() == policies {
             self.watchers.wake(&pods);
@@ -129,6 +133,26 @@ impl Store {
             MeshEvent::RemoveService(key) => mesh.remove_service(&key),
             MeshEvent::UnreadablePolicy(key, scope) => mesh.insert_unreadable(key, scope),
             MeshEvent::RemovePolicy(key) => mesh.remove_policy(&key),
+        }
+    }
+
+    /// Notes which services' endpoints an event is about, before it is applied.
+    fn touch(&self, event: &MeshEvent, touched: &mut Touched) {
+        let mesh = &self.mesh;
+        match event {
+            MeshEvent::Workload(workload) => {
+                touched.by_workload(workload);
+                mesh.workload(&workload.uid).into_iter().for_each(|old| touched.by_workload(old));
+            }
+            MeshEvent::RemoveWorkload(uid) => {
+                mesh.workload(uid).into_iter().for_each(|old| touched.by_workload(old));
+            }
+            MeshEvent::Service(service) => {
+                touched.by_service(&service.key, mesh.service(&service.key));
+            }
+            MeshEvent::RemoveService(key) => touched.by_service(key, mesh.service(key)),
+            MeshEvent::Policy(_) | MeshEvent::UnreadablePolicy(..) | MeshEvent::RemovePolicy(_) => {
+            }
         }
     }
 

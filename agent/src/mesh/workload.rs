@@ -8,7 +8,7 @@ use arcstr::ArcStr;
 
 use super::address::Network;
 use super::policies::PolicyList;
-use super::service::{Locality, Port, ServiceKey, Waypoint};
+use super::service::{LoadBalancing, Locality, Port, ServiceKey, Waypoint};
 use super::spiffe::{SpiffeId, SpiffeIdError};
 
 /// The control plane's unique name of a workload, as `Kubernetes//Pod/bookinfo/details-v1`.
@@ -108,6 +108,11 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// Whether connections to a service that is balanced so may go to this endpoint of it.
+    pub fn may_serve(&self, balancing: &LoadBalancing) -> bool {
+        self.capacity > 0 && (self.healthy || balancing.allow_unhealthy)
+    }
+
     /// A healthy HBONE pod with the given names and address; everything else at its default.
     ///
     /// # Errors

@@ -10,7 +10,6 @@ use crate::mesh::service::{BalancingMode, LoadBalancing, Scope};
 use crate::mesh::{LocalPod, Mesh, Network, Service, Workload};
 
 use super::RouteError;
-use super::inbound::target_port;
 
 /// Who wants to connect.
 pub(super) struct Client<'a> {
@@ -41,7 +40,7 @@ pub(super) fn choose<'a>(
         return Err(RouteError::UnknownPort { destination, service: service.key.clone() });
     }
     let with_port = mesh.endpoints(&service.key).filter_map(|(workload, own)| {
-        target_port(service, own, port).map(|port| Endpoint { workload, port })
+        service.target_port(own, port).map(|port| Endpoint { workload, port })
     });
     pick(client, &service.load_balancing, with_port, rng)
         .ok_or(RouteError::NoHealthyUpstream(destination))
@@ -62,7 +61,7 @@ pub(super) fn pick<'a>(
     for endpoint in endpoints {
         let workload = endpoint.workload;
         let weight = u64::from(workload.capacity);
-        if weight == 0 || !(workload.healthy || balancing.allow_unhealthy) {
+        if !workload.may_serve(balancing) {
             continue;
         }
         let Some(rank) = rank(client, balancing, workload) else { continue };

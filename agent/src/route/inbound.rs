@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::mesh::service::{Port, WaypointDestination};
+use crate::mesh::service::WaypointDestination;
 use crate::mesh::{LocalPod, Mesh, Network, Service, ServiceKey, Workload};
 
 use super::authority::Authority;
@@ -151,17 +151,8 @@ fn resolve(
         })
         .ok_or_else(unknown)?;
     let own = workload.services.get(&service.key).map_or(&[][..], Vec::as_slice);
-    match target_port(service, own, port) {
+    match service.target_port(own, port) {
         Some(target) => Ok((target, service.clone())),
         None => Err(InboundError::UnknownPort { service: service.key.clone(), port }),
     }
-}
-
-/// The endpoint's port behind a service's port: its own mapping first, which alone knows named
-/// ports.
-pub(super) fn target_port(service: &Service, own: &[Port], port: u16) -> Option<u16> {
-    let find = |ports: &[Port]| {
-        ports.iter().find(|candidate| candidate.service_port == port).and_then(|p| p.target_port)
-    };
-    find(own).or_else(|| find(&service.ports))
 }

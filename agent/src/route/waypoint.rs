@@ -10,7 +10,6 @@ use crate::mesh::{Mesh, NetworkAddress, Service, Workload};
 
 use super::RouteError;
 use super::balance::{self, Client, Endpoint};
-use super::inbound::target_port;
 use super::outbound::address_of;
 
 /// A waypoint's instance.
@@ -47,7 +46,7 @@ pub(super) fn resolve(
         Found::Workload(workload) => (workload, None, waypoint.hbone_port),
         Found::Service(service) => {
             let endpoints = mesh.endpoints(&service.key).map(|(workload, own)| {
-                let port = target_port(service, own, waypoint.hbone_port);
+                let port = service.target_port(own, waypoint.hbone_port);
                 Endpoint { workload, port: port.unwrap_or(waypoint.hbone_port) }
             });
             let endpoint = balance::pick(client, &service.load_balancing, endpoints, rng)

@@ -12,8 +12,8 @@ mod stand_in;
 
 pub use address::Address;
 pub use records::{
-    CidrKey, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod, PodConfig,
-    ProbePort,
+    AddressPort, CidrKey, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod,
+    PodConfig,
 };
 pub use stand_in::{
     CANARY, CANARY_SHOWN, MAX_FREE_STAND_INS, MAX_STAND_IN_PREFIX, MAX_STAND_INS, Prefixes,
@@ -65,6 +65,8 @@ pub const MAX_PODS: u32 = 4096;
 pub const MAX_DESTINATIONS: u32 = 262_144;
 /// Entries of `DESTINATION_CIDRS`.
 pub const MAX_DESTINATION_CIDRS: u32 = 16_384;
+/// Entries of `CLOSED_PORTS`.
+pub const MAX_CLOSED_PORTS: u32 = 65_536;
 /// Entries of `EXCLUDED_PORTS` and of `EXCLUDED_CIDRS`, over all pods.
 pub const MAX_EXCLUSIONS: u32 = 16_384;
 /// Entries of `PROBE_PORTS`, over all pods.

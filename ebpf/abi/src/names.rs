@@ -6,12 +6,14 @@ pub const ENROLLED: &str = "ENROLLED";
 pub const GLOBAL: &str = "GLOBAL";
 /// Sock hash: network namespace cookie -> the agent's outbound listener there.
 pub const OUT_LISTENERS: &str = "OUT_LISTENERS";
-/// Hash: [`crate::ProbePort`] -> network namespace cookie of the pod that declares it.
+/// Hash: [`crate::AddressPort`] -> network namespace cookie of the pod that declares it.
 pub const PROBE_PORTS: &str = "PROBE_PORTS";
 /// LRU hash: [`crate::Flow`] -> 1.
 pub const PROBE_FLOWS: &str = "PROBE_FLOWS";
 /// Hash: [`crate::Address`] -> 1.
 pub const DESTINATIONS: &str = "DESTINATIONS";
+/// Hash: [`crate::AddressPort`] of a service that nobody serves -> 1.
+pub const CLOSED_PORTS: &str = "CLOSED_PORTS";
 /// LPM trie: [`crate::CidrKey`] -> 1.
 pub const DESTINATION_CIDRS: &str = "DESTINATION_CIDRS";
 /// Hash: [`crate::ExcludedPort`] -> 1.
@@ -38,7 +40,7 @@ pub const SOCKS: &str = "SOCKS";
 pub const POD: &str = "POD";
 
 /// Maps shared by all pods of the node, pinned by name in [`MAPS_DIRECTORY`].
-pub const SHARED_MAPS: [&str; 16] = [
+pub const SHARED_MAPS: [&str; 17] = [
     ENROLLED,
     GLOBAL,
     OUT_LISTENERS,
@@ -46,6 +48,7 @@ pub const SHARED_MAPS: [&str; 16] = [
     PROBE_FLOWS,
     DESTINATIONS,
     DESTINATION_CIDRS,
+    CLOSED_PORTS,
     EXCLUDED_PORTS,
     EXCLUDED_CIDRS,
     COUNTS,

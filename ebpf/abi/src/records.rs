@@ -56,11 +56,11 @@ pub struct Global {
     pub flags: u64,
 }
 
-/// Where the kubelet may probe a pod; key of `PROBE_PORTS`.
+/// Where a connection goes; key of `PROBE_PORTS` and of `CLOSED_PORTS`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub struct ProbePort {
-    /// Address of the pod.
+pub struct AddressPort {
+    /// Whose it is.
     pub address: Address,
     /// Port in host order.
     pub port: u32,
@@ -123,7 +123,7 @@ pub enum Counter {
     Unknown = 1,
     /// connect(2) let go: the pod's annotations exclude the destination.
     Excluded = 2,
-    /// connect(2) refused: the agent does not listen, or there is no stand-in.
+    /// connect(2) refused: the agent does not listen, there is no stand-in, or nobody serves the port.
     Refused = 3,
     /// connect(2) let go although the agent does not listen.
     FailedOpen = 4,
@@ -152,7 +152,7 @@ impl Counts {
 const _: () = assert!(size_of::<Pod>() == 40 && align_of::<Pod>() == 4);
 const _: () = assert!(size_of::<PodConfig>() == 56 && align_of::<PodConfig>() == 8);
 const _: () = assert!(size_of::<Global>() == 24 && align_of::<Global>() == 8);
-const _: () = assert!(size_of::<ProbePort>() == 20 && align_of::<ProbePort>() == 4);
+const _: () = assert!(size_of::<AddressPort>() == 20 && align_of::<AddressPort>() == 4);
 const _: () = assert!(size_of::<Flow>() == 36 && align_of::<Flow>() == 4);
 const _: () = assert!(size_of::<ExcludedPort>() == 16 && align_of::<ExcludedPort>() == 8);
 const _: () = assert!(size_of::<ExcludedCidrKey>() == 24 && align_of::<ExcludedCidrKey>() == 4);
@@ -170,6 +170,6 @@ mod plain {
             unsafe impl aya::Pod for $record {}
         )* };
     }
-    plain!(Address, Pod, PodConfig, Global, ProbePort, Flow);
+    plain!(Address, Pod, PodConfig, Global, AddressPort, Flow);
     plain!(ExcludedPort, ExcludedCidrKey, Counts, Prefixes);
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use kit::lab::{Place, ask, connect};
 use sotto::capture::Role;
-use sotto_abi::{Counter, HBONE_PORT, ProbePort, names};
+use sotto_abi::{AddressPort, Counter, HBONE_PORT, names};
 
 use super::{AT_ONCE, Bench, PORT, seen, who_am_i};
 
@@ -130,7 +130,7 @@ fn a_probe_reaches_what_the_pod_declares_for_probes_and_nothing_else() -> Result
     assert_eq!(relay.count(), 0);
     bench.kernel.release(&bench.server.capture.pod.uid)?;
     let path = bench.lab.pin_dir().join(names::MAPS_DIRECTORY).join(names::PROBE_PORTS);
-    let ports: aya::maps::HashMap<_, ProbePort, u64> =
+    let ports: aya::maps::HashMap<_, AddressPort, u64> =
         aya::maps::Map::HashMap(aya::maps::MapData::from_pin(path)?).try_into()?;
     assert_eq!(ports.keys().count(), 0);
     Ok(())

@@ -1,5 +1,6 @@
 //! Which connections are captured at all.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use anyhow::Result;
@@ -7,7 +8,7 @@ use kit::lab::Lab;
 use sotto::mesh::destinations::DestinationsDelta;
 use sotto_abi::Counter;
 
-use super::{Bench, PORT, who_am_i};
+use super::{Bench, PORT, refusal, who_am_i};
 
 #[test]
 fn a_pod_that_is_not_enrolled_is_not_touched() -> Result<()> {
@@ -58,6 +59,27 @@ fn a_destination_outside_the_mesh_goes_direct_and_is_counted() -> Result<()> {
     who_am_i(&bench.client, to)?;
     who_am_i(&bench.client, to6)?;
     assert_eq!(relay.count(), 3);
+    Ok(())
+}
+
+#[test]
+fn a_port_that_nobody_serves_is_refused_by_connect_itself() -> Result<()> {
+    let mut bench = Bench::new("closed")?;
+    let relay = bench.enrol_client()?;
+    let targets = bench.targets();
+    let closed = DestinationsDelta { closed: targets.to_vec(), ..DestinationsDelta::default() };
+    bench.kernel.update_destinations(&closed)?;
+    for to in targets {
+        assert_eq!(refusal(&bench.client, to), ErrorKind::ConnectionRefused);
+    }
+    assert_eq!(relay.count(), 0);
+    assert_eq!(bench.counts(&bench.client)?.of(Counter::Refused), 2);
+    let opened = DestinationsDelta { opened: targets.to_vec(), ..DestinationsDelta::default() };
+    bench.kernel.update_destinations(&opened)?;
+    for to in targets {
+        who_am_i(&bench.client, to)?;
+    }
+    assert_eq!(relay.count(), 2);
     Ok(())
 }
 

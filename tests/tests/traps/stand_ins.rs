@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use kit::lab::{LabPod, ask, ask_from, connect};
 use kit::wire::Capture;
 use socket2::{Domain, Protocol, Socket, Type};
+use sotto::capture::Role;
 use sotto_abi::names;
 
-use super::{Bench, PORT, SECRET, assert_quiet, ip, tcp, who_am_i};
+use super::{Bench, PORT, SECRET, assert_quiet, ip, seen, tcp, who_am_i};
 
 /// Destinations that nobody has, though their neighbours would be known: whatever a pod sends there is on the wire.
 fn nowhere(pod: &LabPod) -> Result<[SocketAddr; 2]> {
@@ -47,6 +48,24 @@ fn each_end_is_shown_the_other_as_it_is() -> Result<()> {
         assert_eq!((said.ip(), client.peer_addr()?), (own, here));
         assert_eq!((accepted.peer_addr()?, accepted.local_addr()?), (said, here));
     }
+    Ok(())
+}
+
+#[test]
+fn pods_of_ipv6_alone_are_carried_both_ways() -> Result<()> {
+    let Bench { mut kernel, lab, .. } = Bench::new("six")?;
+    let mut six = |number| -> Result<_> {
+        let pod = lab.pod_on(&lab.host.bridge, number, |pod| pod.ip4 = None)?;
+        ip(&pod, "-4 addr flush dev eth0")?;
+        let relay = lab.enrol(&mut kernel, &pod)?;
+        Ok((pod, relay))
+    };
+    let ((client, out), (server, inward)) = (six(20)?, six(21)?);
+    let _serving = server.serve(PORT)?;
+    let to = SocketAddr::new(server.ip6(), PORT);
+    assert_eq!(who_am_i(&client, to)?.ip(), client.ip6());
+    assert_eq!(seen(&out), [(Role::Outbound, client.ip6(), to)]);
+    assert_eq!(seen(&inward), [(Role::Plaintext, client.ip6(), to)]);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, Queue, SockHash,
 };
 use sotto_abi::{
-    Address, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod, Prefixes, ProbePort, names,
+    Address, AddressPort, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod, Prefixes, names,
 };
 
 use super::error::{BpfError, absent_is_fine};
@@ -19,6 +19,7 @@ pub(super) struct Maps {
     pub(super) out_listeners: SockHash<MapData, u64>,
     pub(super) destinations: HashMap<MapData, Address, u32>,
     pub(super) destination_cidrs: LpmTrie<MapData, Address, u32>,
+    pub(super) closed_ports: HashMap<MapData, AddressPort, u32>,
     pub(super) counts: PerCpuArray<MapData, Counts>,
     pub(super) pod_counts: PerCpuHashMap<MapData, u64, Counts>,
     pub(super) shown: HashMap<MapData, u64, u32>,
@@ -26,7 +27,7 @@ pub(super) struct Maps {
     global: Array<MapData, Global>,
     excluded_ports: HashMap<MapData, ExcludedPort, u32>,
     excluded_cidrs: LpmTrie<MapData, ExcludedCidrKey, u32>,
-    pub(super) probe_ports: HashMap<MapData, ProbePort, u64>,
+    pub(super) probe_ports: HashMap<MapData, AddressPort, u64>,
     pub(super) probe_flows: HashMap<MapData, Flow, u32>,
 }
 
@@ -54,6 +55,7 @@ impl Maps {
             out_listeners: take(object, names::OUT_LISTENERS)?,
             destinations: take(object, names::DESTINATIONS)?,
             destination_cidrs: take(object, names::DESTINATION_CIDRS)?,
+            closed_ports: take(object, names::CLOSED_PORTS)?,
             counts: take(object, names::COUNTS)?,
             pod_counts: take(object, names::POD_COUNTS)?,
             shown: take(object, names::SHOWN)?,

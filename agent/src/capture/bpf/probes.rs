@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sotto_abi::{Address, ProbePort, names};
+use sotto_abi::{Address, AddressPort, names};
 
 use super::error::{BpfError, absent_is_fine};
 use super::maps::Maps;
@@ -70,9 +70,9 @@ impl Maps {
         let addresses = ip4.into_iter().chain(pod.ip6.map(Into::into)).map(Address::from);
         let of = |address| {
             let ports = pod.exclusions.probe_ports.iter();
-            ports.map(move |&port| ProbePort { address, port: port.into() })
+            ports.map(move |&port| AddressPort { address, port: port.into() })
         };
-        let wanted: Vec<ProbePort> = addresses.flat_map(of).collect();
+        let wanted: Vec<AddressPort> = addresses.flat_map(of).collect();
         self.keep_probe_ports(cookie, &wanted)?;
         for key in wanted {
             if let Err(error) = self.probe_ports.insert(key, cookie, 0) {
@@ -88,9 +88,9 @@ impl Maps {
     pub(super) fn keep_probe_ports(
         &mut self,
         cookie: u64,
-        wanted: &[ProbePort],
+        wanted: &[AddressPort],
     ) -> Result<(), BpfError> {
-        let is_wanted = |key: &ProbePort| {
+        let is_wanted = |key: &AddressPort| {
             wanted.iter().any(|one| one.port == key.port && one.address.is(&key.address))
         };
         let all = self.probe_ports.iter().filter_map(Result::ok);

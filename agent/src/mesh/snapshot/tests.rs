@@ -1,7 +1,7 @@
 //! The store against a naive model, over random events.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::mesh::policy::{Action, PolicyScope};
-use crate::mesh::service::LoadBalancing;
+use crate::mesh::service::{LoadBalancing, Waypoint, WaypointDestination};
 use crate::mesh::{DestinationsDelta, MeshEvent, Store};
 
 use super::*;
@@ -18,6 +18,11 @@ use super::*;
 const NETWORKS: [&str; 2] = ["", "west"];
 const ADDRESSES: [&str; 4] = ["10.0.0.1", "10.0.0.2", "10.0.1.1", "fd00::1"];
 const RANGES: [&str; 4] = ["10.0.0.0/8", "10.0.0.0/24", "10.0.0.2/31", "fd00::/8"];
+/// Workloads tell where the first leads, and nothing of the second, which is named.
+const PORTS: [Port; 2] = [
+    Port { service_port: 80, target_port: Some(8080) },
+    Port { service_port: 443, target_port: None },
+];
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 fn service_key(name: &str) -> ServiceKey {
@@ -43,8 +48,8 @@ fn any_workload() -> impl Strategy<Value = Workload> {
         let mut workload = Workload::pod("c", "ns", name, "sa", [10, 0, 0, 9].into()).unwrap();
         workload.network = network.into();
         workload.addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        let port = Port { service_port: 80, target_port: Some(8080) };
-        workload.services = services.iter().map(|name| (service_key(name), vec![port])).collect();
+        let own = |name: &&str| (service_key(name), vec![PORTS[0]]);
+        workload.services = services.iter().map(own).collect();
         workload.host_network = host_network;
         workload.healthy = healthy;
         workload
@@ -52,16 +57,26 @@ fn any_workload() -> impl Strategy<Value = Workload> {
 }
 
 fn any_service() -> impl Strategy<Value = Service> {
-    let parts =
-        (select(&NAMES[..]), select(&NETWORKS[..]), some(&ADDRESSES), some(&RANGES), any::<bool>());
-    parts.prop_map(|(name, network, vips, ranges, canonical)| Service {
+    let parts = (
+        select(&NAMES[..]),
+        select(&NETWORKS[..]),
+        some(&ADDRESSES),
+        some(&RANGES),
+        some(&PORTS),
+        any::<bool>(),
+        proptest::bool::weighted(0.2),
+    );
+    parts.prop_map(|(name, network, vips, ranges, ports, canonical, waypoint)| Service {
         name: name.into(),
         key: service_key(name),
         vips: vips.iter().map(|ip| NetworkAddress::new(network, ip.parse().unwrap())).collect(),
         cidr_vips: ranges.iter().map(|r| (network.into(), r.parse().unwrap())).collect(),
-        ports: vec![],
+        ports,
         subject_alt_names: vec![],
-        waypoint: None,
+        waypoint: waypoint.then(|| Waypoint {
+            destination: WaypointDestination::Service(service_key("a")),
+            hbone_port: 15008,
+        }),
         load_balancing: LoadBalancing::default(),
         canonical,
     })
@@ -163,6 +178,28 @@ impl Model {
             self.services.values().filter(|s| longest(s) == Some(best)).min_by_key(order)
         };
         exact.or_else(ranged).map(|s| &s.key)
+    }
+
+    /// Where nobody serves what a service promises.
+    fn closed(&self, network: &str) -> BTreeSet<SocketAddr> {
+        let has = |s: &Service, port| s.ports.iter().any(|own| own.service_port == port);
+        let mut closed = BTreeSet::new();
+        for service in self.services.values() {
+            for at in service.vips.iter().filter(|at| at.network == network) {
+                for port in service.ports.iter().map(|port| port.service_port) {
+                    let meant = self.services.values().filter(|s| s.vips.contains(at));
+                    let order = |s: &&Arc<Service>| (!has(s, port), !s.canonical, s.key.clone());
+                    let Some(meant) = meant.min_by_key(order) else { continue };
+                    let serves = |w: &&Arc<Workload>| {
+                        w.healthy && port == 80 && w.services.contains_key(&meant.key)
+                    };
+                    if meant.waypoint.is_none() && !self.workloads.values().any(|w| serves(&w)) {
+                        closed.insert(SocketAddr::new(at.address, port));
+                    }
+                }
+            }
+        }
+        closed
     }
 
     fn destinations(&self, network: &str) -> BTreeSet<IpNet> {
@@ -272,8 +309,11 @@ proptest! {
             check(&before.0, &before.1)?;
             for network in NETWORKS {
                 let delta = DestinationsDelta::between(&before.0, &mesh, &network.into());
-                let expected =
+                let mut expected =
                     changes(&before.1.destinations(network), &model.destinations(network));
+                let (open, closed) = (before.1.closed(network), model.closed(network));
+                expected.closed = (&closed - &open).into_iter().collect();
+                expected.opened = (&open - &closed).into_iter().collect();
                 prop_assert_eq!(sorted(delta), sorted(expected));
             }
         }
@@ -293,7 +333,8 @@ proptest! {
 fn contents(mesh: &Mesh) -> String {
     let resources = (&mesh.workloads, &mesh.services, &mesh.policies);
     let indexes = (&mesh.by_address, &mesh.by_vip, &mesh.by_cidr, &mesh.by_hostname);
-    format!("{resources:?} {indexes:?} {:?} {:?}", mesh.endpoints, mesh.destinations)
+    let kept = (&mesh.endpoints, &mesh.destinations, &mesh.closed);
+    format!("{resources:?} {indexes:?} {kept:?}")
 }
 
 fn sorted(mut delta: DestinationsDelta) -> DestinationsDelta {
@@ -301,6 +342,8 @@ fn sorted(mut delta: DestinationsDelta) -> DestinationsDelta {
     delta.removed.sort();
     delta.added_cidrs.sort();
     delta.removed_cidrs.sort();
+    delta.closed.sort();
+    delta.opened.sort();
     delta
 }
 

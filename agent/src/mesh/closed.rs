@@ -1,0 +1,73 @@
+//! Which ports of services' addresses nobody serves, kept with each batch of changes.
+//!
+//! Only what is so for every client counts: a waypoint may answer for a service without endpoints, and a client may be
+//! too far from those that there are.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::address::{Network, NetworkAddress};
+use super::service::{BalancingMode, Service, ServiceKey};
+use super::snapshot::Mesh;
+use super::workload::Workload;
+
+/// The services that a batch may have opened or closed.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    keys: HashSet<ServiceKey>,
+    /// As they were before: others may have their addresses.
+    earlier: Vec<Arc<Service>>,
+}
+
+impl Touched {
+    /// A workload comes, changes or goes.
+    pub(super) fn by_workload(&mut self, workload: &Workload) {
+        // Most endpoints of a batch are of the same services.
+        let new = workload.services.keys().filter(|key| !self.keys.contains(*key));
+        let new: Vec<_> = new.cloned().collect();
+        self.keys.extend(new);
+    }
+
+    /// A service comes, changes or goes.
+    pub(super) fn by_service(&mut self, key: &ServiceKey, earlier: Option<&Arc<Service>>) {
+        self.earlier.extend(earlier.cloned());
+        self.keys.insert(key.clone());
+    }
+
+    /// Brings the closed ports up to date.
+    pub(super) fn settle(self, mesh: &mut Mesh) {
+        let now: Vec<_> = self.keys.iter().filter_map(|key| mesh.service(key).cloned()).collect();
+        for service in self.earlier.iter().chain(&now) {
+            for at in &service.vips {
+                for port in &service.ports {
+                    let destination = SocketAddr::new(at.address, port.service_port);
+                    let closed = is_closed(mesh, &at.network, destination);
+                    let key = (at.network.clone(), destination);
+                    if closed {
+                        mesh.closed_ports_mut().insert(key, ());
+                    } else {
+                        mesh.closed_ports_mut().remove(&key);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a service has the port, and nobody to serve it.
+fn is_closed(mesh: &Mesh, network: &Network, destination: SocketAddr) -> bool {
+    let Some(service) = mesh.service_at(network, destination) else { return false };
+    let balancing = &service.load_balancing;
+    let at = NetworkAddress::new(network.clone(), destination.ip());
+    // Not one that has the address in a range: it counts as little as all others of the range.
+    let has_port = service.vips.contains(&at)
+        && service.ports.iter().any(|port| port.service_port == destination.port());
+    let serves = |(workload, own): (&Arc<Workload>, &[_])| {
+        workload.may_serve(balancing) && service.target_port(own, destination.port()).is_some()
+    };
+    has_port
+        && service.waypoint.is_none()
+        && balancing.mode != BalancingMode::Passthrough
+        && !mesh.endpoints(&service.key).any(serves)
+}

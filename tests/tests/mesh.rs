@@ -48,5 +48,9 @@ mod telemetry;
 mod threads;
 #[path = "mesh/tutorials.rs"]
 mod tutorials;
+#[path = "mesh/unserved.rs"]
+mod unserved;
+#[path = "mesh/upgrades.rs"]
+mod upgrades;
 #[path = "mesh/wire.rs"]
 mod wire;

@@ -5,16 +5,13 @@
 //! | discovery | the mesh's store | at shutdown |
 //! | certificates | keys, renewal | at shutdown |
 //! | revocations | which certificates were taken back | at shutdown |
-//! | enrolment | which pods are captured, the CNI socket | at shutdown, first |
-//! | destinations | the kernel's map of them | at shutdown |
-//! | upkeep | kernel garbage, readiness | at shutdown |
-//! | kubelet | whose probes are exempt | at shutdown |
-//! | list, pods | the node's lists of enrolled namespaces and captured pods | at shutdown |
-//! | kept | what is known of the mesh, on the node's disk | at shutdown |
+//! | those of [`super::duty`] | the node's kernel and files, as long as it is in charge | at shutdown, first |
 //! | admin, metrics, readiness | their listeners | last |
 //! | data threads | pods' connections | after the drain |
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,22 +20,22 @@ use anyhow::{Context as _, anyhow, ensure};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::footprint::{Calm, Footprint};
+use super::charge::Charge;
+use super::duty::{CONTROL_DRAIN, Duty, Office, install};
+use super::footprint::Footprint;
 use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log, Logging};
 use super::state::State;
 use super::worker::{self, Command, Worker};
-use super::{destinations, environment, kubelet, means, quiet, settings};
-use crate::capture;
-use crate::capture::bpf::{AdoptedPod, Kernel};
+use super::{environment, kubelet, means, quiet, settings};
 use crate::config::AgentConfig;
 use crate::connection::{Shared, Timings};
-use crate::enroll;
+use crate::enroll::{self, remembered};
 use crate::identify::ca::CaClient;
 use crate::identify::certs::Certificates;
 use crate::identify::clock::SystemClock;
@@ -49,11 +46,11 @@ use crate::observe::log::{LinesPerPod, LogControl};
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Readiness;
 use crate::observe::{metrics_server, ready};
-use crate::sys::{Netns, Shutdown, cgroup, descriptors, heap, privileges, shutdown, sysctl};
+use crate::sys::{Shutdown, cgroup, descriptors, heap, privileges, shutdown, sysctl};
 use crate::xds::{self, StatusReader, StatusWriter};
 
-/// Tasks of the control side have this long to end.
-const CONTROL_DRAIN: Duration = Duration::from_secs(2);
+/// What a remark of readiness is about.
+const CHARGE: &str = "charge";
 
 /// Runs the agent until SIGTERM.
 pub(super) fn run(config: AgentConfig) -> ExitCode {
@@ -85,10 +82,13 @@ fn prepare(config: &AgentConfig) -> anyhow::Result<cgroup::Cgroup> {
 /// Everything that runs.
 struct Agent {
     state: Arc<State>,
-    /// Why the agent cannot go on.
-    failure: mpsc::Receiver<anyhow::Error>,
+    /// What it needs to be in charge.
+    office: Office,
+    charge: Charge,
     /// Ends first: no pod is captured or released any more.
-    enrolment: Shutdown,
+    duty: Duty,
+    /// The admin page asks for the end.
+    quit: CancellationToken,
     /// Goes on during the drain, so that open connections are still judged.
     control: Shutdown,
     /// Ends after the drain.
@@ -97,45 +97,38 @@ struct Agent {
 
 async fn serve(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow::Result<()> {
     let drain_deadline = config.drain_deadline;
-    let mut agent = start(config, cgroup, log).await?;
-    info!("running");
-    let failed = tokio::select! {
-        asked = shutdown::requested() => asked.err().map(Into::into),
-        Some(error) = agent.failure.recv() => Some(error),
-        () = agent.enrolment.token.cancelled() => None,
-        broken = workers_break(&agent.state.workers) => Some(broken),
+    let mut asked = pin!(shutdown::requested());
+    let mut agent = tokio::select! {
+        started = start(config, cgroup, log) => started?,
+        asked = &mut asked => return asked.map_err(Into::into),
     };
+    info!("running");
+    let ended = agent.run(asked).await;
     info!("draining");
     agent.drain(drain_deadline).await;
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    ended
 }
 
-/// Builds the parts; an error here is a node that cannot serve.
+/// Builds the parts; an error here is a node that cannot serve. Where another agent is in charge, it goes on being so
+/// until this one knows what it needs to serve.
 async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow::Result<Agent> {
     for sentence in environment::without_effect(std::env::vars().map(|(name, _)| name)) {
         warn!("{sentence}");
     }
-    let (control, enrolment, servers) = (Shutdown::new(), Shutdown::new(), Shutdown::new());
+    let (control, servers) = (Shutdown::new(), Shutdown::new());
     let readiness = Readiness::new();
     // On another thread, while this one has the most to do.
     let footprint = control.spawn(async { Footprint::new() });
     let client = super::kubernetes(config.kubeconfig.as_deref()).await?;
 
+    let (mesh, discovery) = discover(&config, &control);
+    let certificates = certify(&config, &control)?;
+    let ready = may_serve(&config, discovery.clone(), &certificates);
+    let charge = Charge::take(settings::run_dir(&config), ready).await?;
     let (kernel, adopted) = install(&config, &cgroup)?;
-    let probes = attend_kubelet(&config, &kernel, &readiness, &control)?;
+    let kernel = Arc::new(Mutex::new(kernel));
     let footprint = footprint.await.unwrap_or_default();
     footprint.give_back();
-
-    let (mesh, discovery) = discover(&config, &kernel, &control);
-    let ca = CaClient::new(settings::certificates(&config));
-    let revocations = Revocations::read(config.crl.clone())
-        .context("failed to read what certificates were revoked")?;
-    control.spawn(revocations.clone().follow(control.token.clone()));
-    let (certificates, renewal) = Certificates::new(ca, Arc::new(SystemClock), revocations);
-    control.spawn(renewal.run(control.token.clone()));
 
     let means = means::means(&config, &cgroup)?;
     let metrics = Metrics::new();
@@ -160,9 +153,8 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         before,
         means.clone(),
     );
-    let settings = settings::enrolment(&config)?;
-    let (failure, enrolled) = enrol(settings, client, pods.clone(), adopted, &enrolment);
-    let calm = Calm::new(footprint.clone(), enrolled.clone());
+    let (status, enrolled) = watch::channel(enroll::Status::default());
+    let probes = kubelet::Probes::default();
     let state = Arc::new(State {
         config,
         mesh,
@@ -175,85 +167,51 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         probes,
         means,
     });
-    control.spawn(state.clone().keep_list(control.token.clone()));
-    control.spawn(state.clone().keep_pods(control.token.clone()));
+    let office = Office { client, cgroup, status, readiness, footprint };
+    let duty = Duty::begin(&state, &office, adopted)?;
     state.clone().report(&metrics, log.lost_lines);
-    control.spawn(state.clone().upkeep(calm, readiness.clone(), control.token.clone()));
+    let footprint = office.footprint.clone();
     control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));
-    listen(&state, metrics, readiness, log.control, enrolment.token.clone(), &servers).await?;
-    Ok(Agent { state, failure, enrolment, control, servers })
+    let quit = CancellationToken::new();
+    let readiness = office.readiness.clone();
+    listen(&state, metrics, readiness, log.control, quit.clone(), &servers).await?;
+    Ok(Agent { state, office, charge, duty, quit, control, servers })
 }
 
-/// Makes the node ready to redirect; told are the pods that an earlier agent left captured.
-fn install(
-    config: &AgentConfig,
-    cgroup: &cgroup::Cgroup,
-) -> anyhow::Result<(SharedKernel, Vec<AdoptedPod>)> {
-    let node = Netns::open(&config.proc.join("1/ns/net"))
-        .context("failed to find the node's network namespace (the agent's pod needs hostPID)")?;
-    capture::confine(&node, &config.stand_ins)
-        .context("failed to keep stand-ins from leaving the node")?;
-    // The programs must know our cgroup before we open a socket in a pod.
-    let kernel = Kernel::install(settings::kernel(config, cgroup)?)
-        .context("failed to install the eBPF programs (`sotto check` tells what is lacking)")?;
-    let adopted = kernel.adopted().context("failed to list the pods captured already")?;
-    Ok((Arc::new(Mutex::new(kernel)), adopted))
+/// Waits until the agent knows the mesh and has the certificates of the pods that are captured: until then another
+/// serves better.
+async fn may_serve(config: &AgentConfig, mut discovery: StatusReader, certificates: &Certificates) {
+    // Its writer lives as long as the agent.
+    drop(discovery.wait_for(xds::XdsStatus::synced).await);
+    let domain = config.trust_domain.as_str().into();
+    let pods = remembered::read(&remembered::file_in(&config.state_dir), &domain);
+    let identities: HashSet<_> = pods.iter().map(|pod| pod.identity.clone()).collect();
+    identities.iter().for_each(|identity| certificates.prefetch(identity));
+    let all = join_all(identities.iter().map(|identity| certificates.svid(identity))).await;
+    let missing = all.iter().filter(|svid| svid.is_err()).count();
+    if missing > 0 {
+        warn!(missing, "taking over without the certificates of some pods");
+    }
 }
 
-/// Starts to keep the kubelet's probes exempt.
-fn attend_kubelet(
-    config: &AgentConfig,
-    kernel: &SharedKernel,
-    readiness: &Readiness,
-    control: &Shutdown,
-) -> anyhow::Result<kubelet::Probes> {
-    let (search, probes) = (settings::kubelet(config)?, kubelet::Probes::default());
-    let stop = control.token.clone();
-    let attend = kubelet::attend(search, kernel.clone(), probes.clone(), readiness.clone(), stop);
-    control.spawn(attend);
-    Ok(probes)
-}
-
-/// Starts learning of the mesh, and telling the kernel which destinations are in it.
-fn discover(
-    config: &AgentConfig,
-    kernel: &SharedKernel,
-    control: &Shutdown,
-) -> (MeshReader, StatusReader) {
+/// Starts learning of the mesh.
+fn discover(config: &AgentConfig, control: &Shutdown) -> (MeshReader, StatusReader) {
     let (store, mesh) = Store::new();
     let (discovered, discovery) = StatusWriter::new();
-    let stop = || control.token.clone();
-    control.spawn(xds::run(settings::discovery(config), store, stop(), discovered));
-    let kept = settings::kept(config);
-    control.spawn(kept.keep(mesh.clone(), discovery.clone(), stop()));
-    let network = config.network.as_str().into();
-    control.spawn(destinations::follow(mesh.clone(), network, kernel.clone(), stop()));
+    let stop = control.token.clone();
+    control.spawn(xds::run(settings::discovery(config), store, stop, discovered));
     (mesh, discovery)
 }
 
-/// Starts enrolment; told is why it failed, if it does, and how far it is.
-fn enrol(
-    settings: enroll::Settings,
-    client: kube::Client,
-    pods: Pods,
-    adopted: Vec<AdoptedPod>,
-    tasks: &Shutdown,
-) -> (mpsc::Receiver<anyhow::Error>, watch::Receiver<enroll::Status>) {
-    let (status, enrolled) = watch::channel(enroll::Status::default());
-    let (failed, failure) = mpsc::channel(1);
-    let adopted = adopted
-        .into_iter()
-        .map(|pod| enroll::AdoptedPod { uid: pod.uid, netns_inode: pod.netns_inode })
-        .collect();
-    let stop = tasks.token.clone();
-    tasks.spawn(async move {
-        let run = enroll::run(settings, client, Arc::new(pods), adopted, status, stop);
-        if let Err(error) = run.await {
-            // The queue holds one: the first failure is the one that counts.
-            drop(failed.try_send(error.into()));
-        }
-    });
-    (failure, enrolled)
+/// Starts keeping certificates, and what was revoked of others'.
+fn certify(config: &AgentConfig, control: &Shutdown) -> anyhow::Result<Certificates> {
+    let ca = CaClient::new(settings::certificates(config));
+    let revocations = Revocations::read(config.crl.clone())
+        .context("failed to read what certificates were revoked")?;
+    control.spawn(revocations.clone().follow(control.token.clone()));
+    let (certificates, renewal) = Certificates::new(ca, Arc::new(SystemClock), revocations);
+    control.spawn(renewal.run(control.token.clone()));
+    Ok(certificates)
 }
 
 /// Opens the agent's own ports.
@@ -291,11 +249,44 @@ async fn told(purpose: &'static str, serving: impl Future<Output = std::io::Resu
 }
 
 impl Agent {
+    /// Until it is `asked` to end, or cannot go on. While another agent is in charge, this one serves what it has.
+    async fn run(
+        &mut self,
+        mut asked: Pin<&mut impl Future<Output = std::io::Result<()>>>,
+    ) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                asked = &mut asked => return asked.map_err(Into::into),
+                Some(error) = self.duty.failure.recv() => return Err(error),
+                () = self.quit.cancelled() => return Ok(()),
+                broken = workers_break(&self.state.workers) => return Err(broken),
+                () = self.charge.asked() => {}
+                () = superseded(&self.state.kernel) => {}
+            }
+            self.duty.end().await;
+            self.state.pods.gave_way();
+            self.charge.give_up();
+            // Not unready: its DaemonSet would end it before its successor has shown that it works.
+            let remark = "another agent of this node has taken over".to_owned();
+            self.office.readiness.remark(CHARGE, Some(remark));
+            info!("another agent takes over; connections that are open go on here");
+            tokio::select! {
+                asked = &mut asked => return asked.map_err(Into::into),
+                () = self.quit.cancelled() => return Ok(()),
+                broken = workers_break(&self.state.workers) => return Err(broken),
+                () = self.charge.regained() => {}
+            }
+            warn!("the agent that took over is gone: taking back");
+            let (kernel, adopted) = install(&self.state.config, &self.office.cgroup)?;
+            *self.state.kernel.lock() = kernel;
+            self.office.readiness.remark(CHARGE, None);
+            self.duty = Duty::begin(&self.state, &self.office, adopted)?;
+        }
+    }
+
     /// New connections find nobody; open ones may end by themselves until the deadline.
     async fn drain(self, deadline: Duration) {
-        if let Err(unfinished) = self.enrolment.drain(CONTROL_DRAIN).await {
-            warn!(%unfinished, "enrolment did not end");
-        }
+        self.duty.end().await;
         if timeout(deadline, drained(&self.state.workers)).await.is_err() {
             warn!(after = ?deadline, "connections were open at the drain deadline; they are reset");
         }
@@ -304,6 +295,19 @@ impl Agent {
         }
         if let Err(unfinished) = self.servers.drain(CONTROL_DRAIN).await {
             warn!(%unfinished, "servers did not end");
+        }
+    }
+}
+
+/// Ends when an agent has come that does not ask.
+async fn superseded(kernel: &SharedKernel) {
+    let mut tick = interval(Duration::from_secs(1));
+    loop {
+        tick.tick().await;
+        match kernel.lock().is_ours() {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => debug!(%error, "whose the programs are is not known"),
         }
     }
 }

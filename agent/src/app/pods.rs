@@ -183,6 +183,13 @@ impl Pods {
         table.since.values().map(redirected).collect()
     }
 
+    /// Another agent captures them from now on: since when is for it to say.
+    pub(super) fn gave_way(&self) {
+        let mut table = self.table.lock();
+        let redirected: Vec<_> = table.since.drain().map(|(uid, _)| uid).collect();
+        table.adopted.extend(redirected);
+    }
+
     /// Listeners first, the kernel's redirection last; both block.
     async fn redirect(&self, pod: Arc<PodCapture>) -> Result<PodListeners, CaptureError> {
         let kernel = self.kernel.clone();

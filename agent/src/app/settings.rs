@@ -1,6 +1,6 @@
 //! From the agent's flags to what each part needs to know.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -41,6 +41,11 @@ pub(super) fn limits(config: &AgentConfig) -> Limits {
         TlsRecords::Rustls => RecordLayer::Rustls,
     };
     Limits { early_data, record_layer, ..limits }
+}
+
+/// Where agents of a node meet: the folder of the CNI socket, which is the node's own.
+pub(super) fn run_dir(config: &AgentConfig) -> &Path {
+    config.cni_socket.parent().unwrap_or_else(|| Path::new("."))
 }
 
 /// Of discovery.

@@ -236,13 +236,21 @@ impl Kernel {
 
     /// Gets stand-ins back that no socket has any more, unless another agent has come to do that.
     fn attend_stand_ins(&mut self) -> Result<(), BpfError> {
-        let [current, _] = self.maps.agent_cgroups()?;
-        if current != self.config.agent_cgroup_id {
+        if !self.is_ours()? {
             return Ok(());
         }
         let shown = self.maps.shown.keys().filter_map(Result::ok);
         let pods: Option<Vec<_>> = shown.map(|cookie| self.netns.get(&cookie).cloned()).collect();
         self.reuse.tend(&self.maps.prefixes()?, pods.as_deref())
+    }
+
+    /// Whether no other agent has installed itself since.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn is_ours(&self) -> Result<bool, BpfError> {
+        let [current, _] = self.maps.agent_cgroups()?;
+        Ok(current == self.config.agent_cgroup_id)
     }
 
     fn write_global(&mut self) -> Result<(), BpfError> {

@@ -55,7 +55,7 @@ pub fn file_in(state_dir: &Path) -> PathBuf {
 }
 
 /// The pods of the file; none if it is not sound.
-pub(super) fn read(path: &Path, trust_domain: &ArcStr) -> Vec<Arc<LocalPod>> {
+pub fn read(path: &Path, trust_domain: &ArcStr) -> Vec<Arc<LocalPod>> {
     let content: Content = match std::fs::read(path).map(|bytes| serde_json::from_slice(&bytes)) {
         Ok(Ok(content)) => content,
         Ok(Err(error)) => {

@@ -13,6 +13,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 use super::process::Process;
+use crate::cgroup;
 use crate::kubelet::STATIC;
 use crate::netns;
 use crate::node::Node;
@@ -47,6 +48,8 @@ pub struct Agent {
 /// The network of the agent's pod: one of its own, as the DaemonSet has it.
 struct Home {
     node: Arc<Node>,
+    /// What tells it from an earlier agent of the node, whose end it may meet.
+    tag: String,
     number: u8,
     netns: String,
     ip: Ipv4Addr,
@@ -54,11 +57,11 @@ struct Home {
 
 impl Home {
     /// By the node's own network alone: the agent's pod is there before any plugin of ours.
-    async fn make(node: &Arc<Node>) -> Result<Self> {
+    async fn make(node: &Arc<Node>, tag: &str) -> Result<Self> {
         let number = node.take_number()?;
-        let netns = format!("{}agent-{}", node.config.pod_netns_prefix, node.name());
+        let netns = format!("{}agent-{}{tag}", node.config.pod_netns_prefix, node.name());
         let ips = node.config.number.pod_ips(number);
-        let home = Self { node: Arc::clone(node), number, netns, ip: ips.0 };
+        let home = Self { node: Arc::clone(node), tag: tag.into(), number, netns, ip: ips.0 };
         let link = PodLink {
             node_netns: node.config.netns.clone(),
             pod_netns: home.netns.clone(),
@@ -110,20 +113,32 @@ impl Agent {
     /// # Errors
     /// The API server refuses the pod or the token, or the program does not start.
     pub async fn start(node: &Arc<Node>, config: &AgentConfig) -> Result<Self> {
-        let home = Home::make(node).await?;
-        let (name, pod) = register(node, home.ip).await?;
+        Self::start_beside(node, config, "").await
+    }
+
+    /// [`Self::start`] while an agent with another `tag` runs on the node.
+    pub(super) async fn start_beside(
+        node: &Arc<Node>,
+        config: &AgentConfig,
+        tag: &str,
+    ) -> Result<Self> {
+        let home = Home::make(node, tag).await?;
+        for container in ["agent", "cni"] {
+            cgroup::create(&node.config.cgroup.join(format!("{container}{tag}")))?;
+        }
+        let (name, pod) = register(&home).await?;
         // Bound to its pod, as what Kubernetes puts into a container is.
         let bound = Some((name.clone(), pod.uid().unwrap_or_default()));
         let token = token(&node.client, ACCOUNT, "", bound).await?;
-        let kubeconfig = node.config.dir.join("agent.kubeconfig");
+        let kubeconfig = node.config.dir.join(format!("agent{tag}.kubeconfig"));
         write_whole(&kubeconfig, &config.kubeconfig.replace(TOKEN, &token))?;
         let (state, ip) = (node.state_dir().display().to_string(), home.ip);
         let how = |name: &str, token: &Path| {
-            let argv = argv(node, (name, ip), (token, &kubeconfig), config);
+            let argv = argv(node, (name, tag, ip), (token, &kubeconfig), config);
             (argv, vec![(String::from("STATE_DIR"), state)])
         };
         let mut agent = Self::launch(home, (name, pod), how).await?;
-        agent.cni = Some(install_cni(node, config, &kubeconfig)?);
+        agent.cni = Some(install_cni(node, config, (tag, &kubeconfig))?);
         Ok(agent)
     }
 
@@ -136,8 +151,8 @@ impl Agent {
         node: &Arc<Node>,
         how: impl FnOnce(&str, &Path) -> (Vec<String>, Vec<(String, String)>),
     ) -> Result<Self> {
-        let home = Home::make(node).await?;
-        let registered = register(node, home.ip).await?;
+        let home = Home::make(node, "").await?;
+        let registered = register(&home).await?;
         Self::launch(home, registered, how).await
     }
 
@@ -146,17 +161,22 @@ impl Agent {
         (name, pod): (String, Pod),
         how: impl FnOnce(&str, &Path) -> (Vec<String>, Vec<(String, String)>),
     ) -> Result<Self> {
-        let node = &home.node;
-        let token = node.config.dir.join("token");
+        let (node, tag) = (&home.node, &home.tag);
+        let token = node.config.dir.join(format!("token{tag}"));
         keep_token(node, &pod, token.clone()).await?;
         let (argv, env) = how(&name, &token);
-        let log = node.config.dir.join("agent.log");
-        let group = node.config.cgroup.join("agent");
+        let log = node.config.dir.join(format!("agent{tag}.log"));
+        let group = node.config.cgroup.join(format!("agent{tag}"));
         let mut process = Process::new(argv, group, &home.netns, log);
         process.set_node(node.first_process());
         env.iter().for_each(|(key, value)| process.set_env(key, value));
         process.start()?;
         Ok(Self { process, cni: None, name: node.name(), home })
+    }
+
+    /// What tells it from an agent that was started beside it.
+    pub(super) fn tag(&self) -> &str {
+        &self.home.tag
     }
 
     /// The address of its pod.
@@ -212,10 +232,14 @@ impl Agent {
 }
 
 /// Starts the container that keeps the plugin on the node, as the DaemonSet has it.
-fn install_cni(node: &Node, config: &AgentConfig, kubeconfig: &Path) -> Result<Process> {
+fn install_cni(
+    node: &Node,
+    config: &AgentConfig,
+    (tag, kubeconfig): (&str, &Path),
+) -> Result<Process> {
     let argv = [&*config.program.to_string_lossy(), "cni", "install", "--watch"];
-    let group = node.config.cgroup.join("cni");
-    let log = node.config.dir.join("cni.log");
+    let group = node.config.cgroup.join(format!("cni{tag}"));
+    let log = node.config.dir.join(format!("cni{tag}.log"));
     let mut process = Process::new(argv.map(String::from).into(), group, &node.config.netns, log);
     let runtime = node.runtime();
     for (key, path) in [
@@ -228,14 +252,14 @@ fn install_cni(node: &Node, config: &AgentConfig, kubeconfig: &Path) -> Result<P
         process.set_env(key, &path.display().to_string());
     }
     process.set_env("POD_NAMESPACE", SYSTEM);
-    process.set_env("POD_NAME", &format!("{ACCOUNT}-{}", node.name()));
+    process.set_env("POD_NAME", &format!("{ACCOUNT}-{}{tag}", node.name()));
     process.start()?;
     Ok(process)
 }
 
 fn argv(
     node: &Node,
-    (name, ip): (&str, Ipv4Addr),
+    (name, tag, ip): (&str, &str, Ipv4Addr),
     (token, kubeconfig): (&Path, &Path),
     config: &AgentConfig,
 ) -> Vec<String> {
@@ -253,7 +277,7 @@ fn argv(
         ("token", file(token)),
         ("kubeconfig", file(kubeconfig)),
         ("cgroup-root", file(&node.config.cgroup)),
-        ("agent-cgroup", group("agent")),
+        ("agent-cgroup", group(&format!("agent{tag}"))),
         ("proc", file(&node.proc())),
         ("pin-dir", file(&config.pins.join(node.name()).join("v1"))),
         ("cni-socket", file(&node.cni_socket())),
@@ -264,8 +288,8 @@ fn argv(
 }
 
 /// The agent's pod as the API knows it: the kubelet leaves it alone, the kit runs it.
-async fn register(node: &Node, ip: Ipv4Addr) -> Result<(String, Pod)> {
-    let name = format!("{ACCOUNT}-{}", node.name());
+async fn register(Home { node, tag, ip, .. }: &Home) -> Result<(String, Pod)> {
+    let name = format!("{ACCOUNT}-{}{tag}", node.name());
     let pod: Pod = serde_json::from_value(json!({
         "metadata": { "name": name, "namespace": SYSTEM, "labels": { "app": "sotto" },
             "annotations": { STATIC: "true" } },

@@ -55,15 +55,37 @@ impl Cluster {
         sotto: &Path,
         flags: Vec<String>,
     ) -> Result<()> {
-        let config = AgentConfig {
+        let config = self.agent_config(sotto, flags);
+        self.agents.push(Agent::start(node, &config).await?);
+        Ok(())
+    }
+
+    fn agent_config(&self, sotto: &Path, flags: Vec<String>) -> AgentConfig {
+        AgentConfig {
             program: sotto.to_path_buf(),
             kubeconfig: self.api.kubeconfig(&api(), TOKEN),
             root_cert: self.root_cert(),
             pins: self.run.pins(),
             flags,
-        };
-        self.agents.push(Agent::start(node, &config).await?);
-        Ok(())
+        }
+    }
+
+    /// Replaces a node's agent as a DaemonSet that is updated with a surge does: another one starts beside it and
+    /// becomes ready. Returned is the one before, which runs still.
+    ///
+    /// # Errors
+    /// It does not start, or is not ready within a minute; its log's end is in the error.
+    pub async fn surge(&mut self, number: usize, sotto: &Path) -> Result<Agent> {
+        let before = self.agents.get(number).context("no such agent")?;
+        let node = self.nodes.iter().find(|node| node.name() == before.node());
+        let node = Arc::clone(node.context("an agent without its node")?);
+        let config = self.agent_config(sotto, Vec::new());
+        let tag = if before.tag().is_empty() { "-next" } else { "" };
+        let next = Agent::start_beside(&node, &config, tag).await?;
+        let before = std::mem::replace(&mut self.agents[number], next);
+        let ready = async || Ok(self.agents[number].ready().await.then_some(()));
+        self.wait_until("the next agent is ready", READY, ready).await?;
+        Ok(before)
     }
 
     /// The file of the control plane's root certificate.

@@ -201,22 +201,31 @@ impl Bench {
 
     /// Sends bytes to the echo at `to` from the pod of `app` and wants each back: how many there
     /// were, or what was lost.
-    pub(crate) async fn pulse(
+    pub(crate) async fn pulse(&self, from: (&str, &str), to: IpAddr, flags: &str) -> Result<u64> {
+        self.pulsing(from, to, flags).await?.await
+    }
+
+    /// [`Self::pulse`] as a future that leaves the bench to others.
+    pub(crate) async fn pulsing(
         &self,
         (namespace, app): (&str, &str),
         to: IpAddr,
         flags: &str,
-    ) -> Result<u64> {
+    ) -> Result<impl Future<Output = Result<u64>> + Send + use<>> {
         let program = programs::find("kit-app")?.display().to_string();
         let to = format!("--to={}", std::net::SocketAddr::new(to, 7000));
-        let mut argv = vec![program.as_str(), "pulse", &to];
-        argv.extend(flags.split_whitespace());
+        let mut argv = vec![program, "pulse".to_owned(), to];
+        argv.extend(flags.split_whitespace().map(str::to_owned));
         let pod = self.cluster.pod_of(namespace, app).await?.metadata.name.unwrap_or_default();
-        let node = self.cluster.node_of(namespace, &pod)?;
-        let output = node.exec((namespace, &pod), &argv, Duration::from_secs(120)).await?;
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{complaint}");
-        String::from_utf8(output.stdout)?.trim().parse().context("read the count")
+        let node = std::sync::Arc::clone(self.cluster.node_of(namespace, &pod)?);
+        let namespace = namespace.to_owned();
+        Ok(async move {
+            let argv: Vec<_> = argv.iter().map(String::as_str).collect();
+            let output = node.exec((&namespace, &pod), &argv, Duration::from_secs(120)).await?;
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "{complaint}");
+            String::from_utf8(output.stdout)?.trim().parse().context("read the count")
+        })
     }
 
     /// The agent of a node, by number from 1.

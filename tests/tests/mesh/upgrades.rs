@@ -1,0 +1,55 @@
+//! Agents that are replaced while traffic flows, as a DaemonSet does it that is updated with a surge.
+
+use std::time::Duration;
+
+use kit::cluster::programs;
+
+use super::bench::Bench;
+
+const CLIENT: (&str, &str) = ("front", "client");
+const WEB: &str = "http://web.back.svc.cluster.local/get";
+/// How long traffic flows; longer than all replacements take.
+const SECONDS: u64 = 20;
+/// Longer than agents let open connections go on.
+const END: Duration = Duration::from_secs(40);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_new_connection_is_lost_while_agents_are_replaced_and_open_ones_go_on() {
+    let mut bench = Bench::streams().await;
+    let sotto = programs::find("sotto").unwrap();
+    let echo = bench.ip("back", "echo").await;
+    let flags = |more| format!("--connections=4 --seconds={SECONDS}{more}");
+    let fresh = tokio::spawn(bench.pulsing(CLIENT, echo, &flags(" --fresh")).await.unwrap());
+    let open = tokio::spawn(bench.pulsing(CLIENT, echo, &flags("")).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut before = Vec::new();
+    for number in [1, 0] {
+        before.push(bench.cluster.surge(number, &sotto).await.unwrap());
+    }
+    // None of them ends before the connections that it has.
+    let ends = before.iter_mut().map(|agent| agent.process.terminate(END));
+    let (fresh, open, ends) = tokio::join!(fresh, open, futures::future::join_all(ends));
+    for end in ends {
+        assert_eq!(end.unwrap().code(), Some(0), "{}", before[0].process.log_tail(20));
+    }
+    let fresh = fresh.unwrap().unwrap();
+    assert!(fresh > 1000, "{fresh} new connections");
+    assert!(open.unwrap().is_ok_and(|bytes| bytes > 100), "an open connection was lost");
+    drop(before);
+    bench.shows(CLIENT, WEB, "200").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_successor_dies_takes_back() {
+    let mut bench = Bench::streams().await;
+    let sotto = programs::find("sotto").unwrap();
+    for number in [0, 1] {
+        let before = bench.cluster.surge(number, &sotto).await.unwrap();
+        bench.shows(CLIENT, WEB, "200").await;
+        assert!(before.ready().await, "it stays, should its successor fail");
+        let mut failed = std::mem::replace(&mut bench.cluster.agents[number], before);
+        failed.process.kill().await.unwrap();
+        bench.logged(number + 1, "taking back").await;
+        bench.shows(CLIENT, WEB, "200").await;
+    }
+}

@@ -81,25 +81,30 @@ pub async fn run(config: XdsConfig, store: Store, stop: CancellationToken, statu
     let (mut kept, grace) = (client.config.kept.take(), Instant::now() + GRACE);
     loop {
         let worked = AtomicBool::new(false);
-        // Only an attempt that has not come to anything is cut short, and made again at once.
+        let useless = AtomicBool::new(false);
+        // Only an attempt that has not come to anything is cut short, for something better, and made again at once.
         let overdue = async {
             sleep_until(grace).await;
             if worked.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
+                return std::future::pending().await;
             }
+            if let Some(before) = before(kept.clone()).await {
+                return before;
+            }
+            useless.store(true, Ordering::Relaxed);
+            std::future::pending().await
         };
         let error = tokio::select! {
             () = stop.cancelled() => return,
             error = client.stream(&worked) => error,
-            () = overdue, if kept.is_some() => {
-                if let Some(kept) = kept.take() {
-                    client.remember(kept).await;
-                }
+            before = overdue, if kept.is_some() => {
+                kept = None;
+                client.remember(before);
                 continue;
             }
         };
         let worked = worked.into_inner();
-        if worked {
+        if worked || useless.into_inner() {
             kept = None;
         }
         if worked {
@@ -113,6 +118,26 @@ pub async fn run(config: XdsConfig, store: Store, stop: CancellationToken, statu
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep_until(next) => {}
+        }
+    }
+}
+
+/// What another run of the agent knew, and how long ago that was.
+type Before = ([DeltaDiscoveryResponse; 2], Duration);
+
+/// Reads it; none if nothing is to be believed.
+async fn before(kept: Option<Kept>) -> Option<Before> {
+    let kept = kept?;
+    match tokio::task::spawn_blocking(move || kept.read(SystemTime::now())).await {
+        Ok(Ok(before)) => Some(before),
+        Ok(Err(error)) => {
+            let error = chain(&error);
+            tracing::warn!(error, "no control plane, and nothing is known from before");
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, "reading what is known of the mesh panicked");
+            None
         }
     }
 }
@@ -243,22 +268,7 @@ impl Client {
     }
 
     /// Goes by what another run of the agent knew.
-    async fn remember(&mut self, kept: Kept) {
-        let read = tokio::task::spawn_blocking(move || kept.read(SystemTime::now())).await;
-        let (before, age) = match read {
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    error = chain(&error),
-                    "no control plane, and nothing is known from before"
-                );
-                return;
-            }
-            Err(error) => {
-                tracing::error!(%error, "reading what is known of the mesh panicked");
-                return;
-            }
-        };
+    fn remember(&mut self, (before, age): Before) {
         for (state, before) in self.states.iter_mut().zip(before) {
             let kind = state.kind();
             self.store.apply(state.remember(before));

@@ -310,7 +310,7 @@ async fn handshake(
     let abort = CancellationToken::new();
     let (drain, account) = (stop.child_token(), of_pod.account.clone());
     let ends = (drain.clone(), abort.clone());
-    let terms = Terms { account, trust: svid.trust(), drain, abort: abort.clone() };
+    let terms = Terms { account, trust: trust::of(&svid), drain, abort: abort.clone() };
     let begun = of_pod.handshakes.enter(client.ip(), abort.clone());
     let accepted = accept::accept(captured.stream, tls, &context.limits, terms).await;
     let tunnel = match accepted {

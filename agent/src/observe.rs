@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod metrics_server;
 pub mod node;
 pub mod ready;
+pub mod roots;
 mod series;
 #[cfg(test)]
 mod testing;

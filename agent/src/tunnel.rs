@@ -25,7 +25,7 @@ mod testing;
 
 pub use accept::{AcceptError, Incoming, Server};
 pub use account::{Account, Budget, Share};
-pub use chain::{Chain, Lapse};
+pub use chain::{Chain, Lapse, Trust};
 pub use connect::{Asked, ConnectError, ConnectRequest};
 pub use driver::{Broken, Terms, Unanswered};
 pub use limits::Limits;

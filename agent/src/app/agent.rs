@@ -5,6 +5,7 @@
 //! | discovery | the mesh's store | at shutdown |
 //! | certificates | keys, renewal | at shutdown |
 //! | revocations | which certificates were taken back | at shutdown |
+//! | roots | whether the mesh's roots are others now | at shutdown |
 //! | those of [`super::duty`] | the node's kernel and files, as long as it is in charge | at shutdown, first |
 //! | admin, metrics, readiness | their listeners | last |
 //! | data threads | pods' connections | after the drain |
@@ -36,6 +37,7 @@ use super::{environment, kubelet, means, quiet, settings};
 use crate::config::AgentConfig;
 use crate::connection::{Shared, Timings};
 use crate::enroll::{self, remembered};
+use crate::identify;
 use crate::identify::ca::CaClient;
 use crate::identify::certs::Certificates;
 use crate::identify::clock::SystemClock;
@@ -211,6 +213,8 @@ fn certify(config: &AgentConfig, control: &Shutdown) -> anyhow::Result<Certifica
     control.spawn(revocations.clone().follow(control.token.clone()));
     let (certificates, renewal) = Certificates::new(ca, Arc::new(SystemClock), revocations);
     control.spawn(renewal.run(control.token.clone()));
+    let (roots, of_roots) = (config.root_cert.clone(), certificates.clone());
+    control.spawn(identify::roots::follow(roots, of_roots, control.token.clone()));
     Ok(certificates)
 }
 

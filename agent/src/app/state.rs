@@ -1,5 +1,6 @@
 //! What the agent shows of itself: metrics at a scrape, the dump, readiness.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +34,7 @@ use crate::observe::node::{
     CertificateStats, LimitStats, Limited, NodeStats, RevocationStats, XdsStats,
 };
 use crate::observe::ready::Readiness;
+use crate::observe::roots::RootStats;
 use crate::sys::descriptors;
 use crate::xds;
 use crate::xds::status::{KindStatus, StatusReader};
@@ -84,6 +86,7 @@ impl State {
         NodeStats {
             kernel_connections: self.kernel_connections(),
             certificates: certificates.collect(),
+            roots: self.roots(),
             pods: self.enrolled.borrow().by_state(),
             kubelet: self.probes.states(),
             xds: XdsStats {
@@ -101,6 +104,28 @@ impl State {
             revocations: self.revocations(),
             log_lines,
         }
+    }
+
+    /// Roots of all identities: who trusts which, and hangs on which.
+    fn roots(&self) -> Vec<RootStats> {
+        let mut roots = BTreeMap::<String, RootStats>::new();
+        for state in self.certificates.states() {
+            for root in &state.roots {
+                let fingerprint = root.fingerprint.to_string();
+                let (trusting, signed) = (0, 0);
+                let new = || RootStats {
+                    fingerprint: fingerprint.clone(),
+                    trusting,
+                    signed,
+                    not_after: root.not_after,
+                };
+                let stats = roots.entry(fingerprint.clone()).or_insert_with(new);
+                stats.trusting += 1;
+                let own = state.root.as_ref().is_some_and(|own| own.fingerprint == fingerprint);
+                stats.signed += u64::from(own);
+            }
+        }
+        roots.into_values().collect()
     }
 
     fn revocations(&self) -> RevocationStats {

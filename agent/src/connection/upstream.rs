@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::context::Context;
 use super::inbound::Arrival;
 use super::record::Live;
+use super::trust;
 use crate::capture::PodCapture;
 use crate::capture::bpf::StandInError;
 use crate::identify::certs::CertificateError;
@@ -91,7 +92,7 @@ pub(super) async fn tunnel(
         Box::pin(told_if_slow(dial, local, route.gateway)).await
     });
     let tls = svid.client_config(&route.expected);
-    let caller = Caller { tls, trust: svid.trust(), account: Rc::clone(from.account) };
+    let caller = Caller { tls, trust: trust::of(&svid), account: Rc::clone(from.account) };
     let connect = context.pool.connect_aboard(&key, dial, caller, from, (app, live.progress()));
     let connected = connect.await;
     let tunnel = connected.map_err(|error| match &error {

@@ -4,19 +4,19 @@
 //! CA. What is wanted is a map, not a queue: nothing can be lost, and it is as large as the number
 //! of this node's identities. Reading a valid certificate takes no lock.
 
+mod renewal;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
+use super::anchor::{Root, RootsId};
 use super::ca::{CaClient, CaError};
 use super::clock::Clock;
 use super::revocation::Revocations;
@@ -24,15 +24,19 @@ use super::schedule::Schedule;
 use super::svid::{CertificateInfo, Issued, Svid, SvidError};
 use crate::error::chain;
 use crate::mesh::SpiffeId;
+pub use renewal::Renewal;
 
-/// Calls to the CA at one time.
-const MAX_CALLS: usize = 8;
 /// One call, whatever the source does.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection waits for a certificate.
 const WAIT: Duration = Duration::from_secs(10);
 /// The wall clock may jump, so it is looked at this often.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
+/// When the mesh's roots change, certificates are renewed within this time, each at a moment of its own.
+const MOVE: Duration = Duration::from_secs(30);
+/// So long after a change a certificate that still comes with other roots is asked for again: not every replica of the
+/// control plane may know of the change at once. Beside one whose answers hold others than the file, that is all.
+const MOVING: Duration = Duration::from_secs(120);
 
 /// Where certificates come from.
 pub trait CertificateSource: Send + Sync + 'static {
@@ -90,6 +94,8 @@ pub struct IdentityState {
     pub chain: Vec<CertificateInfo>,
     /// Roots of the mesh as of that certificate.
     pub roots: Vec<CertificateInfo>,
+    /// The one of them that it hangs on.
+    pub root: Option<Root>,
     /// When it expires.
     pub not_after: Option<SystemTime>,
     /// Calls that failed since the last good one.
@@ -119,8 +125,18 @@ struct Shared {
     /// Written only with `identities` locked.
     current: ArcSwap<imbl::HashMap<SpiffeId, Arc<Svid>>>,
     identities: Mutex<HashMap<SpiffeId, Identity>>,
+    /// The roots that the mesh is said to have.
+    roots: Mutex<Option<Roots>>,
     /// Something became due.
     wake: Notify,
+}
+
+/// The roots that the mesh is said to have.
+#[derive(Clone, Copy)]
+struct Roots {
+    id: RootsId,
+    /// When they were not these any more; none if they are the first.
+    changed: Option<Instant>,
 }
 
 struct Identity {
@@ -157,6 +173,7 @@ impl Certificates {
             revocations,
             current: ArcSwap::default(),
             identities: Mutex::default(),
+            roots: Mutex::default(),
             wake: Notify::new(),
         });
         (Self { shared: Arc::clone(&shared) }, Renewal { shared, source })
@@ -219,6 +236,27 @@ impl Certificates {
         }
     }
 
+    /// The mesh has these roots now. If they are others than before, every certificate is renewed soon.
+    pub(super) fn roots_are(&self, id: RootsId) {
+        let now = (Instant::now(), self.shared.clock.now());
+        let mut roots = self.shared.roots.lock();
+        let before = roots.map(|roots| roots.id);
+        if before == Some(id) {
+            return;
+        }
+        *roots = Some(Roots { id, changed: before.map(|_| now.0) });
+        drop(roots);
+        if before.is_none() {
+            return;
+        }
+        let mut identities = self.shared.identities.lock();
+        identities.values_mut().for_each(|known| known.schedule.hasten(now, MOVE, dice()));
+        let certificates = identities.len();
+        drop(identities);
+        tracing::info!(certificates, "the mesh's roots have changed: every certificate is renewed");
+        self.shared.wake.notify_one();
+    }
+
     /// What is known of every identity, sorted.
     pub fn states(&self) -> Vec<IdentityState> {
         let now = self.shared.clock.now();
@@ -251,6 +289,7 @@ impl Identity {
             condition,
             chain: svid.as_ref().map_or_else(Vec::new, |svid| svid.chain().to_vec()),
             roots: svid.as_ref().map_or_else(Vec::new, |svid| svid.roots().to_vec()),
+            root: svid.as_ref().map(|svid| svid.root().clone()),
             not_after: svid.as_ref().map(|svid| svid.not_after()),
             failures: self.schedule.failures(),
         }
@@ -297,6 +336,12 @@ impl Shared {
         waits.min().unwrap_or(MAX_SLEEP).min(MAX_SLEEP)
     }
 
+    /// Whether the roots have changed lately, and not for this certificate.
+    fn is_of_before(&self, svid: &Svid) -> bool {
+        let Some(Roots { id, changed: Some(changed) }) = *self.roots.lock() else { return false };
+        id != svid.roots_id() && changed.elapsed() < MOVING
+    }
+
     fn settle(&self, identity: &SpiffeId, result: Result<Svid, FetchError>) {
         let wall = self.clock.now();
         let mut identities = self.identities.lock();
@@ -308,6 +353,9 @@ impl Shared {
             Ok(svid) => {
                 let validity = (svid.not_before(), svid.not_after());
                 known.schedule.succeed(validity, wall, dice());
+                if self.is_of_before(&svid) {
+                    known.schedule.hasten((Instant::now(), wall), MOVE, dice());
+                }
                 let svid = Arc::new(svid);
                 self.current.rcu(|current| current.update(identity.clone(), Arc::clone(&svid)));
                 known.state.send_replace(State { svid: Some(svid), error: None });
@@ -321,55 +369,6 @@ impl Shared {
                 known.state.send_modify(|state| state.error = Some(Arc::new(error)));
             }
         }
-    }
-}
-
-/// The task that calls the CA.
-pub struct Renewal<S> {
-    shared: Arc<Shared>,
-    source: S,
-}
-
-impl<S> fmt::Debug for Renewal<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renewal").finish_non_exhaustive()
-    }
-}
-
-impl<S: CertificateSource> Renewal<S> {
-    /// Keeps every wanted certificate valid until `stop`; calls under way are then dropped, and
-    /// those that wait for a certificate are told.
-    pub async fn run(self, stop: CancellationToken) {
-        let mut calls = FuturesUnordered::new();
-        loop {
-            while calls.len() < MAX_CALLS
-                && let Some(identity) = self.shared.start_next()
-            {
-                calls.push(self.call(identity));
-            }
-            // With every call taken, only the end of one changes anything.
-            let pause = if calls.len() < MAX_CALLS { self.shared.until_next() } else { MAX_SLEEP };
-            tokio::select! {
-                () = stop.cancelled() => break,
-                Some((identity, result)) = calls.next() => self.shared.settle(&identity, result),
-                () = self.shared.wake.notified() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-        self.shared.identities.lock().clear();
-    }
-
-    async fn call(&self, identity: SpiffeId) -> (SpiffeId, Result<Svid, FetchError>) {
-        let result = match timeout(CALL_TIMEOUT, self.source.issue(&identity)).await {
-            Ok(Ok(issued)) => {
-                let (clock, revocations) = (&self.shared.clock, &self.shared.revocations);
-                let svid = Svid::new(&identity, issued, Arc::clone(clock), revocations.clone());
-                svid.map_err(FetchError::from)
-            }
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(FetchError::Timeout),
-        };
-        (identity, result)
     }
 }
 

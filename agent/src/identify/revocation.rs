@@ -7,17 +7,14 @@
 //! leaves what it said last, and is told until it can be read again.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::{CertificateError, Error, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use webpki::{
     CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList, RevocationCheckDepth,
@@ -25,12 +22,8 @@ use webpki::{
 };
 
 use super::crypto::provider;
-use crate::error::chain;
+use super::files;
 
-/// How often files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
-/// How often it is told that a file cannot be read.
-const TELL: u32 = 30;
 /// A file's size, at most, in bytes: Kubernetes' objects have no more, and a list of all certificates of a mesh has less.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -157,41 +150,9 @@ impl Revocations {
         if self.inner.files.is_empty() {
             return;
         }
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut seen, mut failures) = (None, 0);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = looks.tick() => {}
-            }
-            let this = self.clone();
-            let look = move || {
-                let now = this.inner.files.iter().map(|file| stamp(file)).collect::<Vec<_>>();
-                let changed = seen.as_ref() != Some(&now);
-                let read = changed.then(|| this.read_again());
-                (now, read)
-            };
-            let Ok((now, read)) = tokio::task::spawn_blocking(look).await else { return };
-            // A file that cannot be read is tried again.
-            seen = match read {
-                Some(Err(error)) => {
-                    if failures % TELL == 0 {
-                        tracing::error!(
-                            error = chain(&error),
-                            "revocations are as they were last read"
-                        );
-                    }
-                    failures += 1;
-                    None
-                }
-                Some(Ok(())) => {
-                    failures = 0;
-                    Some(now)
-                }
-                None => Some(now),
-            };
-        }
+        let (files, this) = (self.inner.files.clone(), self.clone());
+        let stale = "revocations are as they were last read";
+        files::follow(files, stop, stale, move || this.read_again()).await;
     }
 
     /// Reads the files; if one cannot be, all stays as it is.
@@ -210,12 +171,6 @@ impl std::fmt::Debug for Revocations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Revocations").field("lists", &self.count()).finish_non_exhaustive()
     }
-}
-
-/// Changes when a file does, also when a link on the way to it leads elsewhere, as with a ConfigMap's.
-fn stamp(file: &Path) -> Option<(u64, u64, i64, i64)> {
-    let seen = std::fs::metadata(file).ok()?;
-    Some((seen.ino(), seen.size(), seen.mtime(), seen.mtime_nsec()))
 }
 
 fn read_all(files: &[PathBuf]) -> Result<Vec<CertRevocationList<'static>>, RevocationError> {

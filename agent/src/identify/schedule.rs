@@ -82,6 +82,25 @@ impl Schedule {
         self.phase = Phase::Failed(now, pause);
     }
 
+    /// The certificate is of no use for long: the next call is due within `within`. `dice` is within -1 and 1.
+    pub(super) fn hasten(
+        &mut self,
+        (now, wall): (Instant, SystemTime),
+        within: Duration,
+        dice: f64,
+    ) {
+        let pause = within.mul_f64((dice.clamp(-1.0, 1.0) + 1.0) / 2.0);
+        match &mut self.phase {
+            Phase::Due | Phase::Fetching => {}
+            // The CA may not have answered because of what has changed.
+            Phase::Failed(at, waits) => {
+                let left = (*at + *waits).saturating_duration_since(now);
+                (*at, *waits) = (now, left.min(pause));
+            }
+            Phase::Fresh(renewal) => *renewal = (*renewal).min(wall + pause),
+        }
+    }
+
     /// Calls that failed since the last good one.
     pub(super) fn failures(&self) -> u32 {
         self.failures
@@ -122,6 +141,30 @@ mod tests {
             schedule.wait(Instant::now(), start, false).unwrap().as_secs() / 360
         };
         assert_eq!([renewal(-1.0), renewal(0.0), renewal(1.0)], [96, 120, 144]);
+    }
+
+    #[test]
+    fn is_hastened_within_bounds_and_never_delayed() {
+        let (now, wall, day) = (Instant::now(), UNIX_EPOCH, Duration::from_secs(86_400));
+        let half_a_minute = Duration::from_secs(30);
+        let mut schedule = Schedule::new();
+        schedule.succeed((wall, wall + day), wall, 0.0);
+        for (dice, expected) in [(1.0, 30), (0.0, 15), (1.0, 15), (-1.0, 0)] {
+            schedule.hasten((now, wall), half_a_minute, dice);
+            assert_eq!(schedule.wait(now, wall, false), Some(Duration::from_secs(expected)));
+        }
+        let mut schedule = Schedule::new();
+        for _ in 0..10 {
+            schedule.fail(now, 0.0);
+        }
+        schedule.hasten((now, wall), half_a_minute, 0.0);
+        assert_eq!(schedule.wait(now, wall, false), Some(Duration::from_secs(15)));
+        let mut schedule = Schedule::new();
+        schedule.hasten((now, wall), half_a_minute, 1.0);
+        assert_eq!(schedule.wait(now, wall, false), Some(Duration::ZERO));
+        schedule.start();
+        schedule.hasten((now, wall), half_a_minute, 1.0);
+        assert_eq!(schedule.wait(now, wall, false), None);
     }
 
     #[test]

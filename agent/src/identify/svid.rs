@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +17,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use zeroize::Zeroizing;
 
+use super::anchor::{Root, RootsId, fingerprint};
 use super::clock::{Clock, unix_time};
 use super::peer::{self, PeerError};
 use super::revocation::{PeerEnd, Revocations};
@@ -55,6 +55,8 @@ pub struct CertificateInfo {
     pub not_before: SystemTime,
     /// End of its validity.
     pub not_after: SystemTime,
+    /// SHA-256 of its DER, in hexadecimal.
+    pub fingerprint: ArcStr,
 }
 
 /// Why an issued certificate cannot be used.
@@ -93,8 +95,9 @@ pub struct Svid {
     not_before: SystemTime,
     not_after: SystemTime,
     roots: Arc<RootCertStore>,
-    /// Tells these roots from others.
-    roots_hash: u64,
+    roots_id: RootsId,
+    /// The root that its chain ends in.
+    root: Root,
     revocations: Revocations,
     server: Arc<ServerConfig>,
     client: ClientConfig,
@@ -120,13 +123,15 @@ impl Svid {
         let chain = infos(&issued.chain)?;
         let (not_before, not_after) = (chain[0].not_before, chain[0].not_after);
         let root_infos = issued.roots.iter().filter_map(|root| info(root).ok()).collect();
-        let roots_hash = hash(&issued.roots);
+        let roots_id = RootsId::of(&issued.roots);
+        let all_roots = issued.roots.clone();
         let mut roots = RootCertStore::empty();
         if roots.add_parsable_certificates(issued.roots).0 == 0 {
             return Err(SvidError::NoRoots);
         }
         let roots = Arc::new(roots);
         verify(&issued.chain, &roots, identity, &*clock, &revocations)?;
+        let root = Root::of(&issued.chain, &all_roots, &*clock);
         let certified = Arc::new(certified(issued.chain, &issued.key)?);
         let domain = identity.trust_domain().clone();
         let server = tls::server_config(
@@ -146,7 +151,8 @@ impl Svid {
             not_before,
             not_after,
             roots,
-            roots_hash,
+            roots_id,
+            root,
             revocations,
             server: Arc::new(server),
             client,
@@ -192,7 +198,17 @@ impl Svid {
     /// By what this identity believes its peers: changes when its roots do, or what was revoked. Only to be compared.
     pub fn trust(&self) -> u64 {
         // 2^64 divided by the golden ratio, which spreads small numbers.
-        self.roots_hash ^ self.revocations.generation().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        self.roots_id.0 ^ self.revocations.generation().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// The roots it came with, to be compared.
+    pub(super) fn roots_id(&self) -> RootsId {
+        self.roots_id
+    }
+
+    /// The root that it hangs on.
+    pub fn root(&self) -> &Root {
+        &self.root
     }
 
     /// Whether a peer that has shown `chain` in a handshake would still be believed `now`.
@@ -282,13 +298,6 @@ fn verify(
     Ok(())
 }
 
-/// Tells bundles of roots apart, within this process.
-fn hash(roots: &[CertificateDer<'_>]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    roots.iter().for_each(|root| root.as_ref().hash(&mut hasher));
-    hasher.finish()
-}
-
 fn uri(identity: &SpiffeId) -> ArcStr {
     arcstr::format!("{identity}")
 }
@@ -307,6 +316,7 @@ fn info(certificate: &CertificateDer<'_>) -> Result<CertificateInfo, PeerError> 
         serial: parsed.serial.to_string(),
         not_before: moment(parsed.validity.not_before),
         not_after: moment(parsed.validity.not_after),
+        fingerprint: fingerprint(certificate),
     })
 }
 

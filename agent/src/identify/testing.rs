@@ -109,7 +109,8 @@ pub(super) enum Mood {
 
 /// A source of certificates whose mood the test sets.
 pub(super) struct TestSource {
-    ca: TestCa,
+    /// Who certifies from now on.
+    pub(super) ca: Mutex<TestCa>,
     clock: Arc<dyn Clock>,
     pub(super) mood: Mutex<Mood>,
     pub(super) calls: AtomicUsize,
@@ -122,7 +123,7 @@ pub(super) struct TestSource {
 impl TestSource {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
-            ca: TestCa::new(),
+            ca: Mutex::new(TestCa::new()),
             clock,
             mood: Mutex::new(Mood::Good),
             calls: AtomicUsize::new(0),
@@ -150,6 +151,6 @@ impl CertificateSource for Arc<TestSource> {
             Mood::Wrong => "spiffe://cluster.local/ns/evil/sa/evil".to_owned(),
             Mood::Failing => return Err(CaError::Token("token".into())),
         };
-        Ok(self.ca.issue(&[&name], self.clock.now(), DAY))
+        Ok(self.ca.lock().issue(&[&name], self.clock.now(), DAY))
     }
 }

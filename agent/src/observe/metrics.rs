@@ -107,13 +107,19 @@ impl ThreadMetrics {
     pub(super) fn sockets(&self) -> Arc<Sockets> {
         Arc::clone(&self.sockets)
     }
+
+    /// So many tunnels of this thread are open of which this end has shown a certificate of another root than it has now.
+    pub fn tunnels_of_old_root(&self, tunnels: u64) {
+        self.sockets.of_old_root.store(tunnels, Relaxed);
+    }
 }
 
-/// Connections one thread has opened and closed, by reporter.
+/// Connections one thread has opened and closed, by reporter; and what it says of its tunnels.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     source: Gauge,
     destination: Gauge,
+    of_old_root: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -187,7 +193,11 @@ impl ConnectionCollector {
                 .encode_family(&Pairs(&[("reporter", reporter.as_str())]))?
                 .encode_gauge(&open)?;
         }
-        Ok(())
+        let help = "Tunnels open of which this end has shown a certificate of another root than it has now";
+        let of_old_root: u64 = sockets.iter().map(|thread| thread.of_old_root.load(Relaxed)).sum();
+        encoder
+            .encode_descriptor("sotto_tunnels_of_old_root", help, None, MetricType::Gauge)?
+            .encode_gauge(&of_old_root)
     }
 }
 

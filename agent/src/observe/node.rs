@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 
 use super::log::LostLines;
 use super::metrics::{NodeSource, Pairs, counter, plain_counter};
+use super::roots::{self, RootStats};
 
 /// The node's state; whoever wires the parts together fills it.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,8 @@ pub struct NodeStats {
     pub kernel_connections: Vec<(&'static str, u64)>,
     /// Certificates held.
     pub certificates: Vec<CertificateStats>,
+    /// Roots that they trust.
+    pub roots: Vec<RootStats>,
     /// Pods by the state of their enrolment.
     pub pods: Vec<(&'static str, u64)>,
     /// Whether the kubelet's probes are exempt, or why not: one of all states is 1.
@@ -132,6 +135,7 @@ fn encode_stats(encoder: &mut DescriptorEncoder<'_>, stats: &NodeStats) -> fmt::
         plain_counter(encoder, &name, help, *value)?;
     }
     encode_certificates(encoder, &stats.certificates)?;
+    roots::encode(encoder, &stats.roots)?;
     gauges(
         encoder,
         "sotto_pods",

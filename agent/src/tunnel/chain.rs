@@ -10,7 +10,17 @@ use rustls_pki_types::CertificateDer;
 pub struct Chain {
     certificates: Vec<CertificateDer<'static>>,
     trust: Cell<u64>,
+    shown: u64,
     lapse: OnceCell<Lapse>,
+}
+
+/// By what the ends of a tunnel believe each other. Numbers to be compared, whatever they stand for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// By what this end believes the other: roots and revocations.
+    pub by: u64,
+    /// On what the certificate hangs that this end has shown: its root.
+    pub shown: u64,
 }
 
 /// When a tunnel must have ended.
@@ -23,9 +33,9 @@ pub struct Lapse {
 }
 
 impl Chain {
-    /// As a handshake has verified it, by `trust`: roots and revocations, whatever the number stands for.
-    pub fn new(certificates: Vec<CertificateDer<'static>>, trust: u64) -> Self {
-        Self { certificates, trust: Cell::new(trust), lapse: OnceCell::new() }
+    /// As a handshake has verified it.
+    pub fn new(certificates: Vec<CertificateDer<'static>>, Trust { by, shown }: Trust) -> Self {
+        Self { certificates, trust: Cell::new(by), shown, lapse: OnceCell::new() }
     }
 
     /// All of them.
@@ -36,6 +46,11 @@ impl Chain {
     /// By what it was last believed.
     pub fn trust(&self) -> u64 {
         self.trust.get()
+    }
+
+    /// On what hangs that the peer was shown: see [`Trust::shown`].
+    pub fn shown(&self) -> u64 {
+        self.shown
     }
 
     /// It is believed by this, too.

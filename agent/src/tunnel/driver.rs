@@ -38,6 +38,7 @@ use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
 use super::account::{Account, Held};
+use super::chain::Trust;
 use super::h2::{Code, Connection, StreamId};
 use super::limits::Limits;
 use super::tls::Established;
@@ -96,8 +97,8 @@ pub(super) enum Side {
 pub struct Terms {
     /// Of the pod on this side.
     pub account: Rc<Account>,
-    /// By what its peer is believed: see [`Chain`](super::chain::Chain).
-    pub trust: u64,
+    /// By what its ends believe each other.
+    pub trust: Trust,
     /// Cancelled, it takes no more streams, tells the peer, and ends with its last stream.
     pub drain: CancellationToken,
     /// Cancelled, it ends now; the peer is told so too.

@@ -27,7 +27,7 @@ pub(super) use self::tunnel::StreamSlot;
 use self::tunnel::Tunnel;
 pub use self::tunnel::Verdict;
 use super::account::Account;
-use super::chain::Chain;
+use super::chain::{Chain, Trust};
 use super::connect::{self, Asked, ConnectError, OpenError};
 use super::driver::{Driver, Passenger, Side, Terms};
 use super::limits::Limits;
@@ -54,8 +54,8 @@ pub struct PoolKey {
 pub struct Caller {
     /// With whose certificate. Streams share a tunnel only if it was dialled with the same.
     pub tls: Arc<ClientConfig>,
-    /// By what it believes the peer: see [`Chain`].
-    pub trust: u64,
+    /// By what it believes the peer, and what it shows.
+    pub trust: Trust,
     /// Of the pod that dials.
     pub account: Rc<Account>,
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::{Incoming, accept};
 use super::account::{Account, Budget, Share};
+use super::chain::Trust;
 use super::connect::ConnectRequest;
 use super::driver::Terms;
 use super::limits::Limits;
@@ -134,12 +135,12 @@ pub(super) fn unbounded() -> Rc<Account> {
 
 /// A tunnel of such a pod.
 pub(super) fn terms(drain: CancellationToken) -> Terms {
-    Terms { account: unbounded(), trust: 0, drain, abort: CancellationToken::new() }
+    Terms { account: unbounded(), trust: Trust::default(), drain, abort: CancellationToken::new() }
 }
 
 /// As such a pod.
 pub(super) fn caller(tls: Arc<ClientConfig>) -> Caller {
-    Caller { tls, trust: 0, account: unbounded() }
+    Caller { tls, trust: Trust::default(), account: unbounded() }
 }
 
 /// Two ends of a connection.

@@ -13,7 +13,7 @@ use sotto::mesh::{Mesh, PodUid, SpiffeId, Workload};
 use sotto::tunnel::accept::{Incoming, accept};
 use sotto::tunnel::{
     Account, Budget, Caller, ConnectError, ConnectRequest, Limits, Pool, PoolKey, Progress,
-    RelayError, Share, Terms, TunnelStream, relay,
+    RelayError, Share, Terms, Trust, TunnelStream, relay,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, spawn_local};
@@ -164,7 +164,12 @@ impl Gateway {
                 stop.set(token.clone());
                 let (limits, handle, tls) = (limits.clone(), handle.clone(), Arc::clone(&tls));
                 let (live, abort) = (Rc::clone(&live), CancellationToken::new());
-                let terms = Terms { account: Rc::clone(&account), trust: 0, drain: token, abort };
+                let terms = Terms {
+                    account: Rc::clone(&account),
+                    trust: Trust::default(),
+                    drain: token,
+                    abort,
+                };
                 spawn_local(async move {
                     if let Ok(mut server) = accept(tcp, tls, &limits, terms).await {
                         while let Some(incoming) = server.next().await {
@@ -218,7 +223,11 @@ impl Dialler {
         };
         let request = ConnectRequest { authority: authority.to_owned(), headers: HeaderMap::new() };
         let dial = TcpStream::connect(self.gateway);
-        let caller = Caller { tls: Arc::clone(&self.pki.client), trust: 0, account: unbounded() };
+        let caller = Caller {
+            tls: Arc::clone(&self.pki.client),
+            trust: Trust::default(),
+            account: unbounded(),
+        };
         self.pool.connect(&key, dial, caller, &request).await
     }
 

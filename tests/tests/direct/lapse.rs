@@ -117,6 +117,50 @@ fn a_tunnel_ends_when_the_peers_root_is_no_longer_the_meshs() {
     }
 }
 
+/// How many tunnels are told to have shown a certificate of another root than the present one.
+fn of_old_root(bench: &Bench) -> u64 {
+    let text = bench.metrics.encode().unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix("sotto_tunnels_of_old_root "));
+    value.unwrap().parse().unwrap()
+}
+
+#[test]
+fn when_another_root_signs_open_connections_go_on_and_new_ones_take_other_tunnels() {
+    for (looks, ends) in [(Looks::Dialling, 1), (Looks::Dialled, 1), (Looks::Both, 2)] {
+        alone(60, |place| async move {
+            let ca = Ca::new(Duration::from_secs(12));
+            let limits = with(RecordLayer::Own);
+            let mut bench = Bench::start(&place, ca.clone(), Revocations::default(), limits).await;
+            bench.open(1).await;
+            ca.add_root();
+            look(&bench, looks);
+            assert_eq!(of_old_root(&bench), 0, "what was shown is of the present root");
+            // The next certificates bring the new root, around half of the first ones' life.
+            let begun = Instant::now();
+            while of_old_root(&bench) < ends {
+                assert!(begun.elapsed() < Duration::from_secs(10), "{looks:?}: not told");
+                is_alive(&mut bench, 0).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                look(&bench, looks);
+            }
+            is_alive(&mut bench, 0).await;
+            bench.open(1).await;
+            look(&bench, looks);
+            is_alive(&mut bench, 0).await;
+            is_alive(&mut bench, 1).await;
+            assert_eq!(of_old_root(&bench), ends, "the new one's is of the new root");
+            // The old one ends with its last stream.
+            drop(bench.open.remove(0));
+            while of_old_root(&bench) > 0 {
+                assert!(begun.elapsed() < Duration::from_secs(20), "{looks:?}: still open");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                look(&bench, looks);
+            }
+            is_alive(&mut bench, 0).await;
+        });
+    }
+}
+
 #[test]
 fn a_tunnel_ends_when_the_peers_certificate_is_revoked_and_no_other_begins() {
     let layers = [RecordLayer::Own, RecordLayer::Rustls];

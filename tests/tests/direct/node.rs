@@ -59,6 +59,8 @@ impl Root {
 #[derive(Clone)]
 pub(crate) struct Ca {
     root: Arc<Mutex<Root>>,
+    /// Roots that are believed.
+    trusted: Arc<Mutex<Vec<CertificateDer<'static>>>>,
     life: Duration,
     /// Whose, by serial number.
     issued: Arc<Mutex<Vec<String>>>,
@@ -67,12 +69,23 @@ pub(crate) struct Ca {
 impl Ca {
     /// Whose certificates live so long.
     pub(crate) fn new(life: Duration) -> Self {
-        Self { root: Arc::new(Mutex::new(Root::new())), life, issued: Arc::default() }
+        let root = Root::new();
+        let trusted = Arc::new(Mutex::new(vec![root.certificate.clone()]));
+        Self { root: Arc::new(Mutex::new(root)), trusted, life, issued: Arc::default() }
     }
 
     /// From now on another root certifies, and is the only one.
     pub(crate) fn change_root(&self) {
-        *self.root.lock() = Root::new();
+        let root = Root::new();
+        *self.trusted.lock() = vec![root.certificate.clone()];
+        *self.root.lock() = root;
+    }
+
+    /// From now on another root certifies, and the one before is believed still.
+    pub(crate) fn add_root(&self) {
+        let root = Root::new();
+        self.trusted.lock().insert(0, root.certificate.clone());
+        *self.root.lock() = root;
     }
 
     /// A list of all certificates so far of a service account, as PEM.
@@ -120,7 +133,7 @@ impl CertificateSource for Ca {
         let root = self.root.lock();
         let leaf = params.signed_by(&key, &root.issuer).unwrap();
         let key = Zeroizing::new(key.serialize_der());
-        let roots = vec![root.certificate.clone()];
+        let roots = self.trusted.lock().clone();
         Ok(Issued { chain: vec![leaf.der().clone()], roots, key })
     }
 }
@@ -204,6 +217,7 @@ fn shared(ca: Ca, revocations: Revocations, limits: Limits) -> Arc<Shared> {
 pub(crate) struct Bench {
     pub(crate) client: Node,
     pub(crate) server: Rc<Node>,
+    pub(crate) metrics: Metrics,
     apps: TcpListener,
     redirected: TcpListener,
     /// Ends of applications: the client's, the server's.
@@ -232,7 +246,8 @@ impl Bench {
         let (apps, redirected) = (listen(), listen());
         apps.set_nonblocking(true).unwrap();
         let client = Node::new(&shared, place, "client", CLIENT);
-        Self { client, server, apps, redirected, open: Vec::new() }
+        let metrics = shared.metrics.clone();
+        Self { client, server, metrics, apps, redirected, open: Vec::new() }
     }
 
     /// What an application opens towards the server: its end.

@@ -2,6 +2,7 @@ use std::error::Error as _;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::identify::testing::{DAY, Mood, TestClock, TestSource, identity};

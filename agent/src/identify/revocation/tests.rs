@@ -1,5 +1,5 @@
 use std::io::Write as _;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
@@ -8,6 +8,7 @@ use rcgen::{
 use tempfile::NamedTempFile;
 
 use super::*;
+use crate::error::chain;
 use crate::identify::clock::unix_time;
 use crate::identify::testing::{DAY, leaf};
 

@@ -10,6 +10,7 @@ use crate::observe::log::LostLines;
 use crate::observe::node::{
     CertificateStats, LimitStats, Limited, NodeStats, RevocationStats, XdsStats,
 };
+use crate::observe::roots::RootStats;
 
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
@@ -300,6 +301,9 @@ fn a_connection_that_is_let_go_of_is_closed_all_the_same() {
 fn the_nodes_state_is_asked_for_at_each_scrape() {
     let metrics = Metrics::new();
     check(&metrics, "sotto_xds_connected", &[]);
+    metrics.thread().tunnels_of_old_root(2);
+    metrics.thread().tunnels_of_old_root(1);
+    check(&metrics, "sotto_tunnels_of_old_root", &[("", "3")]);
     metrics.set_node_source(|| NodeStats {
         kernel_connections: vec![("direct", 7), ("refused", 1)],
         certificates: vec![
@@ -314,6 +318,12 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
                 not_after: SystemTime::UNIX_EPOCH,
             },
         ],
+        roots: vec![RootStats {
+            fingerprint: "ab".to_owned(),
+            trusting: 3,
+            signed: 2,
+            not_after: SystemTime::UNIX_EPOCH,
+        }],
         pods: vec![("captured", 3), ("pending", 1)],
         kubelet: vec![("exempt", 0), ("absent", 1)],
         xds: XdsStats {
@@ -336,6 +346,8 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
     check(&metrics, "sotto_pods", &[("{state=\"captured\"}", "3"), ("{state=\"pending\"}", "1")]);
     let kubelet = [("{state=\"exempt\"}", "0"), ("{state=\"absent\"}", "1")];
     check(&metrics, "sotto_kubelet", &kubelet);
+    check(&metrics, "sotto_root_trusting", &[("{root=\"ab\"}", "3")]);
+    check(&metrics, "sotto_root_signed", &[("{root=\"ab\"}", "2")]);
     check(&metrics, "sotto_revocation_lists", &[("", "6")]);
     check(&metrics, "sotto_revocation_failing", &[("", "1")]);
     let both = ["{what=\"connections\"}", "{what=\"waiting_bytes\"}"];

@@ -3,7 +3,7 @@
 //! In: Kubernetes objects ([`cluster`], the only part that sees their types). Between: plain
 //! records ([`model`]), turned into xDS resources ([`snapshot`]) with Istio's policy semantics
 //! (`convert`, pure). Out: delta ADS (`ads`) and workload certificates (`ca`) over one TLS
-//! listener (`serve`), the root certificate in every namespace, readiness and metrics (`health`).
+//! listener (`serve`), the trusted roots in every namespace, readiness and metrics (`health`).
 //!
 //! | task | owns | ends |
 //! |---|---|---|
@@ -12,7 +12,8 @@
 //! | statuses | the statuses still to be written | with the token |
 //! | events | the Events still to be written | with the token |
 //! | destination rules | which rules mean enrolled namespaces | with the token |
-//! | publisher | the root certificate's ConfigMaps | with the token |
+//! | follower | the root in use, as its Secret says | with the token |
+//! | publisher | the ConfigMaps of the trusted roots | with the token |
 //! | listener, one per handshake and connection | the TLS listener; see [`gate`] for how many | with the token |
 //! | one per ADS stream | what that node holds | with the stream or the token |
 //! | renewal | the serving certificate | with the token |
@@ -20,7 +21,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
@@ -30,6 +31,7 @@ pub mod caller;
 pub mod cluster;
 pub mod conditions;
 pub mod convert;
+pub mod ends;
 pub mod gate;
 pub mod health;
 pub mod metrics;
@@ -45,7 +47,7 @@ use crate::sys::Shutdown;
 use ads::{Ads, AdsConfig};
 use ca::{Admission, Authority, Ca, CaConfig};
 use caller::Authenticate;
-use cluster::{Reviewer, Watches};
+use cluster::{Publication, Reviewer, Watches};
 use health::Readiness;
 use metrics::Metrics;
 use model::ObjectKey;
@@ -101,9 +103,6 @@ pub enum ControlPlaneError {
     /// There is no root to sign with.
     #[error("set up the certificate authority")]
     Root(#[from] cluster::RootError),
-    /// Somebody put another root into its Secret: all replicas must sign with the same.
-    #[error("the root in secret {} is another one: start again to use it", cluster::ROOT_SECRET)]
-    RootReplaced,
     /// The listener cannot be set up, or failed.
     #[error("serve the nodes")]
     Serve(#[from] serve::ServeError),
@@ -142,10 +141,18 @@ pub async fn run(
 
     let root = cluster::root(client.clone(), &config.namespace, &config.trust_domain);
     let Some(root) = shutdown.token.run_until_cancelled(root).await else { return Ok(()) };
-    let authority = Arc::new(root?);
+    let root =
+        cluster::follow(client.clone(), &config.namespace, root?, metrics.clone(), &shutdown);
+    let authority = root.authority();
     readiness.done(ROOT);
-    let root_pem = authority.root_pem().to_owned();
-    cluster::publish(client.clone(), root_pem.clone(), metrics.clone(), &shutdown);
+    let publication = Publication {
+        client: client.clone(),
+        namespace: config.namespace.clone(),
+        root,
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+    };
+    cluster::publish(publication, &shutdown);
 
     let (events, changes) = mpsc::channel(EVENTS);
     let watches = Watches {
@@ -170,20 +177,14 @@ pub async fn run(
     }
     readiness.done(CLUSTER);
 
-    let tokens = Arc::new(Tokens::new(Reviewer::new(client.clone())));
-    let tls = serve::tls(authority.clone(), config.serving_names(), &shutdown)?;
+    let tokens = Arc::new(Tokens::new(Reviewer::new(client)));
+    let names = (config.serving_names(), metrics.ends.clone());
+    let tls = serve::tls(authority.clone(), names, SystemTime::now, &shutdown)?;
     let ads = config.ads(tokens.clone(), snapshots.clone(), metrics.clone(), &shutdown);
     let ca = config.ca(tokens, authority, snapshots, metrics.clone());
     tracing::info!(listen = %address, "serving");
     readiness.done(LISTENER);
-    // The first ends when the token is cancelled, and leaves nothing behind before.
-    tokio::select! {
-        served = serve::grpc(listener, tls, (ads, ca), &metrics, &shutdown) => Ok(served?),
-        () = cluster::replaced(client, &config.namespace, &root_pem) => {
-            shutdown.token.cancel();
-            Err(ControlPlaneError::RootReplaced)
-        }
-    }
+    Ok(serve::grpc(listener, tls, (ads, ca), &metrics, &shutdown).await?)
 }
 
 impl ControlPlaneConfig {
@@ -235,7 +236,7 @@ impl ControlPlaneConfig {
     fn ca<A: Authenticate>(
         &self,
         authenticator: Arc<A>,
-        authority: Arc<Authority>,
+        authority: watch::Receiver<Arc<Authority>>,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         metrics: Metrics,
     ) -> impl serve::Grpc + use<A> {

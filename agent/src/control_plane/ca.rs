@@ -2,8 +2,11 @@
 
 mod admit;
 mod authority;
+mod chain;
+mod pem;
 mod service;
 
 pub use admit::{Admission, Refusal};
-pub use authority::{Authority, AuthorityError, RootPem};
+pub use authority::{Authority, AuthorityError, KeptAuthority};
+pub use chain::{Chain, ChainError, Link};
 pub use service::{Ca, CaConfig};

@@ -16,9 +16,9 @@ mod watch;
 
 pub use kinds::{Watches, watch};
 pub use kube::Client;
-pub use publish::{ROOT_CONFIG_MAP, publish};
+pub use publish::{Publication, ROOT_CONFIG_MAP, publish};
 pub use review::Reviewer;
-pub use root::{ROOT_SECRET, RootError, replaced, root};
+pub use root::{ROOT_SECRET, Root, RootError, follow, root};
 
 use std::future::Future;
 use std::time::Duration;

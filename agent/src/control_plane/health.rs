@@ -18,7 +18,7 @@ use crate::door::Door;
 use crate::door::metrics::page;
 use crate::sys::Shutdown;
 
-/// What it takes to be ready; each part is reported once.
+/// What it takes to be ready.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     pending: Arc<Mutex<Vec<&'static str>>>,
@@ -33,9 +33,18 @@ impl Readiness {
     /// This part is ready.
     pub fn done(&self, part: &str) {
         let mut pending = self.pending.lock();
+        let before = pending.len();
         pending.retain(|other| *other != part);
-        if pending.is_empty() {
+        if pending.is_empty() && before > 0 {
             tracing::info!("ready");
+        }
+    }
+
+    /// This part is not, or no longer.
+    pub fn lacks(&self, part: &'static str) {
+        let mut pending = self.pending.lock();
+        if !pending.contains(&part) {
+            pending.push(part);
         }
     }
 

@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::ends::Ends;
+
 /// Handles to every metric. Clones share the values.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -19,6 +21,12 @@ pub struct Metrics {
     pub dropped: Counter,
     /// Notices of Kubernetes watches that failed and were retried.
     pub watch_errors: Family<OfKind, Counter>,
+    /// 1 while nothing can be signed with what the root's Secret holds.
+    pub root_refused: Gauge,
+    /// Namespaces whose ConfigMap of the root somebody else keeps.
+    pub root_of_others: Gauge,
+    /// When certificates end.
+    pub ends: Ends,
     pushes: Family<OfKind, Counter>,
     pushed_resources: Family<OfKind, Counter>,
     nacks: Family<OfKind, Counter>,
@@ -53,6 +61,17 @@ impl Metrics {
             "Kubernetes watches that failed and were retried",
             metrics.watch_errors.clone(),
         );
+        registry.register(
+            "root_refused",
+            "Whether nothing can be signed with what the root's Secret holds; the last good root stays in use",
+            metrics.root_refused.clone(),
+        );
+        registry.register(
+            "root_of_others",
+            "Namespaces whose ConfigMap istio-ca-root-cert another control plane keeps",
+            metrics.root_of_others.clone(),
+        );
+        registry.register_collector(Box::new(metrics.ends.clone()));
         registry.register("pushes", "Responses sent to nodes", metrics.pushes.clone());
         registry.register(
             "pushed_resources",

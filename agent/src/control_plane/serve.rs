@@ -1,17 +1,13 @@
-//! The TLS listener of ADS and CA, with a certificate of our own root, renewed before it ends.
+//! The TLS listener of ADS and CA, with a certificate of what signs.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,19 +20,17 @@ use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::{Code, Status};
 
-use super::ca::{Authority, AuthorityError};
+use super::ca::AuthorityError;
 use super::gate::{Gate, Limits, Ticket};
 use super::metrics::Metrics;
 use crate::sys::Shutdown;
 use crate::sys::socket::reset_on_close;
+pub use certificate::{Clock, tls};
 use guarded::Guarded;
 
+mod certificate;
 mod guarded;
 
-/// How long the serving certificate lives; it is renewed at half of that.
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// How soon a failed renewal is tried again.
-const RENEWAL_RETRY: Duration = Duration::from_secs(60);
 /// How long a peer may take to say hello...
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 /// ...for its whole handshake...
@@ -67,65 +61,6 @@ pub enum ServeError {
     /// gRPC ended with an error.
     #[error("serve gRPC")]
     Grpc(#[source] tonic::transport::Error),
-}
-
-/// The current serving certificate.
-#[derive(Debug)]
-struct Current(ArcSwap<CertifiedKey>);
-
-impl ResolvesServerCert for Current {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
-    }
-}
-
-/// TLS with a certificate for `names`, renewed by a task of `shutdown`.
-///
-/// # Errors
-/// The first certificate cannot be made.
-pub fn tls(
-    authority: Arc<Authority>,
-    names: Vec<String>,
-    shutdown: &Shutdown,
-) -> Result<Arc<ServerConfig>, ServeError> {
-    let current = Arc::new(Current(ArcSwap::from_pointee(certify(&authority, &names)?)));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(ServeError::Tls)?
-        .with_no_client_auth()
-        .with_cert_resolver(current.clone());
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let stop = shutdown.token.clone();
-    shutdown.spawn(async move {
-        stop.run_until_cancelled(renew(&authority, &names, &current)).await;
-    });
-    Ok(Arc::new(config))
-}
-
-async fn renew(authority: &Authority, names: &[String], current: &Current) {
-    let mut wait = LIFETIME / 2;
-    loop {
-        sleep(wait).await;
-        wait = match certify(authority, names) {
-            Ok(key) => {
-                current.0.store(Arc::new(key));
-                tracing::info!("serving certificate renewed");
-                LIFETIME / 2
-            }
-            Err(error) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::error!(%error, source, "serving certificate not renewed");
-                RENEWAL_RETRY
-            }
-        };
-    }
-}
-
-fn certify(authority: &Authority, names: &[String]) -> Result<CertifiedKey, ServeError> {
-    let made =
-        authority.serving(names, LIFETIME, SystemTime::now()).map_err(ServeError::Certificate)?;
-    let key = aws_lc_rs::sign::any_ecdsa_type(&PrivateKeyDer::from(made.key));
-    Ok(CertifiedKey::new(made.chain, key.map_err(ServeError::Tls)?))
 }
 
 /// Listens; connections wait until [`grpc`] takes them.

@@ -30,6 +30,7 @@ use tonic::{Request, Streaming};
 mod admission;
 mod closed;
 mod flood;
+mod root;
 mod statuses;
 
 /// Longer than anything here takes.
@@ -453,22 +454,6 @@ async fn replicas_share_one_root_and_repair_what_is_published() {
     shutdown.drain(Duration::from_secs(10)).await.unwrap();
     other.await.unwrap().unwrap();
     check_rights(&cluster.stop().await);
-}
-
-/// Else it would sign, and publish, what the others do not.
-#[tokio::test]
-async fn a_replica_ends_when_the_root_is_another_one() {
-    let cluster = start(server()).await;
-    cluster.channel().await;
-    let other = start(server()).await;
-    other.channel().await;
-    let theirs = other.api.store().get("secrets", "istio-system", "sotto-ca-secret").unwrap();
-    other.stop().await;
-    let patch = json!({ "data": theirs["data"] });
-    cluster.api.store().patch("secrets", "istio-system", "sotto-ca-secret", &patch).unwrap();
-    let ended = tokio::time::timeout(PATIENCE, cluster.running).await.unwrap().unwrap();
-    assert!(matches!(ended, Err(ControlPlaneError::RootReplaced)), "{ended:?}");
-    cluster.shutdown.drain(PATIENCE).await.unwrap();
 }
 
 #[tokio::test]

@@ -38,8 +38,8 @@ pub struct CaConfig<A> {
     pub authenticator: Arc<A>,
     /// Who may have what.
     pub admission: Admission,
-    /// Signs.
-    pub authority: Arc<Authority>,
+    /// Signs, as of now.
+    pub authority: watch::Receiver<Arc<Authority>>,
     /// The cluster whose nodes may ask.
     pub cluster_id: String,
     /// The pods there are.
@@ -90,7 +90,7 @@ impl<A: Authenticate> Ca<A> {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<IstioCertificateResponse, Status> {
-        let CaConfig { authenticator, cluster_id, authority, .. } = &self.config;
+        let CaConfig { authenticator, cluster_id, .. } = &self.config;
         let ticket = Ticket::of(request.extensions());
         let call = (request.metadata(), ticket.as_deref());
         let caller = authenticate(&**authenticator, call, cluster_id).await?;
@@ -111,6 +111,7 @@ impl<A: Authenticate> Ca<A> {
         let lifetime = self.lifetime(request.validity_duration).inspect_err(|status| {
             tracing::warn!(%account, %identity, reason = status.message(), "certificate refused");
         })?;
+        let authority = self.config.authority.borrow().clone();
         let chain = authority
             .issue(&request.csr, &identity, lifetime, SystemTime::now())
             .map_err(|error| refuse(&caller, &identity, &error))?;

@@ -136,12 +136,26 @@ fn event(about: ObjectReference, reason: &str, note: String) -> Event {
     }
 }
 
+/// Writes an Event of an object that is not watched, now.
+pub(super) async fn write_warning(
+    client: &Client,
+    about: ObjectReference,
+    reason: &str,
+    note: &str,
+) {
+    send(client, &event(about, reason, note.to_owned())).await;
+}
+
 async fn write(client: Client, mut events: mpsc::Receiver<Event>) {
     while let Some(event) = events.recv().await {
-        let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
-        let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-        if let Err(error) = request(api.create(&PostParams::default(), &event)).await {
-            tracing::debug!(%error, "event not written");
-        }
+        send(&client, &event).await;
+    }
+}
+
+async fn send(client: &Client, event: &Event) {
+    let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    if let Err(error) = request(api.create(&PostParams::default(), event)).await {
+        tracing::debug!(%error, "event not written");
     }
 }

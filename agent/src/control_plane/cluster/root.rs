@@ -1,24 +1,24 @@
 //! The root, kept in a Secret so that it outlives us and replicas share it.
 
+mod follow;
+mod layout;
+
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client, api::PostParams};
-use tokio::time::sleep;
-use zeroize::Zeroizing;
 
 use super::{ApiError, request};
-use crate::control_plane::ca::{Authority, AuthorityError, RootPem};
+use crate::control_plane::ca::{Authority, AuthorityError, KeptAuthority};
+pub use follow::{Root, follow};
+use layout::Corruption;
 
 /// The Secret's name.
 pub const ROOT_SECRET: &str = "sotto-ca-secret";
-const CERTIFICATE: &str = "ca-cert.pem";
-const KEY: &str = "ca-key.pem";
-/// How often it is looked whether it is another one.
-const CHECK: Duration = Duration::from_secs(10);
 
 /// Why there is no root.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +33,9 @@ pub enum RootError {
         /// Why.
         source: ApiError,
     },
-    /// It is there, but not a root. It is never replaced: every certificate hangs on it.
+    /// It is there, but nothing can be signed with it. It is never replaced: every certificate hangs on it.
     #[error(
-        "secret {namespace}/{ROOT_SECRET} is corrupt; restore it, or delete it to start with a new root"
+        "secret {namespace}/{ROOT_SECRET} is corrupt; mend it, or delete it to start with a new root"
     )]
     Corrupt {
         /// Where.
@@ -48,18 +48,12 @@ pub enum RootError {
     Generate(#[source] AuthorityError),
 }
 
-/// What is wrong with a root.
-#[derive(Debug, thiserror::Error)]
-pub enum Corruption {
-    /// A part is not there.
-    #[error("{0} is missing")]
-    Missing(&'static str),
-    /// A part is not text.
-    #[error("{0} is not text")]
-    NotText(&'static str),
-    /// Its content cannot sign.
-    #[error(transparent)]
-    Content(#[from] AuthorityError),
+/// What the Secret held.
+#[derive(Debug)]
+pub struct Found {
+    authority: Arc<Authority>,
+    /// Of the Secret, that held it.
+    version: Option<String>,
 }
 
 /// The cluster's root: the one that is there, or a new one. Of several replicas that find none,
@@ -67,18 +61,15 @@ pub enum Corruption {
 ///
 /// # Errors
 /// The API server refuses, or what is there is not a root.
-pub async fn root(
-    client: Client,
-    namespace: &str,
-    trust_domain: &str,
-) -> Result<Authority, RootError> {
+pub async fn root(client: Client, namespace: &str, trust_domain: &str) -> Result<Found, RootError> {
     let secrets: Api<Secret> = Api::namespaced(client, namespace);
     let api = |step| move |source| RootError::Api { step, namespace: namespace.to_owned(), source };
     let corrupt = |source| RootError::Corrupt { namespace: namespace.to_owned(), source };
     if let Some(found) = request(secrets.get_opt(ROOT_SECRET)).await.map_err(api("read"))? {
         return read(&found).map_err(corrupt);
     }
-    let made = RootPem::generate(trust_domain, SystemTime::now()).map_err(RootError::Generate)?;
+    let now = SystemTime::now();
+    let made = KeptAuthority::generate(trust_domain, now).map_err(RootError::Generate)?;
     match request(secrets.create(&PostParams::default(), &secret(namespace, &made))).await {
         Ok(kept) => {
             tracing::info!(namespace, secret = ROOT_SECRET, "new root made");
@@ -92,39 +83,15 @@ pub async fn root(
     }
 }
 
-/// Waits until the cluster's root is another one than `held`, which is PEM. What is gone or corrupt is
-/// no other: whoever starts says so.
-pub async fn replaced(client: Client, namespace: &str, held: &str) {
-    let secrets: Api<Secret> = Api::namespaced(client, namespace);
-    loop {
-        sleep(CHECK).await;
-        match request(secrets.get_opt(ROOT_SECRET)).await {
-            Ok(Some(found)) => match read(&found) {
-                Ok(found) if found.root_pem() != held => return,
-                Ok(_) => {}
-                Err(error) => tracing::error!(secret = ROOT_SECRET, %error, "root is corrupt"),
-            },
-            Ok(None) => tracing::error!(secret = ROOT_SECRET, "root is gone; it is still in use"),
-            Err(error) => tracing::debug!(%error, "root not checked"),
-        }
-    }
+fn read(secret: &Secret) -> Result<Found, Corruption> {
+    let authority = Authority::load(&layout::parts(secret)?, SystemTime::now())?;
+    let version = secret.metadata.resource_version.clone();
+    Ok(Found { authority: Arc::new(authority), version })
 }
 
-fn read(secret: &Secret) -> Result<Authority, Corruption> {
-    let text = |part: &'static str| {
-        let data = secret.data.as_ref().and_then(|data| data.get(part));
-        let ByteString(bytes) = data.ok_or(Corruption::Missing(part))?;
-        std::str::from_utf8(bytes).map_err(|_| Corruption::NotText(part))
-    };
-    let root = RootPem {
-        certificate: text(CERTIFICATE)?.to_owned(),
-        key: Zeroizing::new(text(KEY)?.to_owned()),
-    };
-    Ok(Authority::load(&root, SystemTime::now())?)
-}
-
-fn secret(namespace: &str, root: &RootPem) -> Secret {
-    let data = [(CERTIFICATE, root.certificate.as_bytes()), (KEY, root.key.as_bytes())];
+fn secret(namespace: &str, root: &KeptAuthority) -> Secret {
+    let data =
+        [(layout::CERTIFICATE, root.certificate.as_bytes()), (layout::KEY, root.key.as_bytes())];
     let data = data.map(|(part, text)| (part.to_owned(), ByteString(text.to_vec())));
     Secret {
         metadata: ObjectMeta {

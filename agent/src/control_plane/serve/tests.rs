@@ -1,6 +1,7 @@
 //! Both services over TLS on loopback, as a node agent uses them.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use rcgen::{CertificateParams, KeyPair};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -16,8 +17,9 @@ use tonic::{Request, Streaming};
 
 use super::*;
 use crate::control_plane::ads::{Ads, AdsConfig};
-use crate::control_plane::ca::{Admission, Ca, CaConfig, RootPem};
+use crate::control_plane::ca::{Admission, Authority, Ca, CaConfig, KeptAuthority};
 use crate::control_plane::caller::{Authenticate, AuthenticateError, Caller, CallerPod};
+use crate::control_plane::ends::Ends;
 use crate::control_plane::metrics::Metrics;
 use crate::control_plane::model::ObjectKey;
 use crate::control_plane::snapshot::{Entry, NodeIdentity, PodFacts, Snapshot};
@@ -58,8 +60,10 @@ struct Server {
 
 async fn start() -> Server {
     let now = SystemTime::now();
-    let root = RootPem::generate("cluster.local", now).unwrap();
+    let root = KeptAuthority::generate("cluster.local", now).unwrap();
     let authority = Arc::new(Authority::load(&root, now).unwrap());
+    // What is held is not replaced here.
+    let held = watch::channel(authority.clone()).1;
     let shutdown = Shutdown::new();
     let (snapshots, receiver) = watch::channel(Arc::new(Snapshot::default()));
     let node_accounts: Arc<[ObjectKey]> = Arc::from([ObjectKey::new("istio-system", "sotto")]);
@@ -78,14 +82,15 @@ async fn start() -> Server {
             trust_domain: "cluster.local".into(),
             workloads: false,
         },
-        authority: authority.clone(),
+        authority: held.clone(),
         cluster_id: "Kubernetes".to_owned(),
         snapshots: receiver,
         default_lifetime: Duration::from_secs(24 * 3600),
         max_lifetime: Duration::from_secs(24 * 3600),
         metrics: Metrics::default(),
     });
-    let tls = tls(authority.clone(), vec![NAME.to_owned()], &shutdown).unwrap();
+    let tls =
+        tls(held, (vec![NAME.to_owned()], Ends::default()), SystemTime::now, &shutdown).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = shutdown.clone();
@@ -93,7 +98,7 @@ async fn start() -> Server {
         tokio::spawn(
             async move { grpc(listener, tls, (ads, ca), &Metrics::default(), &stop).await },
         );
-    let root_pem = authority.root_pem().to_owned();
+    let root_pem = authority.bundle_pem().to_owned();
     Server { address, root_pem, snapshots, shutdown, served }
 }
 

@@ -11,7 +11,7 @@ fn now() -> SystemTime {
 }
 
 fn authority() -> Authority {
-    Authority::load(&RootPem::generate("cluster.local", now()).unwrap(), now()).unwrap()
+    Authority::load(&KeptAuthority::generate("cluster.local", now()).unwrap(), now()).unwrap()
 }
 
 fn identity() -> SpiffeId {
@@ -57,7 +57,7 @@ fn leaf_is_what_the_mesh_expects() {
 #[test]
 fn chain_is_trusted_by_the_root_for_both_sides() {
     let chain = issue(&authority(), DAY);
-    let anchor = webpki::anchor_from_trusted_cert(&chain[1]).unwrap();
+    let anchor = anchor_from_trusted_cert(&chain[1]).unwrap();
     let leaf = webpki::EndEntityCert::try_from(&chain[0]).unwrap();
     let at = UnixTime::since_unix_epoch(now().duration_since(UNIX_EPOCH).unwrap());
     for usage in [webpki::KeyUsage::server_auth(), webpki::KeyUsage::client_auth()] {
@@ -145,21 +145,125 @@ fn request_without_a_name_is_fine() {
 }
 
 #[test]
-fn corrupt_roots_are_told_apart() {
-    let good = || RootPem::generate("cluster.local", now()).unwrap();
-    let load = |root: &RootPem| Authority::load(root, now()).unwrap_err();
-    let other = RootPem { key: good().key, ..good() };
+fn what_cannot_sign_is_told_apart() {
+    let good = || KeptAuthority::generate("cluster.local", now()).unwrap();
+    let load = |kept: &KeptAuthority| Authority::load(kept, now()).unwrap_err();
+    let other = KeptAuthority { key: good().key, ..good() };
     assert!(matches!(load(&other), AuthorityError::Mismatch));
-    let broken = RootPem { certificate: "x".to_owned(), ..good() };
-    assert!(matches!(load(&broken), AuthorityError::RootCertificate(_)));
-    let broken = RootPem { key: Zeroizing::new("x".to_owned()), ..good() };
-    assert!(matches!(load(&broken), AuthorityError::RootKey(_)));
-    let late = now() + ROOT_LIFETIME;
-    assert!(matches!(Authority::load(&good(), late).unwrap_err(), AuthorityError::Expired));
+    for certificate in ["x".to_owned(), String::new()] {
+        let broken = KeptAuthority { certificate, ..good() };
+        assert!(matches!(load(&broken), AuthorityError::Chain(ChainError::Pem(Part::Signing, _))));
+    }
+    for key in ["x".to_owned(), good().certificate] {
+        let broken = KeptAuthority { key: Zeroizing::new(key), ..good() };
+        assert!(matches!(load(&broken), AuthorityError::Key));
+    }
+    let late = Authority::load(&good(), now() + ROOT_LIFETIME).unwrap_err();
+    assert!(matches!(late, AuthorityError::Chain(ChainError::Expired(Part::Signing, _))));
     let key = KeyPair::generate().unwrap();
     let leaf = validity(now(), now() + DAY).unwrap().self_signed(&key).unwrap();
-    let leaf = RootPem { certificate: leaf.pem(), key: Zeroizing::new(key.serialize_pem()) };
-    assert!(matches!(load(&leaf), AuthorityError::NotAuthority));
+    let leaf = KeptAuthority {
+        certificate: leaf.pem(),
+        key: Zeroizing::new(key.serialize_pem()),
+        ..good()
+    };
+    assert!(matches!(load(&leaf), AuthorityError::Chain(ChainError::NotAuthority(..))));
+}
+
+/// A root, an authority below it with its key, and another root that is trusted too.
+fn below(change: impl FnOnce(&mut CertificateParams)) -> (String, KeptAuthority) {
+    let root_key = KeyPair::generate().unwrap();
+    let mut root = validity(now(), now() + DAY * 30).unwrap();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.distinguished_name.push(DnType::CommonName, "root");
+    let root_pem = root.self_signed(&root_key).unwrap().pem();
+    let issuer = Issuer::new(root, root_key);
+    let key = KeyPair::generate().unwrap();
+    let mut params = validity(now(), now() + DAY * 10).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.distinguished_name.push(DnType::CommonName, "below");
+    change(&mut params);
+    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+    let other = KeptAuthority::generate("other", now()).unwrap().certificate;
+    let kept = KeptAuthority {
+        certificate,
+        key: Zeroizing::new(key.serialize_pem()),
+        chain: String::new(),
+        roots: Some(format!("{other}{root_pem}")),
+    };
+    (root_pem, kept)
+}
+
+#[test]
+fn an_intermediate_signs_with_its_chain_and_all_roots_last() {
+    let (root, kept) = below(|_| {});
+    let authority = Authority::load(&kept, now()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let answer = authority.issue(&request(&[], &key), &identity(), DAY * 100, now()).unwrap();
+    let [leaf, between, roots] = &answer[..] else { panic!("{} elements", answer.len()) };
+    assert_eq!(*between, kept.certificate);
+    assert_eq!(roots, authority.bundle_pem());
+    assert!(roots.starts_with(&root), "the one that it hangs on comes first");
+    assert_eq!(CertificateDer::pem_slice_iter(roots.as_bytes()).count(), 2);
+    let leaf = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
+    let end = u64::try_from(leaf.validity().not_after.timestamp()).unwrap();
+    assert_eq!(UNIX_EPOCH + Duration::from_secs(end), now() + DAY * 10);
+    let serving = authority.serving(&["cp".to_owned()], DAY, now()).unwrap();
+    assert_eq!(serving.chain.len(), 2, "agents hold the roots alone");
+    assert!((serving.not_before..serving.not_after).contains(&now()));
+}
+
+#[test]
+fn what_agents_would_refuse_is_refused() {
+    let (_, kept) = below(|params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection];
+    });
+    let error = Authority::load(&kept, now()).unwrap_err();
+    assert!(matches!(error, AuthorityError::Unbelievable(_)), "{error}");
+}
+
+#[test]
+fn keys_are_read_as_openssl_and_cert_manager_write_them() {
+    for algorithm in
+        [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_RSA_SHA256]
+    {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let mut params = validity(now(), now() + DAY * 30).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let load = |key: String| {
+            let (key, certificate) = (Zeroizing::new(key), certificate.clone());
+            Authority::load(
+                &KeptAuthority { certificate, key, chain: String::new(), roots: None },
+                now(),
+            )
+        };
+        load(key.serialize_pem()).unwrap();
+        for traditional in openssl(&key.serialize_pem()) {
+            load(traditional).unwrap();
+        }
+    }
+}
+
+/// The same key in the older form of its kind, and after the parameters that openssl writes first.
+fn openssl(pkcs8: &str) -> Vec<String> {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    let mut child = Command::new("openssl")
+        .args(["pkey", "-traditional"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("openssl is needed");
+    child.stdin.take().unwrap().write_all(pkcs8.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("RSA PRIVATE KEY") || text.contains("EC PRIVATE KEY"), "{}", &text[..32]);
+    let parameters =
+        "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+    vec![format!("{parameters}{text}"), text]
 }
 
 #[test]

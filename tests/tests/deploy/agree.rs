@@ -314,6 +314,39 @@ fn istio_s_tools_find_the_agents_under_istiod_by_the_names_they_know() {
     assert_eq!(containers[0]["securityContext"]["appArmorProfile"]["type"], "Unconfined");
 }
 
+/// Agents are not ready before the control plane is there: it must not wait for what waits for them.
+#[test]
+fn the_control_plane_starts_on_the_only_node_and_on_one_that_waits_for_its_agent() {
+    for folder in folders() {
+        let all = documents(&folder);
+        let Some(deployment) = of_kind(&all, "Deployment").pop() else { continue };
+        let startup = of_kind(&all, "DaemonSet").into_iter().flat_map(|set| {
+            items(&set["spec"]["template"]["spec"]["containers"]).iter().flat_map(|container| {
+                let taint =
+                    items(&container["env"]).iter().filter(|env| name(env) == "STARTUP_TAINT");
+                taint.map(|env| env["value"].as_str().expect("the taint's key"))
+            })
+        });
+        // What kubeadm and its like put on the nodes of their control plane.
+        let known = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
+        let pod = &deployment["spec"]["template"]["spec"];
+        assert_eq!(pod["priorityClassName"], "system-cluster-critical", "{folder}");
+        for taint in startup.chain(known) {
+            let tolerated = items(&pod["tolerations"]).iter().any(|toleration| {
+                toleration["key"] == taint
+                    && toleration["operator"] == "Exists"
+                    && (toleration["effect"].is_null() || toleration["effect"] == "NoSchedule")
+            });
+            assert!(tolerated, "{folder}: {taint}");
+        }
+        let required = "requiredDuringSchedulingIgnoredDuringExecution";
+        assert!(
+            pod["affinity"]["podAntiAffinity"][required].is_null(),
+            "{folder}: one node is enough"
+        );
+    }
+}
+
 #[test]
 fn the_mesh_does_not_capture_itself() {
     for folder in folders() {

@@ -40,6 +40,8 @@ mod pushes;
 mod recorder;
 #[path = "mesh/reload.rs"]
 mod reload;
+#[path = "mesh/roots.rs"]
+mod roots;
 #[path = "mesh/script.rs"]
 mod script;
 #[path = "mesh/telemetry.rs"]

@@ -147,6 +147,22 @@ impl Bench {
         said.out
     }
 
+    /// What a script says that must succeed; files are in one directory from one to the next.
+    pub(crate) async fn shell(&self, script: &str) -> String {
+        let child = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", script])
+            .current_dir(self.home.path())
+            .env("KUBECONFIG", self.cluster.kubeconfig())
+            .env("HOME", self.home.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(READY, child).await.unwrap().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {complaint}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// `kubectl apply -f -`.
     pub(crate) async fn apply(&self, yaml: &str) -> String {
         self.ok_with("apply -f -", yaml).await

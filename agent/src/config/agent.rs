@@ -40,7 +40,8 @@ pub struct AgentArgs {
     /// Name to expect in the control plane's certificate; the host of its address by default.
     #[arg(long, env = "CONTROL_PLANE_NAME")]
     pub control_plane_name: Option<String>,
-    /// Root certificates of the control plane (PEM), read again whenever they are used.
+    /// Root certificates of the control plane (PEM), read again whenever they are used. When they change, certificates
+    /// are renewed.
     #[arg(long, env = "ROOT_CERT", default_value = "/var/run/secrets/istio/root-cert.pem")]
     pub root_cert: PathBuf,
     /// Token of the agent's service account, audience istio-ca, read again whenever it is used.

@@ -21,6 +21,11 @@ impl RootsId {
         roots.iter().for_each(|root| root.as_ref().hash(&mut hasher));
         Self(hasher.finish())
     }
+
+    /// Half of it.
+    pub(super) fn low(self) -> u32 {
+        u32::try_from(self.0 & u64::from(u32::MAX)).unwrap_or_default()
+    }
 }
 
 /// The root that a certificate hangs on.
@@ -29,7 +34,7 @@ pub struct Root {
     /// SHA-256 of its DER, in hexadecimal.
     pub fingerprint: ArcStr,
     /// Tells it from others, within this process.
-    pub id: u64,
+    pub id: u32,
 }
 
 impl Root {
@@ -49,7 +54,7 @@ impl Root {
         let Some(root) = roots.iter().find(ends_in) else {
             return Self { fingerprint: ArcStr::new(), id: 0 };
         };
-        Self { fingerprint: fingerprint(root), id: RootsId::of(std::slice::from_ref(root)).0 }
+        Self { fingerprint: fingerprint(root), id: RootsId::of(std::slice::from_ref(root)).low() }
     }
 }
 

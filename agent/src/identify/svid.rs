@@ -196,9 +196,10 @@ impl Svid {
     }
 
     /// By what this identity believes its peers: changes when its roots do, or what was revoked. Only to be compared.
-    pub fn trust(&self) -> u64 {
-        // 2^64 divided by the golden ratio, which spreads small numbers.
-        self.roots_id.0 ^ self.revocations.generation().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    pub fn trust(&self) -> u32 {
+        // 2^64 divided by the golden ratio, which spreads small numbers; odd, so that each gives another.
+        let generation = self.revocations.generation().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        RootsId(self.roots_id.0 ^ generation).low()
     }
 
     /// The roots it came with, to be compared.

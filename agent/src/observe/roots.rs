@@ -22,12 +22,18 @@ pub struct RootStats {
     pub not_after: SystemTime,
 }
 
+/// A metric's name, its help, and what it is of a root.
+type Count = (&'static str, &'static str, fn(&RootStats) -> u64);
+
+const COUNTS: [Count; 2] = [
+    ("sotto_root_trusting", "Identities that believe certificates of the root", |root| {
+        root.trusting
+    }),
+    ("sotto_root_signed", "Identities whose certificate hangs on the root", |root| root.signed),
+];
+
 pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, roots: &[RootStats]) -> fmt::Result {
-    let families: [(&str, &str, fn(&RootStats) -> u64); 2] = [
-        ("sotto_root_trusting", "Identities that believe certificates of the root", |r| r.trusting),
-        ("sotto_root_signed", "Identities whose certificate hangs on the root", |r| r.signed),
-    ];
-    for (name, help, value) in families {
+    for (name, help, value) in COUNTS {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for root in roots {
             let labels = [("root", root.fingerprint.as_str())];

@@ -9,18 +9,19 @@ use rustls_pki_types::CertificateDer;
 #[derive(Debug)]
 pub struct Chain {
     certificates: Vec<CertificateDer<'static>>,
-    trust: Cell<u64>,
-    shown: u64,
+    trust: Cell<u32>,
+    shown: u32,
     lapse: OnceCell<Lapse>,
 }
 
-/// By what the ends of a tunnel believe each other. Numbers to be compared, whatever they stand for.
+/// By what the ends of a tunnel believe each other. Numbers to be compared, whatever they stand
+/// for; small, as connections carry them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trust {
     /// By what this end believes the other: roots and revocations.
-    pub by: u64,
+    pub by: u32,
     /// On what the certificate hangs that this end has shown: its root.
-    pub shown: u64,
+    pub shown: u32,
 }
 
 /// When a tunnel must have ended.
@@ -44,17 +45,17 @@ impl Chain {
     }
 
     /// By what it was last believed.
-    pub fn trust(&self) -> u64 {
+    pub fn trust(&self) -> u32 {
         self.trust.get()
     }
 
     /// On what hangs that the peer was shown: see [`Trust::shown`].
-    pub fn shown(&self) -> u64 {
+    pub fn shown(&self) -> u32 {
         self.shown
     }
 
     /// It is believed by this, too.
-    pub fn believed(&self, trust: u64) {
+    pub fn believed(&self, trust: u32) {
         self.trust.set(trust);
     }
 

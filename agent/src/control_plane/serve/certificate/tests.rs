@@ -33,10 +33,9 @@ fn start() -> Served {
 impl Served {
     /// What the next client is shown.
     async fn shown(&self) -> Vec<CertificateDer<'static>> {
-        let roots = Arc::new(Mutex::new(Vec::new()));
-        shake(self.config.clone(), roots.clone()).await;
-        let seen = roots.lock().clone();
-        seen
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        shake(self.config.clone(), seen.clone()).await;
+        std::mem::take(&mut *seen.lock())
     }
 
     fn set_clock(&self, by: impl Fn(SystemTime) -> SystemTime) {
@@ -97,7 +96,8 @@ async fn shake(config: Arc<ServerConfig>, seen: Arc<Mutex<Vec<CertificateDer<'st
     let connect = tokio_rustls::TlsConnector::from(client).connect(name, near);
     let accept = tokio_rustls::TlsAcceptor::from(config).accept(far);
     let (connected, accepted) = tokio::join!(connect, accept);
-    (connected.unwrap(), accepted.unwrap());
+    connected.unwrap();
+    accepted.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

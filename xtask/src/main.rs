@@ -36,7 +36,7 @@ enum Task {
     Tidy(tidy::Args),
     /// Builds the eBPF object that the agent embeds; checks, loads or unloads it.
     Ebpf(ebpf::EbpfArgs),
-    /// Builds the container image.
+    /// Writes the container image, as an archive.
     Image(image::Args),
 }
 

@@ -6,13 +6,11 @@ use xshell::{Shell, cmd};
 use crate::shell::has;
 
 /// What the tests call: the tool, and the Debian package that has it.
-const TEST_TOOLS: [(&str, &str); 4] = [
-    ("ip", "iproute2"),
-    ("nft", "nftables"),
-    ("curl", "curl"),
-    // Debian's kubectl is older than most clusters, and enough to render and to apply.
-    ("kubectl", "kubernetes-client"),
-];
+const TEST_TOOLS: [(&str, &str); 4] =
+    [("ip", "iproute2"), ("nft", "nftables"), ("curl", "curl"), KUBECTL];
+
+/// Debian's kubectl is older than most clusters, and enough to render and to apply.
+const KUBECTL: (&str, &str) = ("kubectl", "kubernetes-client");
 
 /// Installs what `cargo xtask test` runs on, as far as it is absent.
 pub(crate) fn for_tests(sh: &Shell) -> Result<()> {
@@ -39,6 +37,17 @@ pub(crate) fn cargo(sh: &Shell, CargoTool { name, version }: &CargoTool) -> Resu
         cmd!(sh, "cargo install --locked --debug {name} --version {version}").run()?;
     }
     Ok(())
+}
+
+/// Installs kubectl, if there is none.
+pub(crate) fn kubectl(sh: &Shell) -> Result<()> {
+    debian(sh, &[KUBECTL])
+}
+
+/// Installs Debian's packages with a compiler for another architecture, unless there is `compiler`.
+pub(crate) fn cross(sh: &Shell, compiler: &str, packages: &[&str]) -> Result<()> {
+    let tools: Vec<(&str, &str)> = packages.iter().map(|package| (compiler, *package)).collect();
+    debian(sh, &tools)
 }
 
 fn debian(sh: &Shell, tools: &[(&str, &str)]) -> Result<()> {

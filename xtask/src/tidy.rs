@@ -109,7 +109,7 @@ fn is_text(path: &str) -> bool {
     let extension = Path::new(path).extension().and_then(|extension| extension.to_str());
     match extension {
         Some(extension) => KINDS.contains(&extension),
-        None => path == ".ci/run" || path.ends_with("Dockerfile"),
+        None => path == ".ci/run",
     }
 }
 

@@ -7,6 +7,9 @@ use sotto::sys::privileges;
 
 use crate::render::{documents, folders, items, name, of_kind, only};
 
+/// What `cargo xtask image` makes unless it is told another name.
+const IMAGE: &str = concat!("sotto:", env!("CARGO_PKG_VERSION"));
+
 #[test]
 fn workloads_are_whole() {
     for folder in folders() {
@@ -28,7 +31,7 @@ fn workloads_are_whole() {
             );
             volumes_fit(pod, &what);
             for container in items(&pod["containers"]) {
-                assert_eq!(container["image"], "sotto:dev", "{what}");
+                assert_eq!(container["image"], IMAGE, "{what}");
                 assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{what}");
                 assert_ne!(container["securityContext"]["privileged"], true, "{what}");
                 probe_has_port(container, &what);

@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod e2e;
 mod ebpf;
 mod exec;
 mod image;
@@ -38,6 +39,8 @@ enum Task {
     Ebpf(ebpf::EbpfArgs),
     /// Writes the container image, as an archive.
     Image(image::Args),
+    /// Runs the acceptance on the cluster that KUBECONFIG names.
+    E2e(Box<e2e::Args>),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Tidy(args) => tidy::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Image(args) => image::run(&args),
+        Task::E2e(args) => e2e::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

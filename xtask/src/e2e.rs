@@ -1,0 +1,209 @@
+//! `cargo xtask e2e`: the acceptance, on the cluster that KUBECONFIG names, by the Kubernetes API alone.
+//!
+//! Installs what the documents install, shows each row's fact with pods of its own, takes everything off again, and
+//! ends with a table. It works on clusters without Istio and without Sotto: others it leaves alone.
+
+mod clients;
+mod kubectl;
+mod mesh;
+mod objects;
+mod process;
+mod rows;
+mod suite;
+mod table;
+mod tutorials;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use self::kubectl::Kubectl;
+use self::rows::{INSTALL, ROWS, Row, UNINSTALL};
+use self::suite::{PLAIN, STRICT, Settings, Suite};
+use self::table::{Line, Outcome};
+use crate::image::VERSION;
+use crate::{needs, shell};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The image that the nodes have or can pull.
+    #[arg(long, default_value_t = format!("sotto:{VERSION}"))]
+    image: String,
+    /// An image that is installed first, and upgraded from.
+    #[arg(long)]
+    from: Option<String>,
+    /// What the suite's own pods run: any image with curl, ip, sh and Python 3.
+    #[arg(long, default_value = "docker.io/nicolaka/netshoot:v0.13")]
+    tools_image: String,
+    /// The folder of deploy that is installed.
+    #[arg(long, default_value = "base")]
+    overlay: String,
+    /// These rows alone; they are installed for if nothing is.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// The tutorials' own commands instead, with what their text says beside what is seen.
+    #[arg(long)]
+    tutorials: bool,
+    /// Reboots the node whose name it is given, undrained, and returns when that is booting.
+    #[arg(long, value_name = "COMMAND")]
+    reboot: Option<String>,
+    /// How often.
+    #[arg(long, default_value_t = 10)]
+    reboots: u32,
+    /// Leaves mesh and pods in the cluster. The next run goes on with them.
+    #[arg(long)]
+    keep: bool,
+    /// Removes what a run with --keep, or a killed one, has left, and does nothing else.
+    #[arg(long)]
+    clean: bool,
+    /// Fails also if a row cannot be run here.
+    #[arg(long)]
+    complete: bool,
+    /// Prints the rows' names and what they expect.
+    #[arg(long)]
+    list: bool,
+    /// The kubectl that is used.
+    #[arg(long, default_value = "kubectl")]
+    kubectl: String,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.list {
+        let rows = all_rows(args).map(|row| format!("{:<16}  {}\n", row.name, row.expected));
+        return Ok(std::io::stdout().write_all(rows.collect::<String>().as_bytes())?);
+    }
+    let sh = shell::at_root()?;
+    if args.kubectl == "kubectl" {
+        needs::kubectl(&sh)?;
+    }
+    let unknown: Vec<&String> =
+        args.only.iter().filter(|name| all_rows(args).all(|row| row.name != **name)).collect();
+    if !unknown.is_empty() {
+        bail!("there are no such rows: {unknown:?} (--list names them)");
+    }
+    process::watch_signals()?;
+    let suite = Suite::new(Kubectl::new(&args.kubectl), settings(args), shell::root()?)?;
+    let was_there = refuse_others_clusters(&suite)?;
+    if args.clean {
+        return clean(&suite);
+    }
+    let lines = run_rows(&suite, args, was_there);
+    if args.keep {
+        eprintln!("kept: `cargo xtask e2e --clean` removes it");
+    } else {
+        clean(&suite).context("not all was removed: `cargo xtask e2e --clean` tries again")?;
+    }
+    finish(&lines, args)
+}
+
+fn settings(args: &Args) -> Settings {
+    Settings {
+        image: args.image.clone(),
+        from: args.from.clone(),
+        tools_image: args.tools_image.clone(),
+        overlay: args.overlay.clone(),
+        reboot: args.reboot.clone(),
+        reboots: args.reboots,
+    }
+}
+
+/// Prints the table; an error if not all is well.
+fn finish(lines: &[Line], args: &Args) -> Result<()> {
+    std::io::stdout().write_all(table::render(lines).as_bytes())?;
+    let (failed, not_run) = (table::failed(lines), table::not_run(lines));
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    if args.complete && !not_run.is_empty() {
+        bail!("not run: {}", not_run.join(", "));
+    }
+    Ok(())
+}
+
+fn all_rows(args: &Args) -> impl Iterator<Item = &'static Row> {
+    let between = if args.tutorials { tutorials::ROWS } else { ROWS };
+    std::iter::once(&INSTALL).chain(between).chain(std::iter::once(&UNINSTALL))
+}
+
+/// The suite removes what it installs, definitions and namespace included: not where others use them.
+///
+/// Returns whether a run before this one has left its own there.
+fn refuse_others_clusters(suite: &Suite) -> Result<bool> {
+    if suite.kubectl.get(&format!("namespace {PLAIN}"))?.is_some() {
+        return Ok(true);
+    }
+    let definition = "crd peerauthentications.security.istio.io";
+    for what in ["namespace istio-system", definition] {
+        if suite.kubectl.get(what)?.is_some() {
+            bail!(
+                "this cluster has a mesh: {what} is there. The suite would take it off at its end; \
+                 use a cluster without one"
+            );
+        }
+    }
+    Ok(false)
+}
+
+/// Runs the rows that were chosen; installing comes first and taking off last.
+fn run_rows(suite: &Suite, args: &Args, was_there: bool) -> Vec<Line> {
+    let chosen = |row: &Row| args.only.is_empty() || args.only.iter().any(|name| name == row.name);
+    let mut lines = Vec::new();
+    for row in all_rows(args) {
+        let needed = match row.name {
+            "install" => chosen(row) || !was_there,
+            "uninstall" => chosen(row) && !args.keep,
+            _ => chosen(row),
+        };
+        if !needed || process::interrupted() {
+            continue;
+        }
+        let line = run_row(suite, row);
+        let failed = matches!(line.outcome, Outcome::Fails(_));
+        lines.push(line);
+        // A warning is a failure, but not one that keeps the others from being seen.
+        if failed && row.name == "install" && !is_settled(suite) {
+            break;
+        }
+    }
+    lines
+}
+
+/// Whether installing came to its end: the last object is there.
+fn is_settled(suite: &Suite) -> bool {
+    let last = suite.kubectl.get(&format!("peerauthentication -n {STRICT} default"));
+    last.is_ok_and(|found| found.is_some())
+}
+
+fn run_row(suite: &Suite, row: &Row) -> Line {
+    eprintln!("=== {}: {}", row.name, row.expected);
+    suite.kubectl.allow(row.limit);
+    let started = Instant::now();
+    let outcome = (row.run)(suite).unwrap_or_else(|error| {
+        let all: Vec<String> = error.chain().map(ToString::to_string).collect();
+        Outcome::Fails(all.join(": "))
+    });
+    let took = started.elapsed();
+    let line = Line { row: row.name, expected: row.expected, outcome, took };
+    eprint!("{}", table::render(std::slice::from_ref(&line)));
+    if matches!(line.outcome, Outcome::Fails(_)) {
+        suite.kubectl.allow(Duration::from_secs(60));
+        suite.tell_state();
+    }
+    line
+}
+
+/// Removes the mesh, if it is still there, and all that the suite made.
+fn clean(suite: &Suite) -> Result<()> {
+    process::go_on();
+    suite.kubectl.allow(Duration::from_secs(600));
+    tutorials::remove(suite)?;
+    let there = suite.kubectl.get("daemonset -n istio-system sotto")?.is_some();
+    if there {
+        rows::take_off(suite)?;
+    }
+    let folder = suite.kustomization(&suite.settings.overlay, &suite.settings.image)?;
+    let line = format!("delete --ignore-not-found --wait=false -k {}", folder.display());
+    suite.kubectl.ok(&line)?;
+    suite.remove_ours()
+}

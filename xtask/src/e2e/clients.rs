@@ -1,0 +1,158 @@
+//! Clients in pods, and what they saw.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::process::{Running, Said};
+use super::suite::Suite;
+
+/// What a counting client saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Counted {
+    pub(super) asked: u64,
+    pub(super) answered: u64,
+    /// Answers by the pod that gave them.
+    pub(super) by: BTreeMap<String, u64>,
+    /// Answers by the address that the server saw.
+    pub(super) clients: BTreeMap<String, u64>,
+    /// By errno's name, or `timeout`.
+    pub(super) errors: BTreeMap<String, u64>,
+}
+
+impl Counted {
+    /// All that was asked was answered, and something was asked.
+    pub(super) fn lost_nothing(&self) -> bool {
+        self.asked > 0 && self.asked == self.answered
+    }
+
+    /// In few words.
+    pub(super) fn told(&self) -> String {
+        let list = |counts: &BTreeMap<String, u64>| {
+            counts
+                .iter()
+                .map(|(what, count)| format!("{count} {what}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let mut told = format!("{} of {} answered", self.answered, self.asked);
+        if !self.by.is_empty() {
+            told.push_str(&format!(": {}", list(&self.by)));
+        }
+        if !self.errors.is_empty() {
+            told.push_str(&format!("; {}", list(&self.errors)));
+        }
+        told
+    }
+}
+
+/// What a client that asked every address of a range saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Swept {
+    pub(super) asked: u64,
+    pub(super) refused: u64,
+    /// Answers by the namespace of the pod that gave them.
+    pub(super) answered: BTreeMap<String, u64>,
+}
+
+/// A client that counts until it is stopped.
+pub(super) struct Load<'a> {
+    suite: &'a Suite,
+    pod: (&'a str, &'a str),
+    stop: String,
+    running: Running,
+}
+
+impl Suite {
+    /// `curl` in a pod: silent but for errors, with the code of the answer as its output.
+    pub(super) fn curl(&self, pod: (&str, &str), url: &str) -> Result<Said> {
+        let argv =
+            ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", url];
+        self.kubectl.exec(pod, &argv)
+    }
+
+    /// Waits until `curl` in a pod gets the answer 200.
+    pub(super) fn reaches(&self, pod: (&str, &str), url: &str) -> Result<()> {
+        let what = format!("{}/{} gets an answer from {url}", pod.0, pod.1);
+        self.wait(&what, Duration::from_secs(60), || {
+            let said = self.curl(pod, url)?;
+            let told = format!("exit {}: {}", said.code, said.last_line());
+            Ok(if said.out == "200" { Ok(()) } else { Err(told) })
+        })
+    }
+
+    /// Asks a number of times, each on a connection of its own.
+    pub(super) fn ask(
+        &self,
+        pod: (&str, &str),
+        times: u32,
+        (host, port): (&str, u16),
+    ) -> Result<Counted> {
+        let (times, port) = (times.to_string(), port.to_string());
+        let said =
+            self.kubectl.exec(pod, &["python3", "/e2e/pod.py", "ask", &times, host, &port])?;
+        read(&said)
+    }
+
+    /// Asks again and again until it is stopped.
+    pub(super) fn load<'a>(
+        &'a self,
+        pod: (&'a str, &'a str),
+        name: &str,
+        (host, port): (&str, u16),
+    ) -> Result<Load<'a>> {
+        let stop = format!("/tmp/stop-{name}");
+        self.kubectl.exec(pod, &["rm", "-f", &stop])?;
+        let port = port.to_string();
+        let argv = ["python3", "/e2e/pod.py", "load", &stop, host, &port];
+        let running = self.kubectl.exec_start(pod, &argv)?;
+        Ok(Load { suite: self, pod, stop, running })
+    }
+
+    /// Asks every address of the ranges, on the port that all pods of the suite serve.
+    pub(super) fn sweep<'a>(
+        &'a self,
+        pod: (&'a str, &'a str),
+        name: &str,
+        ranges: &[String],
+    ) -> Result<Load<'a>> {
+        let stop = format!("/tmp/stop-{name}");
+        self.kubectl.exec(pod, &["rm", "-f", &stop])?;
+        let mut argv = vec!["python3", "/e2e/pod.py", "sweep", &stop, "3600", "8000"];
+        argv.extend(ranges.iter().map(String::as_str));
+        let running = self.kubectl.exec_start(pod, &argv)?;
+        Ok(Load { suite: self, pod, stop, running })
+    }
+}
+
+impl Load<'_> {
+    /// Ends it, and tells what it saw.
+    pub(super) fn stop<T: DeserializeOwned>(self) -> Result<T> {
+        self.suite.kubectl.exec(self.pod, &["touch", &self.stop])?;
+        read(&self.running.finish(Duration::from_secs(60))?)
+    }
+}
+
+fn read<T: DeserializeOwned>(said: &Said) -> Result<T> {
+    serde_json::from_str(said.out.trim())
+        .with_context(|| format!("the client said: exit {}: {}", said.code, said.last_line()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counted, read};
+    use crate::e2e::process::Said;
+
+    #[test]
+    fn what_clients_print_is_read_and_told() {
+        let out = r#"{"asked": 4, "answered": 3, "by": {"server": 3}, "clients": {"10.0.0.1": 3}, "errors": {"ECONNRESET": 1}}"#;
+        let counted: Counted =
+            read(&Said { out: out.to_owned(), ..Said::default() }).expect("it is JSON");
+        assert!(!counted.lost_nothing());
+        assert_eq!(counted.told(), "3 of 4 answered: 3 server; 1 ECONNRESET");
+        assert!(!Counted::default().lost_nothing(), "nothing asked shows nothing");
+    }
+}

@@ -1,0 +1,229 @@
+"""What the pods of the acceptance suite run: a server that tells who asks it, and clients that count.
+
+Needs nothing but Python 3. Clients print one line of JSON.
+"""
+
+import collections
+import errno
+import http.server
+import ipaddress
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import time
+
+PATIENCE_SECONDS = 10
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        # For probes that shall fail.
+        code = 503 if self.path == "/unready" else 200
+        client = ipaddress.ip_address(self.client_address[0].split("%")[0])
+        client = getattr(client, "ipv4_mapped", None) or client
+        said = {"client": str(client), "pod": os.environ.get("POD"), "namespace": os.environ.get("NAMESPACE")}
+        body = (json.dumps(said) + "\n").encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    address_family = socket.AF_INET6 if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6") else socket.AF_INET
+
+    def server_bind(self):
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # Not its own, which asks DNS for the host's name.
+        http.server.socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "", self.server_address[1]
+
+
+def serve(*ports):
+    for port in ports[1:]:
+        threading.Thread(target=Server(("", int(port)), Handler).serve_forever, daemon=True).start()
+    Server(("", int(ports[0])), Handler).serve_forever()
+
+
+def request(host, port):
+    """One request on a connection of its own: the answer, or the name of what went wrong."""
+    try:
+        with socket.create_connection((host, port), timeout=PATIENCE_SECONDS) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b""
+            while True:
+                part = connection.recv(65536)
+                if not part:
+                    break
+                answer += part
+    except socket.timeout:
+        return None, "timeout"
+    except OSError as error:
+        return None, errno.errorcode.get(error.errno, type(error).__name__)
+    if b"\r\n\r\n" not in answer or b" 200 " not in answer.split(b"\r\n")[0]:
+        return None, "no answer" if not answer else "not 200"
+    return json.loads(answer.split(b"\r\n\r\n", 1)[1]), None
+
+
+def count(host, port, more):
+    """Asks as long as `more()` says so."""
+    found = {"asked": 0, "answered": 0, "by": collections.Counter(), "clients": collections.Counter(),
+             "errors": collections.Counter()}
+    while more():
+        found["asked"] += 1
+        said, error = request(host, port)
+        if error:
+            found["errors"][error] += 1
+        else:
+            found["answered"] += 1
+            found["by"][said["pod"]] += 1
+            found["clients"][said["client"]] += 1
+    print(json.dumps(found), flush=True)
+
+
+def ask(times, host, port):
+    left = iter(range(int(times)))
+    count(host, int(port), lambda: next(left, None) is not None)
+
+
+def load(stop, host, port):
+    """Every 20 ms a connection, until the file `stop` is there."""
+
+    def more():
+        time.sleep(0.02)
+        return not os.path.exists(stop)
+
+    count(host, int(port), more)
+
+
+def sweep(stop, seconds, port, *ranges):
+    """Asks every address, ten times a second where something answers or refuses, and counts by whom it is answered.
+
+    `stop` is a file that ends it; so do `seconds`.
+    """
+    addresses = [str(address) for part in ranges for address in ipaddress.ip_network(part, strict=False)]
+    found = {"asked": 0, "refused": 0, "answered": collections.Counter()}
+    end = time.monotonic() + float(seconds)
+    poll = select.epoll()
+    open_at, waiting = {}, {address: 0.0 for address in addresses}
+
+    def close(fd, pause):
+        connection, address, _, _ = open_at.pop(fd)
+        poll.unregister(fd)
+        connection.close()
+        waiting[address] = time.monotonic() + pause
+
+    def start(address):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        found["asked"] += 1
+        result = connection.connect_ex((address, int(port)))
+        if result not in (0, errno.EINPROGRESS):
+            connection.close()
+            found["refused"] += 1
+            return
+        del waiting[address]
+        open_at[connection.fileno()] = [connection, address, time.monotonic(), b""]
+        poll.register(connection.fileno(), select.EPOLLOUT)
+
+    def event(fd, flags):
+        connection, _, _, answer = open_at[fd]
+        try:
+            if flags & select.EPOLLOUT:
+                connection.send(b"GET / HTTP/1.0\r\n\r\n")
+                poll.modify(fd, select.EPOLLIN)
+                return
+            part = connection.recv(65536)
+        except OSError:
+            found["refused"] += 1
+            return close(fd, 0.1)
+        if part:
+            open_at[fd][3] = answer + part
+            return
+        body = answer.split(b"\r\n\r\n", 1)[-1]
+        try:
+            found["answered"][json.loads(body)["namespace"]] += 1
+        except (ValueError, KeyError, TypeError):
+            # Whoever it is: it is an answer.
+            found["answered"]["unknown" if answer else "nothing"] += 1
+        close(fd, 0.1)
+
+    while time.monotonic() < end and not os.path.exists(stop):
+        now = time.monotonic()
+        for address in [address for address, due in waiting.items() if due <= now]:
+            waiting[address] = now + 0.1
+            start(address)
+        for fd, flags in poll.poll(0.05):
+            event(fd, flags)
+        for fd in [fd for fd, entry in open_at.items() if now - entry[2] > 0.3]:
+            close(fd, 0.0)
+    found["answered"].pop("nothing", None)
+    print(json.dumps(found), flush=True)
+
+
+def ports(first, last):
+    """Which TCP ports of the range an application cannot have."""
+    taken = []
+    for port in range(int(first), int(last) + 1):
+        for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+            try:
+                with socket.socket(family, socket.SOCK_STREAM) as connection:
+                    if family == socket.AF_INET6:
+                        connection.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    # Connections that have ended do not count: those that listen do.
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    connection.bind((any_address, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and port not in taken:
+                    taken.append(port)
+    print(json.dumps({"taken": taken}), flush=True)
+
+
+def late(port, seconds):
+    """Listens with a queue that is full, and takes connections only after a while."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("", int(port)))
+    listener.listen(0)
+    fillers = []
+    for _ in range(3):
+        filler = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        filler.settimeout(0.5)
+        filler.connect_ex(("127.0.0.1", int(port)))
+        fillers.append(filler)
+    print(json.dumps({"listening": True}), flush=True)
+    time.sleep(float(seconds))
+    for filler in fillers:
+        filler.close()
+    end = time.monotonic() + 90
+    listener.settimeout(1)
+    while time.monotonic() < end:
+        try:
+            connection, client = listener.accept()
+        except socket.timeout:
+            continue
+        with connection:
+            connection.settimeout(1)
+            try:
+                asked = connection.recv(65536)
+            except OSError:
+                continue
+            if asked:
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nlate\n")
+                return
+
+
+if __name__ == "__main__":
+    commands = {"serve": serve, "ask": ask, "load": load, "sweep": sweep, "ports": ports, "late": late}
+    commands[sys.argv[1]](*sys.argv[2:])

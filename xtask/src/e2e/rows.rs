@@ -1,0 +1,132 @@
+//! The rows of the acceptance, in the order in which they run. Each leaves the cluster as it found it, but for the
+//! last.
+
+mod agents;
+mod alone;
+mod ends;
+mod enrolment;
+mod install;
+mod own;
+mod reboot;
+mod services;
+mod silence;
+mod slices;
+mod taint;
+mod told;
+mod traffic;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::suite::Suite;
+use super::table::Outcome;
+
+pub(super) use ends::take_off;
+
+/// A row: a fact that is to be seen.
+pub(super) struct Row {
+    /// What `--only` knows it by.
+    pub(super) name: &'static str,
+    pub(super) expected: &'static str,
+    /// What it may take.
+    pub(super) limit: Duration,
+    pub(super) run: fn(&Suite) -> Result<Outcome>,
+}
+
+pub(super) const fn row(
+    name: &'static str,
+    expected: &'static str,
+    limit_seconds: u64,
+    run: fn(&Suite) -> Result<Outcome>,
+) -> Row {
+    Row { name, expected, limit: Duration::from_secs(limit_seconds), run }
+}
+
+/// The first: all others need what it makes.
+pub(super) const INSTALL: Row =
+    row("install", "no warning; agents and control plane ready on every node", 420, install::run);
+
+/// The last: takes the mesh off.
+pub(super) const UNINSTALL: Row = row(
+    "uninstall",
+    "pods start and talk plaintext; nothing of the mesh is left on any node",
+    420,
+    ends::uninstall,
+);
+
+/// All between them.
+pub(super) const ROWS: &[Row] = &[
+    row("mtls", "the server's agent logs the client's identity", 90, traffic::mtls),
+    row("strict", "plaintext: exit 56, reset; the mesh: 200", 90, traffic::strict),
+    row("probes", "the kubelet's probes go on under STRICT", 60, traffic::probes),
+    row("address", "the server sees the client's own address", 60, traffic::address),
+    row("adopted", "pods older than the mesh are captured, not restarted", 120, enrolment::adopted),
+    row("toggled", "five times off and on under load: nothing lost", 180, enrolment::toggled),
+    row("come-and-go", "pods start and end, enrolled or not", 180, enrolment::come_and_go),
+    row("slice-not-ready", "by hand, ready: false: 0 of 30 connections", 120, slices::not_ready),
+    row("slice-ready", "by hand, ready, though its probe fails: 30 of 30", 120, slices::ready),
+    row(
+        "slice-elsewhere",
+        "a slice of pods of another namespace: 10 of 10",
+        120,
+        slices::elsewhere,
+    ),
+    row("no-endpoint", "a service without endpoints: refused within 3 s", 90, slices::none),
+    row("terminating", "the last endpoint ends and serves: 10 of 10", 150, services::terminating),
+    row("balancer", "a node's address in a status stays the node's", 120, services::balancer),
+    row("affinity", "sessionAffinity ClientIP: one endpoint of three", 120, services::affinity),
+    row(
+        "local-policy",
+        "internalTrafficPolicy Local: the node's own endpoint",
+        120,
+        services::local,
+    ),
+    row("own-ports", "an app may have 15000, 15001, 15006, 15020, 15021", 120, own::listeners),
+    row("any-port", "an app can bind every port but its own", 120, own::any_port),
+    row("lo-address", "an address on lo: answered, without a loop", 120, own::lo_address),
+    row("table-100", "a pod's own routing table 100 stays", 120, own::routing_table),
+    row("late", "an app that is silent for 20 s is served then", 180, silence::late),
+    row("host-network", "not captured, and an Event says why", 120, told::host_network),
+    row("sandbox", "a class named gvisor: not captured, and an Event", 120, told::sandbox),
+    row("bad-pod", "cannot be captured: an Event; its agent stays ready", 150, told::bad_pod),
+    row(
+        "upgrade",
+        "ends, though a pod cannot be captured; nothing in the clear",
+        420,
+        agents::upgrade,
+    ),
+    row("alone", "an agent starts without a control plane: outbound goes on", 300, alone::run),
+    row(
+        "away",
+        "no agents: enrolled pods wait, others start, nothing in the clear",
+        420,
+        agents::away,
+    ),
+    row("startup-taint", "the overlay takes the taint off a ready node", 420, taint::run),
+    row("reboot", "undrained: nothing in the clear, the mesh comes back", 1800, reboot::run),
+];
+
+/// What was seen is what was expected: else it would be an error.
+fn holds(seen: String) -> Result<Outcome> {
+    Ok(Outcome::Holds(seen))
+}
+
+/// What was seen, and whether that is what was expected.
+fn judge(as_expected: bool, seen: String) -> Result<Outcome> {
+    Ok(if as_expected { Outcome::Holds(seen) } else { Outcome::Fails(seen) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{INSTALL, ROWS, UNINSTALL};
+
+    #[test]
+    fn rows_have_names_of_their_own() {
+        let rows = ROWS.iter().chain([&INSTALL, &UNINSTALL]);
+        let names: BTreeSet<&str> = rows.map(|row| row.name).collect();
+        assert_eq!(names.len(), ROWS.len() + 2);
+    }
+}

@@ -1,0 +1,96 @@
+//! Agents that are replaced, and agents that are not there.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::super::clients::{Counted, Swept};
+use super::super::mesh::NAMESPACE;
+use super::super::suite::{MESH, PLAIN, STRICT, Suite, is_ready};
+use super::super::table::Outcome;
+use super::judge;
+use super::told::make_bad_pod;
+
+/// A rolling update under load, with a pod on a node that cannot be captured.
+pub(super) fn upgrade(suite: &Suite) -> Result<Outcome> {
+    make_bad_pod(suite)?;
+    let load = suite.load((MESH, "client"), "upgrade", ("server.sotto-e2e-mesh", 80))?;
+    let addresses = [suite.address(STRICT, "client")?, suite.address(STRICT, "server")?];
+    let sweep = suite.sweep((PLAIN, "client"), "upgrade", &addresses)?;
+    let started = Instant::now();
+    if suite.settings.from.is_some() {
+        suite.install(&suite.settings.overlay, &suite.settings.image)?;
+    } else {
+        suite.kubectl.ok(&format!("rollout restart -n {NAMESPACE} daemonset/sotto"))?;
+    }
+    suite.installed()?;
+    let took = started.elapsed().as_secs();
+    // What the last agent has to take up again shows in the load.
+    std::thread::sleep(Duration::from_secs(5));
+    let (load, sweep): (Counted, Swept) = (load.stop()?, sweep.stop()?);
+    suite.reaches((MESH, "client"), "http://server.sotto-e2e-mesh/")?;
+    suite.delete_pod(PLAIN, "bad")?;
+    let clear: u64 = sweep.answered.values().sum();
+    let seen = format!(
+        "rolled out in {took} s; load: {}; in the clear {clear} of {} attempts",
+        load.told(),
+        sweep.asked
+    );
+    judge(clear == 0 && sweep.asked > 100 && load.answered > 0, seen)
+}
+
+/// All agents gone, the DaemonSet still there: as between an eviction and its end, or with a broken image.
+pub(super) fn away(suite: &Suite) -> Result<Outcome> {
+    select(suite, r#"{"sotto-e2e/none":"true"}"#)?;
+    let seen = while_away(suite);
+    select(suite, r#"{"sotto-e2e/none":null}"#)?;
+    suite.installed()?;
+    let seen = seen?;
+    suite.ready(MESH, "waits")?;
+    suite.captured(MESH, "waits")?;
+    suite.reaches((MESH, "waits"), "http://server.sotto-e2e-strict/")?;
+    suite.delete_pod(MESH, "waits")?;
+    suite.delete_pod(PLAIN, "starts")?;
+    judge(seen.expected, format!("{}; the pod that waited started with the agents", seen.told))
+}
+
+struct Away {
+    expected: bool,
+    told: String,
+}
+
+fn while_away(suite: &Suite) -> Result<Away> {
+    suite.wait("the agents are gone", Duration::from_secs(90), || {
+        let left = suite
+            .kubectl
+            .list(&format!("pods -n {NAMESPACE} -l app.kubernetes.io/component=agent"))?;
+        Ok(if left.is_empty() { Ok(()) } else { Err(format!("{} left", left.len())) })
+    })?;
+    let addresses = [suite.address(STRICT, "client")?, suite.address(STRICT, "server")?];
+    let sweep = suite.sweep((PLAIN, "client"), "away", &addresses)?;
+    suite.kubectl.apply(&[suite.far_pod(PLAIN, "starts"), suite.far_pod(MESH, "waits")])?;
+    let started = Instant::now();
+    suite.ready(PLAIN, "starts")?;
+    let took = started.elapsed().as_secs();
+    std::thread::sleep(Duration::from_secs(10));
+    let waits = !is_ready(&suite.pod(MESH, "waits")?);
+    let event = suite.events(MESH, "waits")?.into_iter().find(|event| event.contains("sotto"));
+    let refused = suite.curl((MESH, "client"), "http://server.sotto-e2e-mesh/")?;
+    let swept: Swept = sweep.stop()?;
+    let clear: u64 = swept.answered.values().sum();
+    let told = format!(
+        "outside: started in {took} s; enrolled: {}, told: {}; enrolled client: exit {}; in the clear {clear} of {}",
+        if waits { "waits" } else { "started" },
+        if event.is_some() { "by an Event" } else { "nowhere" },
+        refused.code,
+        swept.asked
+    );
+    let expected = waits && event.is_some() && refused.code != 0 && clear == 0 && swept.asked > 50;
+    Ok(Away { expected, told })
+}
+
+fn select(suite: &Suite, labels: &str) -> Result<()> {
+    let patch = format!(r#"{{"spec":{{"template":{{"spec":{{"nodeSelector":{labels}}}}}}}}}"#);
+    suite.kubectl.ok_args(&["patch", "daemonset", "-n", NAMESPACE, "sotto", "-p", &patch])?;
+    Ok(())
+}

@@ -4,6 +4,7 @@
 //! what it runs, and fails with what to do.
 
 mod bench;
+mod chart;
 mod ci;
 mod demo;
 mod e2e;
@@ -39,6 +40,8 @@ enum Task {
     Ebpf(ebpf::EbpfArgs),
     /// Writes the container image, as an archive.
     Image(image::Args),
+    /// Writes the Helm chart, made from the kustomize base.
+    Chart(chart::Args),
     /// Runs the acceptance on the cluster that KUBECONFIG names.
     E2e(Box<e2e::Args>),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Tidy(args) => tidy::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Image(args) => image::run(&args),
+        Task::Chart(args) => chart::run(&args),
         Task::E2e(args) => e2e::run(&args),
     };
     match done {

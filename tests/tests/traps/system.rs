@@ -1,13 +1,14 @@
 //! Namespaces, capabilities and sockets below the capture.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kit::lab::{Lab, ask, connect};
+use socket2::{Domain, Socket, Type};
 use sotto::capture::{PodListeners, Role};
 use sotto::sys::Netns;
 use sotto::sys::privileges::{self, Capability};
@@ -142,4 +143,25 @@ fn a_dial_to_nowhere_ends_in_time() -> Result<()> {
     let error = runtime.block_on(dial).expect_err("nobody is there");
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     Ok(())
+}
+
+/// A tunnel holds its port as long as it lives. Servers ask for `SO_REUSEADDR`, with which they can have it too.
+#[test]
+fn an_app_may_listen_on_the_port_that_a_dial_to_the_outside_goes_from() -> Result<()> {
+    let lab = Lab::new("port")?;
+    let (pod, peer) = (lab.pod(2)?, lab.pod(3)?);
+    let _server = peer.serve(PORT)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let to = (peer.ip4(), PORT).into();
+    let dial = socket::dial_from(&pod.capture.netns, to, Duration::from_secs(5));
+    let dialled = runtime.block_on(dial)?;
+    let port = dialled.local_addr()?.port();
+    let listened = pod.run(move || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+        socket.listen(1)
+    });
+    drop(dialled);
+    listened.context("an application cannot have the port")
 }

@@ -107,6 +107,8 @@ pub async fn dial_from(
     let socket = netns.enter(|| tcp(destination))??;
     keep_alive(&socket)?;
     bound(&socket, false)?;
+    // The kernel gives it a port of the pod's: with this, an application's listener may have that too.
+    socket.set_reuse_address(true)?;
     within(timeout, connect(socket, destination)).await
 }
 

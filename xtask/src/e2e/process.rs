@@ -53,7 +53,9 @@ impl Said {
     /// Its last words, for a table's cell or an error.
     pub(super) fn last_line(&self) -> &str {
         let told = if self.err.trim().is_empty() { &self.out } else { &self.err };
-        told.trim().lines().last().unwrap_or_default()
+        // What `kubectl exec` adds says no more than the exit code.
+        let added = "command terminated with exit code";
+        told.trim().lines().rev().find(|line| !line.starts_with(added)).unwrap_or_default()
     }
 }
 
@@ -135,6 +137,8 @@ mod tests {
         let said = run(&mut shell, "right\n", Duration::from_secs(20)).expect("it runs");
         assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (3, "right\n", "wrong\n"));
         assert_eq!(said.last_line(), "wrong");
+        let err = String::from("curl: (56) reset\ncommand terminated with exit code 56\n");
+        assert_eq!(super::Said { err, ..said }.last_line(), "curl: (56) reset");
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub(super) const ROWS: &[Row] = &[
         services::local,
     ),
     row("own-ports", "an app may have 15000, 15001, 15006, 15020, 15021", 120, own::listeners),
-    row("any-port", "an app can bind every port but its own", 120, own::any_port),
+    row("any-port", "a server can have every port but 15008 and its own", 120, own::any_port),
     row("lo-address", "an address on lo: answered, without a loop", 120, own::lo_address),
     row("table-100", "a pod's own routing table 100 stays", 120, own::routing_table),
     row("late", "an app that is silent for 20 s is served then", 180, silence::late),

@@ -131,7 +131,10 @@ impl Suite {
                 Ok(found) => return Ok(found),
                 Err(last) => last,
             };
-            if Instant::now() > end || process::interrupted() {
+            if process::interrupted() {
+                bail!("interrupted, before {what}");
+            }
+            if Instant::now() > end {
                 bail!("not within {} s: {what}; last: {last}", limit.as_secs());
             }
             std::thread::sleep(Duration::from_millis(500));

@@ -56,6 +56,15 @@ impl Expected {
             Self::Exits(code, words) => said.code == *code && printed(words),
         }
     }
+
+    /// What of all that was printed is worth telling: the line that was expected, if there is one.
+    fn line_of<'a>(&self, said: &'a Said) -> &'a str {
+        let (Self::Prints(words) | Self::Exits(_, words)) = self;
+        let mut lines = said.out.lines().chain(said.err.lines());
+        lines
+            .find(|line| !words.is_empty() && line.contains(words))
+            .unwrap_or_else(|| said.last_line())
+    }
 }
 
 fn follow(suite: &Suite, tutorial: Tutorial) -> Result<Outcome> {
@@ -83,7 +92,7 @@ fn follow_steps(suite: &Suite, tutorial: &Tutorial) -> Result<Outcome> {
             step.command,
             step.text,
             said.code,
-            said.last_line()
+            step.expected.line_of(&said)
         );
         if verdict == "DIFFERS" {
             differ.push(format!("{}: exit {}: {}", step.text, said.code, said.last_line()));

@@ -47,13 +47,14 @@ pub(super) fn program(sh: &Shell, platform: Platform, profile: Profile) -> Resul
     if cross {
         provide(sh, platform)?;
     }
-    let name = profile.name();
+    let (name, folders) = (profile.name(), Folders::of_this_machine(sh)?);
     // With `--target`, because build scripts and macros are for this machine and must stay dynamic.
     let mut build = cmd!(
         sh,
         "cargo build --profile {name} --locked --package sotto --bin sotto --target {triple}"
     )
-    .env("RUSTFLAGS", flags(sh)?);
+    .env("RUSTFLAGS", folders.rust())
+    .env(format!("CFLAGS_{}", triple.replace('-', "_")), folders.c());
     if cross {
         let linker = format!("{}-gcc", platform.tools());
         let variable = triple.to_uppercase().replace('-', "_");
@@ -65,23 +66,47 @@ pub(super) fn program(sh: &Shell, platform: Platform, profile: Profile) -> Resul
     stripped(sh, platform, &built)
 }
 
-/// Static, and with names for this machine's folders: in panics and in what a debugger reads.
-fn flags(sh: &Shell) -> Result<String> {
-    let root = sh.current_dir();
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        let home = std::env::var_os("HOME")?;
-        Some(PathBuf::from(home).join(".cargo"))
-    });
-    let home = home.context("neither CARGO_HOME nor HOME is set")?;
-    let (root, home) = (root.display(), home.display());
-    for folder in [root.to_string(), home.to_string()] {
-        if folder.contains(' ') {
-            bail!("compilers' flags cannot name a folder with a space in it: {folder}");
+/// This machine's folders that compilers write into programs: in panics, in assertions, in what a debugger reads.
+struct Folders {
+    root: String,
+    cargo_home: String,
+}
+
+impl Folders {
+    fn of_this_machine(sh: &Shell) -> Result<Self> {
+        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
+            let home = std::env::var_os("HOME")?;
+            Some(PathBuf::from(home).join(".cargo"))
+        });
+        let home = home.context("neither CARGO_HOME nor HOME is set")?;
+        let found = Self {
+            root: sh.current_dir().display().to_string(),
+            cargo_home: home.display().to_string(),
+        };
+        for folder in [&found.root, &found.cargo_home] {
+            if folder.contains(' ') {
+                bail!("compilers' flags cannot name a folder with a space in it: {folder}");
+            }
         }
+        Ok(found)
     }
-    Ok(format!(
-        "-C target-feature=+crt-static --remap-path-prefix={root}=/sotto --remap-path-prefix={home}=/cargo"
-    ))
+
+    /// Static, and with other names for the folders.
+    fn rust(&self) -> String {
+        let Self { root, cargo_home } = self;
+        format!(
+            "-C target-feature=+crt-static \
+             --remap-path-prefix={root}=/sotto --remap-path-prefix={cargo_home}=/cargo"
+        )
+    }
+
+    /// The same names, for what is written in C.
+    fn c(&self) -> String {
+        let Self { root, cargo_home } = self;
+        let own = std::env::var("CFLAGS").unwrap_or_default();
+        let maps = format!("-ffile-prefix-map={root}=/sotto -ffile-prefix-map={cargo_home}=/cargo");
+        format!("{own} {maps}").trim().to_owned()
+    }
 }
 
 fn stripped(sh: &Shell, platform: Platform, built: &std::path::Path) -> Result<Vec<u8>> {

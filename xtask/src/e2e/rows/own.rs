@@ -8,6 +8,8 @@ use super::super::suite::{MESH, PLAIN, Suite};
 use super::super::table::Outcome;
 use super::judge;
 
+/// Where every enrolled pod takes the mesh's connections.
+const HBONE: u16 = 15_008;
 /// What the agent, and Istio's proxies, listen on elsewhere.
 const PORTS: [u16; 5] = [15_000, 15_001, 15_006, 15_020, 15_021];
 
@@ -36,7 +38,10 @@ pub(super) fn any_port(suite: &Suite) -> Result<Outcome> {
     let said = suite.kubectl.exec((MESH, "client"), &argv)?;
     let found: Value = serde_json::from_str(said.out.trim())
         .with_context(|| format!("exit {}: {}", said.code, said.last_line()))?;
-    judge(found["taken"] == json!([PORT]), format!("of 1024 to 65535 in use: {}", found["taken"]))
+    judge(
+        found["taken"] == json!([PORT, HBONE]),
+        format!("of 1024 to 65535 in use: {}", found["taken"]),
+    )
 }
 
 pub(super) fn lo_address(suite: &Suite) -> Result<Outcome> {

@@ -24,11 +24,13 @@ pub(super) fn run(suite: &Suite) -> Result<Outcome> {
     }
     let sweep = suite.sweep((PLAIN, "client"), "reboot", &ranges)?;
     let mut longest = Duration::ZERO;
-    for _ in 0..suite.settings.reboots {
+    for number in 1..=suite.settings.reboots {
         let started = Instant::now();
         reboot(command, &suite.far)?;
         back(suite)?;
-        longest = longest.max(started.elapsed());
+        let took = started.elapsed();
+        longest = longest.max(took);
+        eprintln!("reboot {number}: in the mesh again after {} s", took.as_secs());
     }
     let swept: Swept = sweep.stop()?;
     let clear = swept.answered.get(STRICT).copied().unwrap_or_default();

@@ -31,7 +31,9 @@ pub(super) fn namespace(name: &str, enrolled: bool) -> Vec<Value> {
 
 /// A pod that serves on [`PORT`]; rows change it as they need.
 pub(super) fn pod(namespace: &str, name: &str, node: &str, image: &str) -> Value {
-    let probe = json!({ "httpGet": { "path": "/", "port": PORT }, "periodSeconds": 2, "failureThreshold": 2 });
+    // Refused probes fail at once; patience is for machines that have much else to do.
+    let probe = json!({ "httpGet": { "path": "/", "port": PORT },
+        "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": 2 });
     json!({ "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "namespace": namespace,
             "labels": { OURS: "true", "app": name } },
@@ -50,7 +52,8 @@ pub(super) fn pod(namespace: &str, name: &str, node: &str, image: &str) -> Value
                     { "name": "NAMESPACE", "value": namespace },
                 ],
                 "readinessProbe": probe,
-                "livenessProbe": { "tcpSocket": { "port": PORT }, "periodSeconds": 2, "failureThreshold": 3 },
+                "livenessProbe": { "tcpSocket": { "port": PORT },
+                    "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": 3 },
                 "volumeMounts": [{ "name": "e2e", "mountPath": "/e2e" }],
             }],
             "volumes": [{ "name": "e2e", "configMap": { "name": "e2e" } }],

@@ -189,7 +189,8 @@ fn sum(lines: &[String], metric: &str, words: &[&str]) -> f64 {
     let of_metric = lines.iter().filter_map(|line| line.strip_prefix(metric));
     let fitting = of_metric.filter(|rest| rest.starts_with(['{', ' ']));
     let fitting = fitting.filter(|rest| words.iter().all(|word| rest.contains(word)));
-    fitting.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    let values = fitting.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok());
+    values.fold(0.0, |sum, value| sum + value)
 }
 
 #[cfg(test)]

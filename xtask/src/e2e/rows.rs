@@ -103,6 +103,12 @@ pub(super) const ROWS: &[Row] = &[
         420,
         agents::away,
     ),
+    row(
+        "deleted",
+        "the DaemonSet deleted without the uninstall step: all pods start",
+        300,
+        agents::deleted,
+    ),
     row("startup-taint", "the overlay takes the taint off a ready node", 420, taint::run),
     row("reboot", "undrained: nothing in the clear, the mesh comes back", 1800, reboot::run),
 ];

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::super::clients::{Counted, Swept};
 use super::super::mesh::NAMESPACE;
+use super::super::objects;
 use super::super::suite::{MESH, PLAIN, STRICT, Suite, is_ready};
 use super::super::table::Outcome;
 use super::judge;
@@ -54,18 +55,52 @@ pub(super) fn away(suite: &Suite) -> Result<Outcome> {
     judge(seen.expected, format!("{}; the pod that waited started with the agents", seen.told))
 }
 
+/// The mesh is torn out by somebody who knows no better: no node may be left that starts no pods.
+pub(super) fn deleted(suite: &Suite) -> Result<Outcome> {
+    let line = format!("delete daemonset -n {NAMESPACE} sotto --timeout=90s");
+    suite.kubectl.ok_within(&line, Duration::from_secs(100))?;
+    agents_gone(suite)?;
+    let started = Instant::now();
+    let mut all = Vec::new();
+    for namespace in [PLAIN, MESH] {
+        for (name, node) in [("torn-near", &suite.near), ("torn-far", &suite.far)] {
+            let pod = objects::pod(namespace, name, node, &suite.settings.tools_image);
+            suite.kubectl.apply(&[pod])?;
+            all.push((namespace, name));
+        }
+    }
+    let seen: Result<()> =
+        all.iter().try_for_each(|(namespace, name)| suite.ready(namespace, name));
+    let took = started.elapsed().as_secs();
+    suite.install(&suite.settings.overlay, &suite.settings.image)?;
+    suite.installed()?;
+    seen?;
+    suite.captured(MESH, "torn-far")?;
+    suite.reaches((MESH, "torn-far"), "http://server.sotto-e2e-strict/")?;
+    for (namespace, name) in all {
+        suite.delete_pod(namespace, name)?;
+    }
+    judge(
+        took < 60,
+        format!("4 pods started in {took} s, and were captured after installing again"),
+    )
+}
+
+fn agents_gone(suite: &Suite) -> Result<()> {
+    suite.wait("the agents are gone", Duration::from_secs(90), || {
+        let line = format!("pods -n {NAMESPACE} -l app.kubernetes.io/component=agent");
+        let left = suite.kubectl.list(&line)?;
+        Ok(if left.is_empty() { Ok(()) } else { Err(format!("{} left", left.len())) })
+    })
+}
+
 struct Away {
     expected: bool,
     told: String,
 }
 
 fn while_away(suite: &Suite) -> Result<Away> {
-    suite.wait("the agents are gone", Duration::from_secs(90), || {
-        let left = suite
-            .kubectl
-            .list(&format!("pods -n {NAMESPACE} -l app.kubernetes.io/component=agent"))?;
-        Ok(if left.is_empty() { Ok(()) } else { Err(format!("{} left", left.len())) })
-    })?;
+    agents_gone(suite)?;
     let addresses = [suite.address(STRICT, "client")?, suite.address(STRICT, "server")?];
     let sweep = suite.sweep((PLAIN, "client"), "away", &addresses)?;
     suite.kubectl.apply(&[suite.far_pod(PLAIN, "starts"), suite.far_pod(MESH, "waits")])?;

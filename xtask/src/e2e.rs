@@ -91,10 +91,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let lines = run_rows(&suite, args, was_there);
     if args.keep {
         eprintln!("kept: `cargo xtask e2e --clean` removes it");
-    } else {
-        clean(&suite).context("not all was removed: `cargo xtask e2e --clean` tries again")?;
+        return finish(&lines, args);
     }
-    finish(&lines, args)
+    let cleaned =
+        clean(&suite).context("not all was removed: `cargo xtask e2e --clean` tries again");
+    if let Err(error) = &cleaned {
+        eprintln!("{error:#}");
+    }
+    finish(&lines, args).and(cleaned)
 }
 
 fn settings(args: &Args) -> Settings {
@@ -195,7 +199,7 @@ fn run_row(suite: &Suite, row: &Row) -> Line {
 
 /// Removes the mesh, if it is still there, and all that the suite made.
 fn clean(suite: &Suite) -> Result<()> {
-    process::go_on();
+    process::tidy_up();
     suite.kubectl.allow(Duration::from_secs(600));
     tutorials::remove(suite)?;
     let there = suite.kubectl.get("daemonset -n istio-system sotto")?.is_some();

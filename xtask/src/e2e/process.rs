@@ -11,6 +11,9 @@ use anyhow::{Context, Result, bail};
 /// Set once, by a signal.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// Set once what is left to do is to remove what was made.
+static TIDYING: AtomicBool = AtomicBool::new(false);
+
 /// How often a running command is looked at.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -32,12 +35,12 @@ pub(super) fn watch_signals() -> Result<()> {
 
 /// Whether the suite was interrupted.
 pub(super) fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+    INTERRUPTED.load(Ordering::Relaxed) && !TIDYING.load(Ordering::Relaxed)
 }
 
-/// Lets commands run again: what removes the suite's objects is not interrupted.
-pub(super) fn go_on() {
-    INTERRUPTED.store(false, Ordering::Relaxed);
+/// Lets commands run again, and to their end: what removes the suite's objects is not interrupted.
+pub(super) fn tidy_up() {
+    TIDYING.store(true, Ordering::Relaxed);
 }
 
 /// What a command said.

@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use sotto::mesh::local::Exclusions;
 use sotto::mesh::service::{LoadBalancing, Port};
 use sotto::mesh::{
-    LocalPod, Mesh, MeshEvent, Network, NetworkAddress, PodUid, Service, ServiceKey, Store,
+    Account, LocalPod, Mesh, MeshEvent, Network, NetworkAddress, PodUid, Service, ServiceKey, Store,
     Workload,
 };
 use sotto::route::{Route, outbound};
@@ -42,7 +42,7 @@ fn out_of_the_mesh(bencher: Bencher<'_, '_>, workloads: u32) {
 
 fn check(bencher: Bencher<'_, '_>, workloads: u32, destination: SocketAddr, tunnelled: bool) {
     let (mesh, network, source) = (mesh(workloads), Network::new(), source());
-    let workload = mesh.workload_of(&network, &source).cloned();
+    let workload = mesh.workload_of(&source).cloned();
     let mut rng = SmallRng::seed_from_u64(1);
     let mut route =
         || outbound(&mesh, &source, workload.as_deref(), &network, destination, &mut rng);
@@ -70,7 +70,7 @@ fn source() -> LocalPod {
         uid: PodUid("uid".into()),
         namespace: "shop".into(),
         name: "pod0".into(),
-        identity: "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap(),
+        account: Account::new("shop", "web").unwrap(),
         ip4: Some(ip4),
         ip6: None,
         exclusions: Exclusions::default(),

@@ -30,6 +30,7 @@ mod duty;
 mod environment;
 mod explain;
 mod footprint;
+mod identities;
 mod kubelet;
 mod means;
 mod migrate;
@@ -40,6 +41,7 @@ mod process;
 mod quiet;
 mod settings;
 mod state;
+mod strangers;
 #[cfg(test)]
 mod testing;
 mod worker;

@@ -13,6 +13,7 @@ pub mod agent;
 pub mod cni;
 pub mod control_plane;
 pub mod operator;
+pub mod ztunnel;
 
 pub use agent::{AgentArgs, AgentConfig, TlsRecords, UnknownDestinations};
 pub use cni::{CniAction, CniInstallArgs};
@@ -95,12 +96,6 @@ pub struct CommonArgs {
     /// Kubeconfig; the in-cluster configuration if not given.
     #[arg(long, env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
-    /// Identifier of the cluster.
-    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
-    pub cluster_id: String,
-    /// Trust domain of the mesh.
-    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
-    pub trust_domain: String,
     /// Namespace of mesh-wide policies.
     #[arg(long, env = "ROOT_NAMESPACE", default_value = "istio-system")]
     pub root_namespace: String,

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authorize::watch;
 use crate::capture::{Captured, Role};
 use crate::identify::peer;
+use crate::mesh::Home;
 use crate::observe::labels::{Reporter, ResponseFlags};
 use crate::route::{self, Route};
 use crate::sys::socket;
@@ -98,31 +99,32 @@ async fn outbound(
     captured: Captured,
     place: Place,
 ) -> Option<Carrying> {
-    let mesh = match context.synced_mesh().await {
-        Ok(mesh) => mesh,
+    let (mesh, home) = match context.synced_mesh().await {
+        Ok(known) => known,
         Err(unknown) => {
             record::never_opened(Reporter::Source, &captured, &unknown);
             return None;
         }
     };
     let (pod, destination) = (&captured.pod.pod, captured.original_destination);
-    let source = mesh.workload_of(&context.network, pod).cloned();
+    let source = mesh.workload_of(pod).cloned();
     let route = route::outbound(
         &mesh,
         pod,
         source.as_deref(),
-        &context.network,
+        &home.network,
         destination,
         &mut rand::rng(),
     );
     // The connection may outlive many snapshots; it must not keep this one.
     drop(mesh);
-    let record = record::outbound(&context, &captured, source.clone(), &route);
+    let record = record::outbound(&context, &home, &captured, source.clone(), &route);
     match &route {
         Route::Tunnel(to) => {
             let app = (captured.stream, record.live());
             let from = upstream::From {
                 context: &context,
+                home: &home,
                 pod: &captured.pod,
                 account: &of_pod.account,
                 client: captured.client,
@@ -167,7 +169,7 @@ async fn inbound_plaintext(
     let record = arrival.record(&context);
     let (pod, request) = (&captured.pod.pod, arrival.request());
     let hold = context.timings.hold;
-    let judged = Box::pin(watch::permit(&context.mesh, &context.network, pod, request, hold));
+    let judged = Box::pin(watch::permit(&context.mesh, pod, request, hold));
     let permit = match judged.await {
         Ok(permit) => permit,
         Err(denial) => {
@@ -261,7 +263,7 @@ async fn inbound_stream(
     let record = arrival.record(&context);
     let (pod, request) = (&caller.pod.pod, arrival.request());
     let hold = context.timings.hold;
-    let judged = Box::pin(watch::permit(&context.mesh, &context.network, pod, request, hold));
+    let judged = Box::pin(watch::permit(&context.mesh, pod, request, hold));
     let permit = match judged.await {
         Ok(permit) => permit,
         Err(denial) => {
@@ -283,7 +285,7 @@ async fn inbound_stream(
             return None;
         }
     };
-    match incoming.accept(&permit, answer(&context, &arrival)) {
+    match incoming.accept(&permit, answer(&caller.home, &arrival)) {
         Ok(stream) => Some(carry::inbound_tunnel(context, record, place, arrival, stream, app)),
         Err(error) => {
             record.fail(ResponseFlags::H2HandshakeFailure, &error);
@@ -304,8 +306,9 @@ async fn handshake(
     let failed = |error: &(dyn std::error::Error + 'static)| {
         record::never_opened_at(Reporter::Destination, &pod.pod, (client, destination), error);
     };
-    let svid =
-        context.certificates.svid(&pod.pod.identity).await.inspect_err(|e| failed(e)).ok()?;
+    let home = context.home().await.inspect_err(|e| failed(e)).ok()?;
+    let local = pod.pod.account.identity(&home.trust_domain);
+    let svid = context.certificates.svid(&local).await.inspect_err(|e| failed(e)).ok()?;
     let tls = svid.server_config();
     let abort = CancellationToken::new();
     let (drain, account) = (stop.child_token(), of_pod.account.clone());
@@ -323,9 +326,8 @@ async fn handshake(
     drop(begun);
     let identity =
         peer::chain_identity(tunnel.peer_certificates()).inspect_err(|e| failed(e)).ok()?;
-    let local = pod.pod.identity.clone();
     let watched = context.accepted.watch(local, tunnel.peer().clone(), ends);
-    Some((tunnel, Caller { pod, client, destination, identity }, watched))
+    Some((tunnel, Caller { pod, home, client, destination, identity }, watched))
 }
 
 /// A handshake was given up.
@@ -334,9 +336,9 @@ async fn handshake(
 struct Crowded(usize);
 
 /// Headers of a 200: who answers.
-fn answer(context: &Context, arrival: &Arrival) -> HeaderMap {
+fn answer(home: &Home, arrival: &Arrival) -> HeaderMap {
     let pod = &arrival.pod().pod;
-    let baggage = upstream::baggage(context, pod, arrival.workload()).header();
+    let baggage = upstream::baggage(home, pod, arrival.workload()).header();
     baggage.map(|value| (hbone::BAGGAGE, value)).into_iter().collect()
 }
 

@@ -85,8 +85,6 @@ pub struct AdoptedPod {
 pub struct Settings {
     /// Kubernetes name of the node.
     pub node_name: ArcStr,
-    /// Trust domain of identities.
-    pub trust_domain: ArcStr,
     /// Root of the cgroup hierarchy that pods are in.
     pub cgroup_root: PathBuf,
     /// The host's `/proc`.

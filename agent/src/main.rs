@@ -4,14 +4,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use sotto::config::{Cli, EXIT_USAGE};
+use sotto::config::{Cli, EXIT_USAGE, ztunnel};
 use sotto::enroll::plugin;
 
 fn main() -> ExitCode {
     if plugin::is_called() {
         return plugin::main();
     }
-    match Cli::try_parse() {
+    let arguments = ztunnel::translate(std::env::args_os().collect(), &ztunnel::variables());
+    match Cli::try_parse_from(arguments.all) {
         Ok(cli) => sotto::app::run(cli.command),
         Err(error) => {
             // Help and version are no mistakes; everything else is a mistake of usage.

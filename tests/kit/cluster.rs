@@ -62,6 +62,8 @@ pub struct ClusterOptions {
     pub program: Option<PathBuf>,
     /// Flags for the agents besides the usual.
     pub agent_flags: Vec<String>,
+    /// Flags for the control plane besides the usual.
+    pub control_plane_flags: Vec<String>,
     /// Version of the nodes' network configuration; empty for one that names none.
     pub cni_version: String,
     /// Told what is being done, one short line each time.
@@ -76,6 +78,7 @@ impl Default for ClusterOptions {
             agents: true,
             program: None,
             agent_flags: Vec::new(),
+            control_plane_flags: Vec::new(),
             cni_version: String::from("1.0.0"),
             tell: |_| {},
         }

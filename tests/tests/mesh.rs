@@ -22,6 +22,8 @@ mod idle;
 mod input;
 #[path = "mesh/kubelet.rs"]
 mod kubelet;
+#[path = "mesh/names.rs"]
+mod names;
 #[path = "mesh/namespaces.rs"]
 mod namespaces;
 #[path = "mesh/order.rs"]

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | discovery | the mesh's store | at shutdown |
 //! | certificates | keys, renewal | at shutdown |
+//! | identities | of which trust domain they are | at shutdown |
 //! | revocations | which certificates were taken back | at shutdown |
 //! | roots | whether the mesh's roots are others now | at shutdown |
 //! | those of [`super::duty`] | the node's kernel and files, as long as it is in charge | at shutdown, first |
@@ -29,12 +30,13 @@ use tracing::{debug, error, info, warn};
 use super::charge::Charge;
 use super::duty::{CONTROL_DRAIN, Duty, Office, install};
 use super::footprint::Footprint;
+use super::identities::Identities;
 use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log, Logging};
 use super::state::State;
 use super::worker::{self, Command, Worker};
-use super::{environment, kubelet, means, quiet, settings};
-use crate::config::AgentConfig;
+use super::{kubelet, means, quiet, settings};
+use crate::config::{AgentConfig, ztunnel};
 use crate::connection::{Shared, Timings};
 use crate::enroll::{self, remembered};
 use crate::identify;
@@ -42,7 +44,7 @@ use crate::identify::ca::CaClient;
 use crate::identify::certs::Certificates;
 use crate::identify::clock::SystemClock;
 use crate::identify::revocation::Revocations;
-use crate::mesh::{MeshReader, Store};
+use crate::mesh::{LocalPod, MeshReader, Store};
 use crate::observe::admin::{self, Admin};
 use crate::observe::log::{LinesPerPod, LogControl};
 use crate::observe::metrics::Metrics;
@@ -114,18 +116,19 @@ async fn serve(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
 /// Builds the parts; an error here is a node that cannot serve. Where another agent is in charge, it goes on being so
 /// until this one knows what it needs to serve.
 async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow::Result<Agent> {
-    for sentence in environment::without_effect(std::env::vars().map(|(name, _)| name)) {
-        warn!("{sentence}");
-    }
+    let arguments = ztunnel::translate(std::env::args_os().collect(), &ztunnel::variables());
+    arguments.without_effect.iter().for_each(|sentence| warn!("{sentence}"));
     let (control, servers) = (Shutdown::new(), Shutdown::new());
     let readiness = Readiness::new();
     // On another thread, while this one has the most to do.
     let footprint = control.spawn(async { Footprint::new() });
     let client = super::kubernetes(config.kubeconfig.as_deref()).await?;
 
-    let (mesh, discovery) = discover(&config, &control);
-    let certificates = certify(&config, &control)?;
-    let ready = may_serve(&config, discovery.clone(), &certificates);
+    let (mesh, discovery) = discover(&config, &control)?;
+    let certificates = certify(&config, &mesh, &control)?;
+    let identities = Identities::new(certificates.clone(), mesh.clone());
+    control.spawn(identities.clone().follow(control.token.clone()));
+    let ready = may_serve(&config, discovery.clone(), &mesh, &certificates);
     let charge = Charge::take(settings::run_dir(&config), ready).await?;
     let (kernel, adopted) = install(&config, &cgroup)?;
     let kernel = Arc::new(Mutex::new(kernel));
@@ -136,8 +139,6 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let metrics = Metrics::new();
     let shared = Arc::new(Shared {
         mesh: mesh.clone(),
-        network: config.network.as_str().into(),
-        cluster: config.cluster_id.as_str().into(),
         certificates: certificates.clone(),
         metrics: metrics.clone(),
         limits: settings::limits(&config),
@@ -150,7 +151,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let pods = Pods::new(
         kernel.clone(),
         workers.clone(),
-        certificates.clone(),
+        identities,
         servers.clone(),
         before,
         means.clone(),
@@ -182,12 +183,18 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
 
 /// Waits until the agent knows the mesh and has the certificates of the pods that are captured: until then another
 /// serves better.
-async fn may_serve(config: &AgentConfig, mut discovery: StatusReader, certificates: &Certificates) {
+async fn may_serve(
+    config: &AgentConfig,
+    mut discovery: StatusReader,
+    mesh: &MeshReader,
+    certificates: &Certificates,
+) {
     // Its writer lives as long as the agent.
     drop(discovery.wait_for(xds::XdsStatus::synced).await);
-    let domain = config.trust_domain.as_str().into();
-    let pods = remembered::read(&remembered::file_in(&config.state_dir), &domain);
-    let identities: HashSet<_> = pods.iter().map(|pod| pod.identity.clone()).collect();
+    let Some(home) = mesh.load().home().ok().cloned() else { return };
+    let pods = remembered::read(&remembered::file_in(&config.state_dir));
+    let identity = |pod: &Arc<LocalPod>| pod.account.identity(&home.trust_domain);
+    let identities: HashSet<_> = pods.iter().map(identity).collect();
     identities.iter().for_each(|identity| certificates.prefetch(identity));
     let all = join_all(identities.iter().map(|identity| certificates.svid(identity))).await;
     let missing = all.iter().filter(|svid| svid.is_err()).count();
@@ -197,17 +204,24 @@ async fn may_serve(config: &AgentConfig, mut discovery: StatusReader, certificat
 }
 
 /// Starts learning of the mesh.
-fn discover(config: &AgentConfig, control: &Shutdown) -> (MeshReader, StatusReader) {
-    let (store, mesh) = Store::new();
+fn discover(
+    config: &AgentConfig,
+    control: &Shutdown,
+) -> anyhow::Result<(MeshReader, StatusReader)> {
+    let (store, mesh) = Store::on(settings::given(config));
     let (discovered, discovery) = StatusWriter::new();
     let stop = control.token.clone();
-    control.spawn(xds::run(settings::discovery(config), store, stop, discovered));
-    (mesh, discovery)
+    control.spawn(xds::run(settings::discovery(config)?, store, stop, discovered));
+    Ok((mesh, discovery))
 }
 
 /// Starts keeping certificates, and what was revoked of others'.
-fn certify(config: &AgentConfig, control: &Shutdown) -> anyhow::Result<Certificates> {
-    let ca = CaClient::new(settings::certificates(config));
+fn certify(
+    config: &AgentConfig,
+    mesh: &MeshReader,
+    control: &Shutdown,
+) -> anyhow::Result<Certificates> {
+    let ca = CaClient::new(settings::certificates(config)?, mesh.clone());
     let revocations = Revocations::read(config.crl.clone())
         .context("failed to read what certificates were revoked")?;
     control.spawn(revocations.clone().follow(control.token.clone()));

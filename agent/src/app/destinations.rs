@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::pods::SharedKernel;
 use crate::mesh::destinations::DestinationsDelta;
-use crate::mesh::{Mesh, MeshReader, Network};
+use crate::mesh::{Mesh, MeshReader};
 
 /// How soon the kernel is told again what it did not take.
 const RETRY: Duration = Duration::from_secs(1);
@@ -16,7 +16,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Follows the mesh until `stop`. Until the mesh is known whole, the kernel captures everything.
 pub(super) async fn follow(
     mesh: MeshReader,
-    network: Network,
     kernel: SharedKernel,
     stop: CancellationToken,
 ) {
@@ -25,8 +24,8 @@ pub(super) async fn follow(
     loop {
         changes.mark_unchanged();
         let now = mesh.load();
-        let (network, kernel) = (network.clone(), kernel.clone());
-        let step = tokio::task::spawn_blocking(move || told.tell(now, &network, &kernel)).await;
+        let kernel = kernel.clone();
+        let step = tokio::task::spawn_blocking(move || told.tell(now, &kernel)).await;
         told = match step {
             Ok(told) => told,
             Err(error) => {
@@ -60,9 +59,9 @@ struct Told {
 
 impl Told {
     /// Tells what is new; on failure the old stays told, and the difference is tried again.
-    fn tell(mut self, now: Arc<Mesh>, network: &Network, kernel: &SharedKernel) -> Self {
+    fn tell(mut self, now: Arc<Mesh>, kernel: &SharedKernel) -> Self {
         self.behind = true;
-        let delta = DestinationsDelta::between(&self.mesh, &now, network);
+        let delta = DestinationsDelta::between(&self.mesh, &now);
         if !delta.is_empty()
             && let Err(error) = kernel.lock().update_destinations(&delta)
         {

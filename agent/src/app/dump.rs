@@ -55,18 +55,20 @@ fn time(time: SystemTime) -> String {
 
 /// This node's pods and their connections.
 pub(super) fn pods(
+    mesh: &Mesh,
     status: &Status,
     connections: &[OpenConnection],
 ) -> BTreeMap<String, WorkloadStateDump> {
     let mut pods: BTreeMap<String, WorkloadStateDump> = BTreeMap::new();
+    let trust_domain = mesh.home().map(|home| home.trust_domain.to_string()).unwrap_or_default();
     for pod in &status.pods {
         let state = if pod.state == PodState::Captured { "Up" } else { "Pending" };
         let info =
             pod.pod.as_ref().map_or_else(WorkloadInfoDump::default, |pod| WorkloadInfoDump {
                 name: pod.name.to_string(),
                 namespace: pod.namespace.to_string(),
-                trust_domain: pod.identity.trust_domain().to_string(),
-                service_account: pod.identity.service_account().to_string(),
+                trust_domain: trust_domain.clone(),
+                service_account: pod.account.name().to_string(),
             });
         let entry = WorkloadStateDump {
             state: state.to_owned(),
@@ -91,15 +93,16 @@ pub(super) fn pods(
     pods
 }
 
-/// The agent's flags; paths of secrets, never secrets.
-pub(super) fn config(config: &AgentConfig) -> serde_json::Value {
+/// The agent's flags, and what it has learned in place of some; paths of secrets, never secrets.
+pub(super) fn config(config: &AgentConfig, mesh: &Mesh) -> serde_json::Value {
+    let home = mesh.home().ok();
     json!({
         "nodeName": config.node_name,
         "xdsAddress": config.xds_address,
         "caAddress": config.ca_address,
-        "clusterId": config.cluster_id,
-        "trustDomain": config.trust_domain,
-        "network": config.network,
+        "clusterId": mesh.cluster_id().map(|id| id.as_str()),
+        "trustDomain": home.map(|home| home.trust_domain.as_str()),
+        "network": home.map(|home| home.network.as_str()),
         "rootNamespace": config.root_namespace,
         "threads": config.threads.get(),
         "failOpen": config.fail_open,

@@ -81,8 +81,7 @@ impl Duty {
         let stop = || others.token.clone();
         let (probes, readiness) = (state.probes.clone(), office.readiness.clone());
         others.spawn(kubelet::attend(search, kernel.clone(), probes, readiness.clone(), stop()));
-        let network = config.network.as_str().into();
-        others.spawn(destinations::follow(mesh.clone(), network, kernel.clone(), stop()));
+        others.spawn(destinations::follow(mesh.clone(), kernel.clone(), stop()));
         others.spawn(settings::kept(config).keep(mesh.clone(), state.discovery.clone(), stop()));
         let (enrolment, failure) = enrol(settings, state, office, adopted);
         others.spawn(state.clone().keep_list(stop()));

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::authorize::CONVERTED_PREFIX;
-use crate::mesh::{LocalPod, Mesh, Network, PolicyKey};
+use crate::mesh::{LocalPod, Mesh, PolicyKey};
 
 /// What is missing, at one look and the next.
 #[derive(Debug, Default)]
@@ -22,11 +22,10 @@ impl Missing {
     pub(super) fn look(
         &mut self,
         mesh: &Mesh,
-        network: &Network,
         pods: impl Iterator<Item = Arc<LocalPod>>,
     ) -> Vec<PolicyKey> {
         let mut now = BTreeSet::new();
-        for workload in pods.filter_map(|pod| mesh.workload_of(network, &pod)) {
+        for workload in pods.filter_map(|pod| mesh.workload_of(&pod)) {
             let named = workload.authorization_policies.iter();
             let converted = named.filter(|key| key.name.starts_with(CONVERTED_PREFIX));
             let absent = converted
@@ -63,7 +62,7 @@ mod tests {
             uid: PodUid("u".into()),
             namespace: "shop".into(),
             name: "web".into(),
-            identity: workload.identity.clone(),
+            account: workload.identity.account().clone(),
             ip4: Some([10, 0, 0, 1].into()),
             ip6: None,
             exclusions: Default::default(),
@@ -71,8 +70,7 @@ mod tests {
         let (mut store, reader) = Store::new();
         store.apply([MeshEvent::Workload(workload.into())]);
         let mut missing = Missing::default();
-        let mut look =
-            || missing.look(&reader.load(), &Network::new(), std::iter::once(Arc::clone(&pod)));
+        let mut look = || missing.look(&reader.load(), std::iter::once(Arc::clone(&pod)));
         assert_eq!(look(), [], "it may be on its way");
         assert_eq!(look(), std::slice::from_ref(&key));
         assert_eq!(look(), []);

@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::balance::Balance;
+use super::identities::Identities;
 use super::worker::{self, Command, Worker, WorkerGone};
 use crate::capture::PodCapture;
 use crate::capture::bpf::{BpfError, Kernel};
 use crate::capture::listeners::{ListenError, PodListeners};
 use crate::connection::Means;
 use crate::enroll::{Capture, Departure};
-use crate::identify::certs::Certificates;
-use crate::mesh::{LocalPod, PodUid, SpiffeId};
+use crate::mesh::{Account, LocalPod, PodUid};
 use crate::sys::Shutdown;
 use crate::sys::netns::Netns;
 
@@ -35,7 +35,7 @@ pub(super) type SharedKernel = Arc<Mutex<Kernel>>;
 pub(super) struct Pods {
     kernel: SharedKernel,
     workers: Arc<[Worker]>,
-    certificates: Certificates,
+    identities: Identities,
     table: Arc<Mutex<Table>>,
     tasks: Shutdown,
     /// What they have together.
@@ -128,9 +128,9 @@ impl Table {
         self.captured.get(uid).is_some_and(|pod| !is_gone(pod))
     }
 
-    fn is_known(&self, identity: &SpiffeId) -> bool {
+    fn is_known(&self, account: &Account) -> bool {
         let mut all = self.captured.values().chain(&self.leaving);
-        all.any(|pod| pod.pod.identity == *identity)
+        all.any(|pod| pod.pod.account == *account)
     }
 }
 
@@ -166,14 +166,14 @@ impl Pods {
     pub(super) fn new(
         kernel: SharedKernel,
         workers: Arc<[Worker]>,
-        certificates: Certificates,
+        identities: Identities,
         tasks: Shutdown,
         adopted: impl IntoIterator<Item = PodUid>,
         means: Arc<Means>,
     ) -> Self {
         let table = Table { adopted: adopted.into_iter().collect(), ..Table::default() };
         let table = Arc::new(Mutex::new(table));
-        Self { kernel, workers, certificates, table, tasks, means }
+        Self { kernel, workers, identities, table, tasks, means }
     }
 
     /// The pods whose connections are redirected.
@@ -216,7 +216,7 @@ impl Pods {
                 cut.cancel();
             }
         }
-        let identity = pod.pod.identity.clone();
+        let account = pod.pod.account.clone();
         let (kernel, table) = (self.kernel.clone(), self.table.clone());
         let done = tokio::task::spawn_blocking(move || {
             // Under the kernel's lock, so that a new capture is either seen or comes after. What is open from
@@ -225,7 +225,7 @@ impl Pods {
             if table.lock().ended(&pod) { kernel.finish_release(&pod) } else { Ok(()) }
         })
         .await;
-        self.forget(&identity);
+        self.forget(&account);
         match done {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(%error, "the pod's namespace is gone already"),
@@ -233,11 +233,11 @@ impl Pods {
         }
     }
 
-    /// Forgets an identity that no pod has any more, nor a connection that may ask for it.
-    fn forget(&self, identity: &SpiffeId) {
+    /// Forgets an account that no pod has any more, nor a connection that may ask for its certificate.
+    fn forget(&self, account: &Account) {
         let table = self.table.lock();
-        if !table.is_known(identity) {
-            self.certificates.forget(identity);
+        if !table.is_known(account) {
+            self.identities.forget(account);
         }
     }
 }
@@ -249,8 +249,8 @@ impl Capture for Pods {
         let stand_ins = self.kernel.lock().stand_ins();
         let capture = Arc::new(PodCapture { pod, netns, stand_ins });
         self.table.lock().capture(capture.clone());
-        // Only now that the identity is known to be ours, lest another pod's end forgets it.
-        self.certificates.prefetch(&capture.pod.identity);
+        // Only now that the account is known to be ours, lest another pod's end forgets it.
+        self.identities.want(&capture.pod.account);
         let listeners = self.redirect(capture.clone()).await?;
         self.table.lock().redirects(&capture.pod, SystemTime::now());
         // Connections wait in the backlog; none is lost. Who accepts comes last: all others are ready then.
@@ -311,9 +311,9 @@ mod tests {
             table.release(&pod.pod.uid).unwrap();
         }
         assert!(!table.ended(&second), "connections of the first release are open");
-        assert!(table.is_known(&first.pod.identity));
+        assert!(table.is_known(&first.pod.account));
         assert!(table.ended(&first));
-        assert!(!table.is_known(&first.pod.identity));
+        assert!(!table.is_known(&first.pod.account));
     }
 
     #[test]
@@ -374,6 +374,6 @@ mod tests {
         table.release(&pod.pod.uid).unwrap();
         table.capture(Arc::clone(&pod));
         assert!(!table.ended(&pod));
-        assert!(table.is_known(&pod.pod.identity));
+        assert!(table.is_known(&pod.pod.account));
     }
 }

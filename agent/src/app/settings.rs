@@ -7,9 +7,10 @@ use anyhow::Context as _;
 use super::environment;
 use crate::capture::bpf::KernelConfig;
 use crate::capture::kubelet::Search;
-use crate::config::{AgentConfig, TlsRecords, UnknownDestinations};
+use crate::config::{AgentConfig, TlsRecords, UnknownDestinations, ztunnel};
 use crate::enroll;
 use crate::identify::ca::CaConfig;
+use crate::mesh::Given;
 use crate::sys::cgroup::{self, Cgroup};
 use crate::tunnel::Limits;
 use crate::tunnel::tls::RecordLayer;
@@ -49,13 +50,12 @@ pub(super) fn run_dir(config: &AgentConfig) -> &Path {
 }
 
 /// Of discovery.
-pub(super) fn discovery(config: &AgentConfig) -> XdsConfig {
-    XdsConfig {
+pub(super) fn discovery(config: &AgentConfig) -> anyhow::Result<XdsConfig> {
+    Ok(XdsConfig {
         address: config.xds_address.clone(),
         server_name: config.control_plane_name.clone(),
         root_cert: config.root_cert.clone(),
         token: config.token.clone(),
-        cluster_id: config.cluster_id.clone(),
         node_name: config.node_name.clone(),
         pod_name: config.pod_name.clone(),
         pod_namespace: config.pod_namespace.clone(),
@@ -63,33 +63,45 @@ pub(super) fn discovery(config: &AgentConfig) -> XdsConfig {
         instance_ip: config.instance_ip,
         renewal: XdsConfig::RENEWAL,
         kept: Some(kept(config)),
-        metadata: environment::metadata(std::env::vars()),
+        metadata: environment::metadata(ztunnel::variables()),
+        headers: environment::headers("XDS_HEADER_", ztunnel::variables())?,
+    })
+}
+
+/// Of where this node is in the mesh, as far as the agent is told.
+pub(super) fn given(config: &AgentConfig) -> Given {
+    Given {
+        node: config.node_name.as_str().into(),
+        agent: Some((config.pod_namespace.as_str().into(), config.pod_name.as_str().into())),
+        cluster_id: config.cluster_id.as_deref().map(Into::into),
+        network: config.network.as_deref().map(Into::into),
+        trust_domain: config.trust_domain.clone(),
     }
 }
 
 /// What is known of the mesh, on the node's disk.
 pub(super) fn kept(config: &AgentConfig) -> Kept {
-    let mesh = [&config.xds_address, &config.cluster_id, &config.network, &config.trust_domain];
-    Kept::new(&config.state_dir, mesh.map(String::as_str).join(" "))
+    let Given { cluster_id, network, trust_domain, .. } = given(config);
+    let told = (&config.xds_address, cluster_id, network, trust_domain);
+    Kept::new(&config.state_dir, format!("{told:?}"))
 }
 
 /// Of certificates.
-pub(super) fn certificates(config: &AgentConfig) -> CaConfig {
-    CaConfig {
+pub(super) fn certificates(config: &AgentConfig) -> anyhow::Result<CaConfig> {
+    Ok(CaConfig {
         address: config.ca_address.clone(),
         server_name: config.control_plane_name.clone(),
         root_cert: config.root_cert.clone(),
         token: config.token.clone(),
-        cluster_id: config.cluster_id.clone(),
         ttl: config.certificate_ttl,
-    }
+        headers: environment::headers("CA_HEADER_", ztunnel::variables())?,
+    })
 }
 
 /// Of enrolment.
 pub(super) fn enrolment(config: &AgentConfig) -> anyhow::Result<enroll::Settings> {
     Ok(enroll::Settings {
         node_name: config.node_name.as_str().into(),
-        trust_domain: config.trust_domain.as_str().into(),
         cgroup_root: cgroup_root(config)?,
         proc: config.proc.clone(),
         cni_socket: config.cni_socket.clone(),

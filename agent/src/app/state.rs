@@ -18,6 +18,7 @@ use super::footprint::Calm;
 use super::kubelet::Probes;
 use super::missing::Missing;
 use super::pods::{Pods, SharedKernel};
+use super::strangers::Strangers;
 use super::worker::{Command, Worker};
 use super::{dump, explain, migrate};
 use crate::config::AgentConfig;
@@ -194,8 +195,9 @@ impl State {
     }
 
     fn explain(&self, asked: &Parameters) -> Result<Value, Refusal> {
-        let (network, node) = (self.config.network.as_str().into(), &self.config.node_name);
-        json(&explain::answer::answer(&self.mesh.load(), &network, node, asked)?)
+        let (mesh, node) = (self.mesh.load(), &self.config.node_name);
+        let home = mesh.home().map_err(|unknown| Refusal::unavailable(unknown.to_string()))?;
+        json(&explain::answer::answer(&mesh, &home.network, node, asked)?)
     }
 
     /// Asks every data thread; one that does not answer makes the whole answer fail.
@@ -210,10 +212,9 @@ impl State {
             let silent = || Refusal::unavailable("a data thread does not tell its connections");
             threads.push(timeout(LIST, asked).await.ok().flatten().ok_or_else(silent)?);
         }
-        let (network, node) = (self.config.network.as_str().into(), &self.config.node_name);
+        let (mesh, node) = (self.mesh.load(), &self.config.node_name);
         let namespace = asked.get("namespace").map(String::as_str);
-        let mesh = self.mesh.load();
-        let mut answer = migrate::answer::answer(&mesh, &network, node, namespace, threads)?;
+        let mut answer = migrate::answer::answer(&mesh, node, namespace, threads)?;
         answer.redirected = self.pods.redirected().iter().map(Into::into).collect();
         answer.now = migrate::answer::milliseconds(SystemTime::now());
         json(&answer)
@@ -229,8 +230,8 @@ impl State {
             policies: mesh.policies().map(|policy| (&**policy).into()).collect(),
             rejected: dump::rejected(&self.discovery.borrow()),
             certificates: self.certificates.states().iter().map(dump::certificate).collect(),
-            workload_state: dump::pods(&self.enrolled.borrow(), &connections),
-            config: dump::config(&self.config),
+            workload_state: dump::pods(&mesh, &self.enrolled.borrow(), &connections),
+            config: dump::config(&self.config, &mesh),
             ..ConfigDump::default()
         }
     }
@@ -255,10 +256,16 @@ impl State {
             return;
         }
         let pods = enrolled.pods.iter().filter_map(|pod| pod.pod.clone());
-        for key in missing.look(&mesh, &self.config.network.as_str().into(), pods) {
+        for key in missing.look(&mesh, pods) {
             warn!(policy = %key, "the control plane names this policy and does not send it: \
                 plaintext is denied where it is named, and identities pass, as its content would have it");
         }
+    }
+
+    /// Tells on the readiness page what is wrong without being a reason to wait.
+    fn remark(&self, readiness: &Readiness, enrolled: &enroll::Status) {
+        readiness.remark("pods", enrolled.troubles());
+        readiness.remark("control plane", self.discovery.borrow().last_error.clone());
     }
 
     /// Whether every pod that is to be captured is.
@@ -277,7 +284,7 @@ impl State {
         let mut mesh_known = Some(readiness.pending("mesh state from the control plane"));
         let mut pods_known = Some(readiness.pending("pods of this node"));
         let (mut nothing_captured, mut kernel_broken) = (None, None);
-        let mut missing = Missing::default();
+        let (mut missing, mut strangers) = (Missing::default(), Strangers::new(readiness.clone()));
         let (mut kernel_due, mut ready_due) = (interval(UPKEEP), interval(READINESS));
         loop {
             tokio::select! {
@@ -290,7 +297,8 @@ impl State {
                         pods_known = None;
                     }
                     let enrolled = self.enrolled.borrow().clone();
-                    readiness.remark("pods", enrolled.troubles());
+                    self.remark(&readiness, &enrolled);
+                    strangers.look(&self.mesh.load(), &enrolled.pods);
                     let broken = enrolled.broken().is_some();
                     let pending = || readiness.pending("the capture of any pod");
                     nothing_captured = broken.then(|| nothing_captured.unwrap_or_else(pending));

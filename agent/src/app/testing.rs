@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::capture::{PodCapture, StandIns};
 use crate::connection::Means;
 use crate::mesh::local::Exclusions;
-use crate::mesh::{LocalPod, PodUid, SpiffeId};
+use crate::mesh::{Account, LocalPod, PodUid};
 use crate::sys::netns::Netns;
 use crate::tunnel::Budget;
 
@@ -15,7 +15,7 @@ pub(super) fn pod() -> Arc<PodCapture> {
         uid: PodUid("1".into()),
         namespace: "ns".into(),
         name: "pod".into(),
-        identity: SpiffeId::new("cluster.local", "ns", "sa").unwrap(),
+        account: Account::new("ns", "sa").unwrap(),
         ip4: None,
         ip6: None,
         exclusions: Exclusions::default(),

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::mesh::policy::Action;
-use crate::mesh::{LocalPod, Mesh, MeshReader, Network, ResourceKind, Workload};
+use crate::mesh::{LocalPod, Mesh, MeshReader, ResourceKind, Workload};
 
 use super::{Decision, Denial, Permit, Request, decide, dry_run};
 
@@ -21,7 +21,6 @@ use super::{Decision, Denial, Permit, Request, decide, dry_run};
 /// Nothing is lost.
 pub async fn permit(
     reader: &MeshReader,
-    network: &Network,
     pod: &LocalPod,
     request: &Request,
     wait: Duration,
@@ -36,7 +35,7 @@ pub async fn permit(
         // The snapshot is not held while waiting: its memory would outlive it by as long.
         let denial = {
             let mesh = reader.load();
-            let workload = mesh.workload_of(network, pod);
+            let workload = mesh.workload_of(pod);
             match judge(&mesh, workload, request) {
                 Verdict::Final(result) => {
                     report_dry_runs(&mesh, workload, request);
@@ -66,7 +65,6 @@ pub async fn permit(
 /// Nothing is lost.
 pub async fn revoked(
     reader: &MeshReader,
-    network: &Network,
     pod: &LocalPod,
     request: &Request,
     wait: Duration,
@@ -77,7 +75,7 @@ pub async fn revoked(
     loop {
         changes.mark_unchanged();
         // No snapshot is held while waiting, as above.
-        let wanting = match last.again(&reader.load(), network, pod, request) {
+        let wanting = match last.again(&reader.load(), pod, request) {
             Some(Verdict::Final(Err(denial))) => return denial,
             Some(Verdict::Final(Ok(_))) => {
                 wanting_since = None;
@@ -110,12 +108,11 @@ impl Judged {
     fn again(
         &mut self,
         mesh: &Mesh,
-        network: &Network,
-        pod: &LocalPod,
+            pod: &LocalPod,
         request: &Request,
     ) -> Option<Verdict> {
         let known = || self.by.as_ref().map(|(workload, _)| workload);
-        let workload = mesh.workload_of(network, pod).or_else(known).cloned();
+        let workload = mesh.workload_of(pod).or_else(known).cloned();
         if let (Some(new), Some((old, version))) = (&workload, &self.by)
             && Arc::ptr_eq(new, old)
             && mesh.policy_version() == *version

@@ -10,7 +10,7 @@ use super::bpf::{Kernel, KernelConfig, remove_all};
 use super::kubelet::{Kubelet, Search};
 use super::{PodCapture, PodListeners, StandInRanges};
 use crate::mesh::local::Exclusions;
-use crate::mesh::{LocalPod, PodUid, SpiffeId};
+use crate::mesh::{Account, LocalPod, PodUid};
 use crate::sys::cgroup::{self, Cgroup};
 use crate::sys::{Netns, privileges, sysctl};
 
@@ -199,7 +199,7 @@ fn try_capture(
             uid: PodUid("check".into()),
             namespace: "check".into(),
             name: "check".into(),
-            identity: SpiffeId::new("check", "check", "check")?,
+            account: Account::new("check", "check")?,
             // The one address that a namespace without devices has.
             ip4: Some(Ipv4Addr::LOCALHOST),
             ip6: None,

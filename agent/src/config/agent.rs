@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::{CommonArgs, ConfigErrors, LogFormat, Mistakes};
 use crate::capture::StandInRanges;
+use crate::mesh::TrustDomain;
 
 /// Lines of a pod a second: the node's log then holds a quarter of an hour of who logs most.
 const DEFAULT_POD_LOG_LINES: u32 = 100;
@@ -53,9 +54,16 @@ pub struct AgentArgs {
     /// Certificate revocation lists (PEM, or DER of one), separated by commas, read again when they change.
     #[arg(long, env = "CRL_PATH", value_delimiter = ',')]
     pub crl: Vec<PathBuf>,
-    /// Network of this cluster; empty in a single-network mesh.
-    #[arg(long, env = "NETWORK", default_value = "")]
-    pub network: String,
+    /// Identifier of this cluster, if it is not to be learned from the control plane. One that the control plane does not
+    /// know this node's pods by keeps the agent from being ready; so with the network and the trust domain.
+    #[arg(long, env = "CLUSTER_ID")]
+    pub cluster_id: Option<String>,
+    /// Network of this cluster, if it is not to be learned.
+    #[arg(long, env = "NETWORK")]
+    pub network: Option<String>,
+    /// Trust domain of the mesh, if it is not to be learned.
+    #[arg(long, env = "TRUST_DOMAIN")]
+    pub trust_domain: Option<String>,
     /// Root of the cgroup v2 hierarchy, or this node's subtree of it; found by itself if not given.
     #[arg(long, env = "CGROUP_ROOT")]
     pub cgroup_root: Option<PathBuf>,
@@ -146,9 +154,9 @@ pub struct AgentConfig {
     pub token: PathBuf,
     pub certificate_ttl: Duration,
     pub crl: Vec<PathBuf>,
-    pub cluster_id: String,
-    pub trust_domain: String,
-    pub network: String,
+    pub cluster_id: Option<String>,
+    pub network: Option<String>,
+    pub trust_domain: Option<TrustDomain>,
     pub root_namespace: String,
     pub kubeconfig: Option<PathBuf>,
     pub cgroup_root: Option<PathBuf>,
@@ -204,8 +212,7 @@ impl AgentConfig {
             Some(ca.clone())
         };
         let certificate_ttl = mistakes.duration("--certificate-ttl", &args.certificate_ttl);
-        let trust_domain =
-            mistakes.required("--trust-domain", "TRUST_DOMAIN", &common.trust_domain);
+        let trust_domain = trust_domain(mistakes, args.trust_domain.as_deref());
         let stand_ins = stand_ins(mistakes, &args.stand_ins);
         let threads = threads(mistakes, &args.threads);
         let memory_limit = memory_limit(mistakes, &args.memory_limit);
@@ -227,7 +234,7 @@ impl AgentConfig {
             metrics_address: metrics_address?,
             ready_address: ready_address?,
             drain_deadline: drain_deadline?,
-            cluster_id: args.common.cluster_id,
+            cluster_id: args.cluster_id.filter(|id| !id.is_empty()),
             root_namespace: args.common.root_namespace,
             kubeconfig: args.common.kubeconfig,
             log_format: args.common.log_format,
@@ -238,7 +245,7 @@ impl AgentConfig {
             control_plane_name: args.control_plane_name,
             root_cert: args.root_cert,
             token: args.token,
-            network: args.network,
+            network: args.network.filter(|network| !network.is_empty()),
             crl: args.crl,
             cgroup_root: args.cgroup_root,
             agent_cgroup: args.agent_cgroup,
@@ -267,6 +274,18 @@ fn https(mistakes: &mut Mistakes, flag: &str, text: &str) -> Option<String> {
         return None;
     }
     Some(text.to_owned())
+}
+
+/// A trust domain, or none: an empty one is none, too.
+fn trust_domain(mistakes: &mut Mistakes, text: Option<&str>) -> Option<Option<TrustDomain>> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Some(None) };
+    match TrustDomain::new(text) {
+        Ok(trust_domain) => Some(Some(trust_domain)),
+        Err(error) => {
+            mistakes.note("--trust-domain", &error.to_string());
+            None
+        }
+    }
 }
 
 /// Two ranges of IPv4 and one of IPv6.
@@ -356,6 +375,7 @@ mod tests {
             "--memory-limit=2GB",
             "--admin-address=15000",
             "--drain-deadline=soon",
+            "--trust-domain=a/b",
         ];
         let mistakes = check(&flags).unwrap_err().0;
         let told = |flag: &str| mistakes.iter().any(|m| m.starts_with(flag));

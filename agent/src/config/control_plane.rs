@@ -14,6 +14,12 @@ pub struct ControlPlaneArgs {
     /// Flags common to all.
     #[command(flatten)]
     pub common: CommonArgs,
+    /// Identifier of the cluster.
+    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// Trust domain of the mesh.
+    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: String,
     /// Address of discovery and certificates.
     #[arg(long, env = "LISTEN_ADDRESS", default_value = "0.0.0.0:15012")]
     pub listen: String,
@@ -85,8 +91,7 @@ impl ControlPlaneSettings {
     fn assemble(args: ControlPlaneArgs, mistakes: &mut Mistakes) -> Option<Self> {
         let common = args.common;
         let listen = mistakes.socket("--listen", &args.listen);
-        let trust_domain =
-            mistakes.required("--trust-domain", "TRUST_DOMAIN", &common.trust_domain);
+        let trust_domain = mistakes.required("--trust-domain", "TRUST_DOMAIN", &args.trust_domain);
         let trusted =
             args.trusted_node_account.iter().filter_map(|a| account(mistakes, a)).collect();
         let ready_address = mistakes.socket("--ready-address", &common.ready_address);
@@ -109,7 +114,7 @@ impl ControlPlaneSettings {
             workload_certificates: args.workload_certificates,
             namespace: args.namespace,
             root_namespace: common.root_namespace,
-            cluster_id: common.cluster_id,
+            cluster_id: args.cluster_id,
             cluster_domain: args.cluster_domain,
             dns_names: args.dns_name,
             kubeconfig: common.kubeconfig,

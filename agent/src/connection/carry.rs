@@ -73,7 +73,7 @@ fn revoked(context: Rc<Context>, arrival: Arrival) -> Pin<Box<impl Future<Output
     let (pod, request) = arrival.judged();
     Box::pin(async move {
         let hold = context.timings.hold;
-        watch::revoked(&context.mesh, &context.network, &pod.pod, &request, hold).await
+        watch::revoked(&context.mesh, &pod.pod, &request, hold).await
     })
 }
 

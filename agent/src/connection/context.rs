@@ -4,13 +4,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arcstr::ArcStr;
-
 use super::accepted::Accepted;
 use super::open::{OpenConnection, OpenConnections};
 use super::plaintext::{PlaintextCounters, PlaintextPeers};
 use crate::identify::certs::Certificates;
-use crate::mesh::{Mesh, MeshReader, Network};
+use crate::mesh::{Home, HomeUnknown, Mesh, MeshReader};
 use crate::observe::metrics::{Metrics, ThreadMetrics};
 use crate::sys::socket;
 use crate::tunnel::{Limits, Pool};
@@ -37,10 +35,6 @@ impl Default for Timings {
 pub struct Shared {
     /// What we know of the mesh.
     pub mesh: MeshReader,
-    /// The network of this cluster.
-    pub network: Network,
-    /// This cluster's identifier.
-    pub cluster: ArcStr,
     /// Certificates of this node's identities.
     pub certificates: Certificates,
     /// Counters.
@@ -62,10 +56,16 @@ pub struct Context {
     pub(super) accepted: Accepted,
 }
 
-/// The control plane has told nothing yet, so nobody knows where a connection should go.
+/// What the control plane has told does not say where a connection should go, nor as whom.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing received from the control plane within {0:?}; is it reachable?")]
-pub(super) struct MeshUnknown(Duration);
+pub(super) enum MeshUnknown {
+    /// It has told nothing.
+    #[error("nothing received from the control plane within {0:?}; is it reachable?")]
+    Silent(Duration),
+    /// It has not told where this node is in the mesh.
+    #[error("it is not known where this node is in the mesh")]
+    Home(#[source] HomeUnknown),
+}
 
 impl Context {
     /// A thread's context.
@@ -96,27 +96,43 @@ impl Context {
         self.plaintext.snapshot()
     }
 
-    /// The mesh, once the control plane has told all of it; waits a bounded time for that.
-    pub(super) async fn synced_mesh(&self) -> Result<Arc<Mesh>, MeshUnknown> {
-        let mesh = self.mesh.load();
-        if mesh.synced() {
-            return Ok(mesh);
+    /// The mesh and where this node is in it, once the control plane has told all of it; waits a bounded time for that.
+    pub(super) async fn synced_mesh(&self) -> Result<(Arc<Mesh>, Arc<Home>), MeshUnknown> {
+        let known = |mesh: &Arc<Mesh>| {
+            let home = mesh.home().ok().filter(|_| mesh.synced())?;
+            Some((mesh.clone(), home.clone()))
+        };
+        self.once(known).await
+    }
+
+    /// Where this node is in the mesh, once the control plane has told that; waits a bounded time for it.
+    pub(super) async fn home(&self) -> Result<Arc<Home>, MeshUnknown> {
+        self.once(|mesh| mesh.home().ok().cloned()).await
+    }
+
+    /// What `known` finds, as soon as it does.
+    async fn once<T>(&self, known: impl Fn(&Arc<Mesh>) -> Option<T>) -> Result<T, MeshUnknown> {
+        if let Some(known) = known(&self.mesh.load()) {
+            return Ok(known);
         }
         let mut changes = self.mesh.changes();
-        let synced = async {
+        let found = async {
             loop {
                 changes.mark_unchanged();
-                let mesh = self.mesh.load();
-                if mesh.synced() {
-                    return Some(mesh);
+                if let Some(known) = known(&self.mesh.load()) {
+                    return Some(known);
                 }
                 changes.changed().await.ok()?;
             }
         };
-        match tokio::time::timeout(self.timings.hold, synced).await {
-            Ok(Some(mesh)) => Ok(mesh),
-            Ok(None) | Err(_) => Err(MeshUnknown(self.timings.hold)),
+        if let Ok(Some(known)) = tokio::time::timeout(self.timings.hold, found).await {
+            return Ok(known);
         }
+        let mesh = self.mesh.load();
+        Err(match mesh.home() {
+            Err(unknown) if mesh.synced() => MeshUnknown::Home(unknown.clone()),
+            _ => MeshUnknown::Silent(self.timings.hold),
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use super::plaintext::Encounter;
 use super::record::{Record, Way};
 use crate::authorize::{Denial, Request};
 use crate::capture::{Captured, PodCapture};
-use crate::mesh::{Mesh, Service, SpiffeId, Workload};
+use crate::mesh::{Home, Mesh, Service, SpiffeId, Workload};
 use crate::observe::connection::{ConnectionInfo, Party};
 use crate::observe::labels::Reporter;
 use crate::route::{self, Authority, AuthorityError, InboundError};
@@ -21,6 +21,8 @@ use crate::tunnel::hbone::{self, Forwarded};
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub(super) pod: Arc<PodCapture>,
+    /// Where the pod was when the tunnel was taken.
+    pub(super) home: Arc<Home>,
     pub(super) client: SocketAddr,
     /// The pod's address and port 15008.
     pub(super) destination: SocketAddr,
@@ -77,11 +79,11 @@ impl Arrival {
             return Err(InboundError::IllegalPort(destination.port()));
         }
         let mesh = context.mesh.load();
-        let workload = mesh.workload_of(&context.network, &captured.pod.pod).cloned();
+        let workload = mesh.workload_of(&captured.pod.pod).cloned();
         let service = workload.as_deref().and_then(|w| likely_service(&mesh, w, None));
         let info = ConnectionInfo {
             reporter: Reporter::Destination,
-            source: source(context, &mesh, client, None),
+            source: source(&mesh, client, None),
             destination: Party {
                 address: destination,
                 workload,
@@ -108,7 +110,7 @@ impl Arrival {
         let mesh = context.mesh.load();
         let authority: Authority = incoming.authority().parse()?;
         let pod = &caller.pod.pod;
-        let to = route::inbound(&mesh, &context.network, pod, &authority, caller.destination)?;
+        let to = route::inbound(&mesh, &caller.home.network, pod, &authority, caller.destination)?;
         if to.proxy_protocol {
             return Err(Unservable::ProxyProtocol);
         }
@@ -123,12 +125,12 @@ impl Arrival {
         });
         let info = ConnectionInfo {
             reporter: Reporter::Destination,
-            source: source(context, &mesh, caller.client, Some(&caller.identity)),
+            source: source(&mesh, caller.client, Some(&caller.identity)),
             destination: Party {
                 address: caller.destination,
                 workload: to.workload,
                 local: Some(pod.clone()),
-                identity: Some(pod.identity.clone()),
+                identity: Some(pod.account.identity(&caller.home.trust_domain)),
             },
             service,
             hbone_target: Some(incoming.authority().into()),
@@ -195,14 +197,10 @@ impl Arrival {
 
 /// The client as the mesh knows it. An address alone proves nothing: the workload it belongs to is
 /// named only if the identity agrees, or where there is no identity to disagree.
-fn source(
-    context: &Context,
-    mesh: &Mesh,
-    client: SocketAddr,
-    identity: Option<&SpiffeId>,
-) -> Party {
-    let workload = mesh
-        .workload_by_address(&context.network, client.ip())
+fn source(mesh: &Mesh, client: SocketAddr, identity: Option<&SpiffeId>) -> Party {
+    let known = mesh.home().ok();
+    let workload = known
+        .and_then(|home| mesh.workload_by_address(&home.network, client.ip()))
         .filter(|workload| identity.is_none_or(|identity| workload.identity == *identity))
         .cloned();
     Party { address: client, workload, local: None, identity: identity.cloned() }

@@ -168,7 +168,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mesh::SpiffeId;
+    use crate::mesh::Account;
     use crate::mesh::local::Exclusions;
 
     fn pod() -> Arc<LocalPod> {
@@ -176,7 +176,7 @@ mod tests {
             uid: PodUid("1".into()),
             namespace: "bookinfo".into(),
             name: "details-1".into(),
-            identity: SpiffeId::new("cluster.local", "bookinfo", "details").unwrap(),
+            account: Account::new("bookinfo", "details").unwrap(),
             ip4: Some([10, 0, 0, 2].into()),
             ip6: None,
             exclusions: Exclusions::default(),

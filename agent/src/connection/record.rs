@@ -12,7 +12,7 @@ use super::open::{Direction, Listed, OpenConnection};
 use crate::authorize::Denial;
 use crate::capture::Captured;
 use crate::error::chain;
-use crate::mesh::{LocalPod, PodUid, Workload};
+use crate::mesh::{Home, LocalPod, PodUid, Workload};
 use crate::observe::access_log;
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
 use crate::observe::labels::{Reporter, ResponseFlags};
@@ -126,6 +126,7 @@ impl Record {
 /// The record of an outbound connection.
 pub(super) fn outbound(
     context: &Context,
+    home: &Home,
     captured: &Captured,
     source: Option<Arc<Workload>>,
     route: &Route,
@@ -143,7 +144,7 @@ pub(super) fn outbound(
             address: captured.client,
             workload: source,
             local: Some(pod.clone()),
-            identity: tunnel.map(|_| pod.identity.clone()),
+            identity: tunnel.map(|_| pod.account.identity(&home.trust_domain)),
         },
         destination: Party {
             address: target,

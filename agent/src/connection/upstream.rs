@@ -18,7 +18,7 @@ use crate::capture::PodCapture;
 use crate::capture::bpf::StandInError;
 use crate::identify::certs::CertificateError;
 use crate::mesh::workload::WorkloadKind;
-use crate::mesh::{LocalPod, Workload};
+use crate::mesh::{Home, LocalPod, Workload};
 use crate::observe::labels::ResponseFlags;
 use crate::route::TunnelRoute;
 use crate::sys::socket::{self, AppDialler};
@@ -64,6 +64,7 @@ impl TunnelError {
 /// A connection of a pod of this node, and where it leads; as it is told to the far end.
 pub(super) struct From<'a> {
     pub(super) context: &'a Context,
+    pub(super) home: &'a Home,
     pub(super) pod: &'a PodCapture,
     pub(super) account: &'a Rc<Account>,
     pub(super) client: SocketAddr,
@@ -78,9 +79,10 @@ pub(super) async fn tunnel(
 ) -> Result<TunnelStream, TunnelError> {
     let From { context, pod, route, .. } = *from;
     let local = &pod.pod;
-    let svid = context.certificates.svid(&local.identity).await.map_err(TunnelError::Identity)?;
+    let source = local.account.identity(&from.home.trust_domain);
+    let svid = context.certificates.svid(&source).await.map_err(TunnelError::Identity)?;
     let key = PoolKey {
-        source: local.identity.clone(),
+        source,
         pod: local.uid.clone(),
         gateway: route.gateway,
         expected: route.expected.clone(),
@@ -186,7 +188,7 @@ impl Asked for From<'_> {
         let host = self.route.service.as_ref().map(|service| service.key.hostname.clone());
         let mut random = rand::rng();
         let named = [
-            (hbone::BAGGAGE, baggage(self.context, &self.pod.pod, self.source).header()),
+            (hbone::BAGGAGE, baggage(self.home, &self.pod.pod, self.source).header()),
             (hbone::FORWARDED, Forwarded { client: Some(self.client), host }.header()),
             (hbone::TRACEPARENT, TraceParent::new(random.random(), random.random()).header()),
         ];
@@ -195,10 +197,10 @@ impl Asked for From<'_> {
 }
 
 /// Who a pod of this node is, in a tunnel's headers.
-pub(super) fn baggage(context: &Context, pod: &LocalPod, workload: Option<&Workload>) -> Baggage {
+pub(super) fn baggage(home: &Home, pod: &LocalPod, workload: Option<&Workload>) -> Baggage {
     let Some(workload) = workload else {
         return Baggage {
-            cluster: context.cluster.clone(),
+            cluster: home.cluster_id.clone(),
             namespace: pod.namespace.clone(),
             workload_kind: arcstr::literal!("pod"),
             workload: pod.name.clone(),

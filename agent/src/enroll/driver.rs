@@ -79,8 +79,7 @@ impl<C: Capture> Parts<C> {
         let Self { mut driver, socket, client } = self;
         let (calls, incoming) = mpsc::channel(MAX_CALLS);
         let changes = pods::watch(&client, &driver.settings.node_name);
-        let (file, domain) = (&driver.settings.remembered, &driver.settings.trust_domain);
-        let remembered = remembered::read(file, domain);
+        let remembered = remembered::read(&driver.settings.remembered);
         driver.input(Input::Adopted(adopted));
         driver.input(Input::Remembered(remembered));
         let mut server = JoinSet::new();
@@ -171,7 +170,7 @@ impl<C: Capture> Driver<C> {
     }
 
     fn snapshot(&mut self) {
-        if let Some(targets) = self.view.targets(&self.settings.trust_domain) {
+        if let Some(targets) = self.view.targets() {
             self.told.retain(|uid| targets.contains_key(uid));
             self.input(Input::Snapshot(targets));
         }
@@ -190,8 +189,7 @@ impl<C: Capture> Driver<C> {
                 self.next_ticket += 1;
                 self.answers.insert(ticket, reply);
                 let known = self.view.pod(&request.pod_namespace, &request.pod_name);
-                let trust_domain = self.settings.trust_domain.clone();
-                self.jobs.admit(ticket, Admit { request, known, trust_domain });
+                self.jobs.admit(ticket, Admit { request, known });
             }
             Verb::Del => {
                 let answer = Answer { enrolled: false, reason: "noted".to_owned() };

@@ -137,17 +137,12 @@ impl View {
     }
 
     /// Every pod of the node and what is wished for it; none while a list is incomplete.
-    pub fn targets(&self, trust_domain: &ArcStr) -> Option<HashMap<PodUid, Target>> {
+    pub fn targets(&self) -> Option<HashMap<PodUid, Target>> {
         if !self.is_complete() {
             return None;
         }
-        Some(
-            self.pods
-                .live
-                .values()
-                .map(|pod| (pod.uid.clone(), self.target(pod, trust_domain)))
-                .collect(),
-        )
+        let target = |pod: &PodFacts| (pod.uid.clone(), self.target(pod));
+        Some(self.pods.live.values().map(target).collect())
     }
 
     /// Pods that are asked for and cannot be captured, whatever is done; none while a list is incomplete.
@@ -174,12 +169,12 @@ impl View {
         Some(Arc::new(labelled.map(|(name, _)| name.clone()).chain(of_pods).collect()))
     }
 
-    fn target(&self, pod: &PodFacts, trust_domain: &ArcStr) -> Target {
+    fn target(&self, pod: &PodFacts) -> Target {
         let mode = self.namespaces.live.get(&pod.namespace).copied().flatten();
         let wish = match rules::judge(pod, mode) {
             Verdict::Leave(_) => Wish::Leave,
             Verdict::Enroll if pod.ips.is_empty() => Wish::Keep,
-            Verdict::Enroll => match rules::local_pod(pod, trust_domain, &pod.ips) {
+            Verdict::Enroll => match rules::local_pod(pod, &pod.ips) {
                 Ok(pod) => Wish::Enroll(Arc::new(pod)),
                 Err(error) => {
                     tracing::warn!(pod = %pod.name, namespace = %pod.namespace, %error, "pod cannot be enrolled");

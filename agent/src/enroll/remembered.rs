@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{PodState, Status};
 use crate::error::chain;
 use crate::mesh::local::Exclusions;
-use crate::mesh::{LocalPod, PodUid, SpiffeId};
+use crate::mesh::{Account, LocalPod, PodUid};
 use crate::sys::file;
 
 const FILE: &str = "pods.json";
@@ -55,7 +55,7 @@ pub fn file_in(state_dir: &Path) -> PathBuf {
 }
 
 /// The pods of the file; none if it is not sound.
-pub fn read(path: &Path, trust_domain: &ArcStr) -> Vec<Arc<LocalPod>> {
+pub fn read(path: &Path) -> Vec<Arc<LocalPod>> {
     let content: Content = match std::fs::read(path).map(|bytes| serde_json::from_slice(&bytes)) {
         Ok(Ok(content)) => content,
         Ok(Err(error)) => {
@@ -71,7 +71,7 @@ pub fn read(path: &Path, trust_domain: &ArcStr) -> Vec<Arc<LocalPod>> {
         return Vec::new();
     }
     let pods = content.pods.into_iter();
-    pods.filter_map(|(uid, entry)| entry.pod(uid, trust_domain)).map(Arc::new).collect()
+    pods.filter_map(|(uid, entry)| entry.pod(uid)).map(Arc::new).collect()
 }
 
 impl Entry {
@@ -79,7 +79,7 @@ impl Entry {
         Self {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
-            service_account: pod.identity.service_account().clone(),
+            service_account: pod.account.name().clone(),
             ip4: pod.ip4,
             ip6: pod.ip6,
             outbound_ports: pod.exclusions.outbound_ports.clone(),
@@ -88,14 +88,13 @@ impl Entry {
         }
     }
 
-    fn pod(self, uid: String, trust_domain: &ArcStr) -> Option<LocalPod> {
-        let identity =
-            SpiffeId::new(trust_domain.clone(), self.namespace.clone(), self.service_account);
+    fn pod(self, uid: String) -> Option<LocalPod> {
+        let account = Account::new(self.namespace.clone(), self.service_account);
         Some(LocalPod {
             uid: PodUid(uid.into()),
             namespace: self.namespace,
             name: self.name,
-            identity: identity.ok()?,
+            account: account.ok()?,
             ip4: self.ip4,
             ip6: self.ip6,
             exclusions: Exclusions {
@@ -162,7 +161,7 @@ mod tests {
             uid: PodUid("u-1".into()),
             namespace: "shop".into(),
             name: "web".into(),
-            identity: SpiffeId::new("corp", "shop", "sa").unwrap(),
+            account: Account::new("shop", "sa").unwrap(),
             ip4: Some([10, 0, 0, 1].into()),
             ip6: Some("fd00::1".parse().unwrap()),
             exclusions: Exclusions {
@@ -183,13 +182,13 @@ mod tests {
     fn captured_pods_are_read_as_they_were() {
         let dir = tempfile::tempdir().unwrap();
         let path = file_in(&dir.path().join("state"));
-        assert_eq!(read(&path, &"corp".into()), []);
+        assert_eq!(read(&path), []);
         write(&path, &content(&status(true, PodState::Captured)).unwrap()).unwrap();
-        assert_eq!(read(&path, &"corp".into()), [Arc::new(pod())]);
+        assert_eq!(read(&path), [Arc::new(pod())]);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         for broken in ["", "{", r#"{"version":2,"pods":{}}"#, r#"{"version":1,"pods":[]}"#] {
             std::fs::write(&path, broken).unwrap();
-            assert_eq!(read(&path, &"corp".into()), [], "{broken}");
+            assert_eq!(read(&path), [], "{broken}");
         }
     }
 

@@ -3,12 +3,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use arcstr::ArcStr;
 use ipnet::IpNet;
 
 use super::facts::PodFacts;
 use crate::mesh::local::LocalPod;
-use crate::mesh::spiffe::{SpiffeId, SpiffeIdError};
+use crate::mesh::spiffe::{Account, SpiffeIdError};
 
 /// Value of the label `istio.io/dataplane-mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,21 +108,13 @@ pub fn out_of_reach(pod: &PodFacts, namespace: Option<Mode>) -> Option<Reason> {
 ///
 /// # Errors
 /// Its namespace or service account cannot be part of an identity.
-pub fn local_pod(
-    pod: &PodFacts,
-    trust_domain: &ArcStr,
-    ips: &[IpAddr],
-) -> Result<LocalPod, SpiffeIdError> {
+pub fn local_pod(pod: &PodFacts, ips: &[IpAddr]) -> Result<LocalPod, SpiffeIdError> {
     let canonical = || ips.iter().map(IpAddr::to_canonical);
     Ok(LocalPod {
         uid: pod.uid.clone(),
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
-        identity: SpiffeId::new(
-            trust_domain.clone(),
-            pod.namespace.clone(),
-            pod.service_account.clone(),
-        )?,
+        account: Account::new(pod.namespace.clone(), pod.service_account.clone())?,
         ip4: canonical().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
         ip6: canonical().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
         exclusions: pod.exclusions.clone(),

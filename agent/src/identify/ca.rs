@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use arcstr::ArcStr;
 use parking_lot::Mutex;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -14,14 +15,14 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use sotto_proto::ca::IstioCertificateRequest;
 use sotto_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 use zeroize::Zeroizing;
 
 use super::csr;
 use super::svid::Issued;
-use crate::mesh::SpiffeId;
+use crate::mesh::{HomeUnknown, MeshReader, SpiffeId};
 
 /// One call, from its first byte to its last.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,10 +44,10 @@ pub struct CaConfig {
     pub root_cert: PathBuf,
     /// File with our service account's token.
     pub token: PathBuf,
-    /// The cluster our token is from.
-    pub cluster_id: String,
     /// Lifetime to ask for.
     pub ttl: Duration,
+    /// Further headers of every call.
+    pub headers: MetadataMap,
 }
 
 /// Why the CA gave no certificate.
@@ -75,9 +76,12 @@ pub enum CaError {
         /// Why not.
         source: tonic::transport::Error,
     },
+    /// It is not known which cluster our token is from.
+    #[error("failed to tell the CA which cluster this is")]
+    Home(#[source] HomeUnknown),
     /// The cluster's name cannot be sent.
     #[error("{0:?} cannot be a cluster's name: it is not printable ASCII")]
-    ClusterId(String),
+    ClusterId(ArcStr),
     /// No key or request could be made.
     #[error("failed to make a certificate request")]
     Request(#[source] rcgen::Error),
@@ -99,7 +103,7 @@ pub enum CaError {
         /// For whom we asked.
         identity: SpiffeId,
         /// Which cluster we said we are.
-        cluster: String,
+        cluster: ArcStr,
         /// The CA's own words.
         message: String,
     },
@@ -124,6 +128,8 @@ pub enum CaError {
 /// A client of the CA; cheap to share.
 pub struct CaClient {
     config: CaConfig,
+    /// Tells of which cluster our token is.
+    mesh: MeshReader,
     connection: Mutex<Option<Connection>>,
 }
 
@@ -141,8 +147,8 @@ impl fmt::Debug for CaClient {
 
 impl CaClient {
     /// A client that connects at its first call.
-    pub fn new(config: CaConfig) -> Self {
-        Self { config, connection: Mutex::new(None) }
+    pub fn new(config: CaConfig, mesh: MeshReader) -> Self {
+        Self { config, mesh, connection: Mutex::new(None) }
     }
 
     /// Has the CA sign a new key for `identity`.
@@ -158,16 +164,24 @@ impl CaClient {
             validity_duration: i64::try_from(self.config.ttl.as_secs()).unwrap_or(i64::MAX),
             metadata: Some(impersonating(identity)),
         });
+        *request.metadata_mut() = self.config.headers.clone();
         request.metadata_mut().insert("authorization", authorization);
-        let cluster = self.config.cluster_id.parse();
-        let cluster = cluster.map_err(|_| CaError::ClusterId(self.config.cluster_id.clone()))?;
-        request.metadata_mut().insert("clusterid", cluster);
+        let cluster = self.cluster()?;
+        let named = cluster.parse().map_err(|_| CaError::ClusterId(cluster.clone()))?;
+        request.metadata_mut().insert("clusterid", named);
         let call = IstioCertificateServiceClient::new(channel);
         let answer = tokio::time::timeout(CALL_TIMEOUT, { call }.create_certificate(request))
             .await
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
-            .map_err(|status| self.classify(identity, status))?;
+            .map_err(|status| self.classify(identity, cluster, status))?;
         read_answer(identity, &answer.into_inner().cert_chain, key)
+    }
+
+    /// Without it, or with another, istiod finds no pod of ours on our node.
+    fn cluster(&self) -> Result<ArcStr, CaError> {
+        let mesh = self.mesh.load();
+        let home = mesh.home().map_err(|unknown| CaError::Home(unknown.clone()))?;
+        Ok(home.cluster_id.clone())
     }
 
     /// The connection for the roots that the file holds now.
@@ -215,11 +229,11 @@ impl CaClient {
         Ok(value)
     }
 
-    fn classify(&self, identity: &SpiffeId, status: Status) -> CaError {
+    fn classify(&self, identity: &SpiffeId, cluster: ArcStr, status: Status) -> CaError {
         match status.code() {
             Code::Unauthenticated | Code::PermissionDenied => CaError::Unauthenticated {
                 identity: identity.clone(),
-                cluster: self.config.cluster_id.clone(),
+                cluster,
                 message: status.message().to_owned(),
             },
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => CaError::Unreachable {

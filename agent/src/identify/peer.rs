@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::mesh::SpiffeId;
+use crate::mesh::{SpiffeId, TrustDomain};
 
 /// Why a certificate does not say who its holder is, or says the wrong one.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum PeerError {
         /// Who it is.
         peer: SpiffeId,
         /// Whom we take.
-        ours: ArcStr,
+        ours: TrustDomain,
     },
     /// Not one of those we meant to talk to.
     #[error("the peer is {found:?}, want one of {expected:?}")]

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, Error, RootCertStore, ServerConfig, version};
 use super::clock::{Clock, TlsClock};
 use super::revocation::Revocations;
 use super::verify::{ExpectedPeerVerifier, TrustDomainVerifier};
+use crate::mesh::TrustDomain;
 
 pub use super::crypto::provider;
 
@@ -28,7 +29,7 @@ pub const ALPN: &[u8] = b"h2";
 pub(super) fn server_config(
     certificate: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
-    trust_domain: ArcStr,
+    trust_domain: TrustDomain,
     clock: Arc<dyn Clock>,
     revocations: Revocations,
 ) -> Result<ServerConfig, Error> {

@@ -22,13 +22,14 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use super::crypto::provider;
 use super::peer::{self, PeerError};
 use super::revocation::{PeerEnd, Revocations};
+use crate::mesh::TrustDomain;
 
 /// Takes clients of one trust domain, whose chain ends in one of the roots.
 pub struct TrustDomainVerifier {
     chain: Arc<dyn ClientCertVerifier>,
     roots: Arc<RootCertStore>,
     revocations: Revocations,
-    trust_domain: ArcStr,
+    trust_domain: TrustDomain,
 }
 
 impl TrustDomainVerifier {
@@ -38,7 +39,7 @@ impl TrustDomainVerifier {
     /// There are no roots.
     pub fn new(
         roots: Arc<RootCertStore>,
-        trust_domain: ArcStr,
+        trust_domain: TrustDomain,
         revocations: Revocations,
     ) -> Result<Self, Error> {
         let of_chain = Arc::clone(&roots);

@@ -1,6 +1,7 @@
 //! The addresses that are ours to carry, and the ports among them where nobody is: what the kernel needs to leave
 //! everything else alone, and to refuse what would only be reset.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use imbl::OrdMap;
@@ -10,7 +11,8 @@ use ipnet::IpNet;
 use super::address::Network;
 use super::snapshot::Mesh;
 
-/// How the set of destinations of one network changed between two snapshots.
+/// How the set of destinations changed between two snapshots, those of all networks together: what is an address of the
+/// mesh on some network must not go past the agent because this node's own network is not known, or not yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DestinationsDelta {
     /// Addresses that came.
@@ -28,24 +30,44 @@ pub struct DestinationsDelta {
 }
 
 impl DestinationsDelta {
-    /// What changed from `old` to `new` for `network`; the cost is that of the difference.
-    pub fn between(old: &Mesh, new: &Mesh, network: &Network) -> Self {
+    /// What changed from `old` to `new`; the cost is that of the difference.
+    pub fn between(old: &Mesh, new: &Mesh) -> Self {
         let mut delta = Self::default();
         for change in old.destinations().0.diff(&new.destinations().0) {
             match change {
-                DiffItem::Add((of, range), _) if of == network => delta.add(*range),
-                DiffItem::Remove((of, range), _) if of == network => delta.remove(*range),
-                DiffItem::Add(..) | DiffItem::Remove(..) | DiffItem::Update { .. } => {}
+                DiffItem::Add(range, _) => delta.add(*range),
+                DiffItem::Remove(range, _) => delta.remove(*range),
+                DiffItem::Update { .. } => {}
             }
+        }
+        delta.close(old, new);
+        delta
+    }
+
+    /// Ports are closed on one network, which may just have been learned.
+    fn close(&mut self, old: &Mesh, new: &Mesh) {
+        let network = |mesh: &Mesh| mesh.home().ok().map(|home| home.network.clone());
+        let (before, after) = (network(old), network(new));
+        if before != after {
+            let all = |mesh, network: Option<Network>| -> BTreeSet<SocketAddr> {
+                network.iter().flat_map(|network| closed_on(mesh, network)).collect()
+            };
+            let (before, after) = (all(old, before), all(new, after));
+            self.opened.extend(&before - &after);
+            self.closed.extend(&after - &before);
+            return;
         }
         for change in old.closed_ports().diff(new.closed_ports()) {
             match change {
-                DiffItem::Add((of, port), ()) if of == network => delta.closed.push(*port),
-                DiffItem::Remove((of, port), ()) if of == network => delta.opened.push(*port),
+                DiffItem::Add((of, port), ()) if after.as_ref() == Some(of) => {
+                    self.closed.push(*port);
+                }
+                DiffItem::Remove((of, port), ()) if after.as_ref() == Some(of) => {
+                    self.opened.push(*port);
+                }
                 DiffItem::Add(..) | DiffItem::Remove(..) | DiffItem::Update { .. } => {}
             }
         }
-        delta
     }
 
     /// Whether nothing changed.
@@ -70,22 +92,27 @@ impl DestinationsDelta {
     }
 }
 
+fn closed_on(mesh: &Mesh, network: &Network) -> Vec<SocketAddr> {
+    let here = mesh.closed_ports().keys().filter(|(of, _)| of == network);
+    here.map(|(_, port)| *port).collect()
+}
+
 /// Ports of services' addresses behind which nobody is, by network.
 pub(super) type ClosedPorts = OrdMap<(Network, SocketAddr), ()>;
 
-/// Destinations by network, counted: several resources may share one.
+/// Destinations, counted: several resources may share one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Destinations(OrdMap<(Network, IpNet), u32>);
+pub(super) struct Destinations(OrdMap<IpNet, u32>);
 
 impl Destinations {
     /// Counts a destination up.
-    pub(super) fn insert(&mut self, network: &Network, range: IpNet) {
-        *self.0.entry((network.clone(), range.trunc())).or_insert(0) += 1;
+    pub(super) fn insert(&mut self, range: IpNet) {
+        *self.0.entry(range.trunc()).or_insert(0) += 1;
     }
 
     /// Counts a destination down.
-    pub(super) fn remove(&mut self, network: &Network, range: IpNet) {
-        let at = (network.clone(), range.trunc());
+    pub(super) fn remove(&mut self, range: IpNet) {
+        let at = range.trunc();
         match self.0.get_mut(&at) {
             Some(count) if *count > 1 => *count -= 1,
             _ => {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use arcstr::ArcStr;
 use ipnet::IpNet;
 
-use super::spiffe::SpiffeId;
+use super::spiffe::Account;
 
 /// A pod's Kubernetes UID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,8 +37,8 @@ pub struct LocalPod {
     pub namespace: ArcStr,
     /// Pod name.
     pub name: ArcStr,
-    /// Its identity, from its service account.
-    pub identity: SpiffeId,
+    /// Its service account. With the trust domain, which the mesh tells, it is the pod's identity.
+    pub account: Account,
     /// IPv4 address.
     pub ip4: Option<Ipv4Addr>,
     /// IPv6 address.

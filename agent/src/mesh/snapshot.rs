@@ -12,6 +12,7 @@ use super::address::{Network, NetworkAddress};
 use super::cidr::CidrIndex;
 use super::claims::{self, Claims};
 use super::destinations::{ClosedPorts, Destinations};
+use super::home::{Given, Home, HomeUnknown, Locals};
 use super::local::LocalPod;
 use super::policies::{Policies, PolicySet, Selection};
 use super::policy::{Authorization, PolicyKey, PolicyScope};
@@ -47,6 +48,7 @@ pub struct Mesh {
     policies: Policies,
     destinations: Destinations,
     closed: ClosedPorts,
+    locals: Locals,
 }
 
 // === look-ups ===
@@ -107,12 +109,27 @@ impl Mesh {
         claims.iter().rev().filter_map(|uid| self.workloads.get(uid))
     }
 
-    /// What the mesh says of a pod of this node: same address, same name.
-    pub fn workload_of(&self, network: &Network, pod: &LocalPod) -> Option<&Arc<Workload>> {
-        let addresses = pod.ip4.map(IpAddr::V4).into_iter().chain(pod.ip6.map(IpAddr::V6));
-        addresses
-            .flat_map(|address| self.workloads_by_address(network, address))
-            .find(|workload| workload.name == pod.name && workload.namespace == pod.namespace)
+    /// What the mesh says of a pod of this node: same name, and an address of its own.
+    pub fn workload_of(&self, pod: &LocalPod) -> Option<&Arc<Workload>> {
+        self.locals.of(pod)
+    }
+
+    /// Where this node is.
+    ///
+    /// # Errors
+    /// Nothing tells, or what tells does not agree.
+    pub fn home(&self) -> Result<&Arc<Home>, &HomeUnknown> {
+        self.locals.home()
+    }
+
+    /// Whether anything is told of the agent's own pod.
+    pub fn knows_agent(&self) -> bool {
+        self.locals.knows_agent()
+    }
+
+    /// The cluster of this node, as far as it is known.
+    pub fn cluster_id(&self) -> Option<&ArcStr> {
+        self.locals.cluster_id()
     }
 
     /// A service by its key.
@@ -197,12 +214,6 @@ impl Mesh {
         self.policies.all_unreadable()
     }
 
-    /// Whether an address is ours to carry: a workload's, a service's, or in a service's range.
-    pub fn is_destination(&self, network: &Network, address: IpAddr) -> bool {
-        self.workload_by_address(network, address).is_some()
-            || self.service_by_vip(network, address).is_some()
-    }
-
     pub(super) fn destinations(&self) -> &Destinations {
         &self.destinations
     }
@@ -227,12 +238,18 @@ impl Mesh {
 // === changes, by the store alone ===
 
 impl Mesh {
+    /// Of a node that is told this of where it is.
+    pub(super) fn of(given: Given) -> Self {
+        Self { locals: Locals::new(given), ..Self::default() }
+    }
+
     pub(super) fn closed_ports_mut(&mut self) -> &mut ClosedPorts {
         &mut self.closed
     }
 
     pub(super) fn published(&mut self) {
         self.version += 1;
+        self.locals.learn();
     }
 
     pub(super) fn set_synced(&mut self, kind: ResourceKind) -> bool {
@@ -250,7 +267,7 @@ impl Mesh {
         }
         // New claims first: an address that stays keeps its place among the claimants.
         for at in addresses_of(&workload) {
-            self.destinations.insert(&at.network, at.address.into());
+            self.destinations.insert(at.address.into());
             claims::claim(&mut self.by_address, at, &workload.uid);
         }
         if let Some(old) = old {
@@ -260,6 +277,7 @@ impl Mesh {
             let set = self.endpoints.entry(key.clone()).or_default();
             set.insert(workload.uid.clone(), workload.clone());
         }
+        self.locals.insert(&workload);
         self.workloads.insert(workload.uid.clone(), workload);
         true
     }
@@ -272,9 +290,10 @@ impl Mesh {
 
     /// Drops what `old` held and `new` does not hold any more.
     fn release_workload(&mut self, old: &Workload, new: Option<&Workload>) {
+        self.locals.remove(old);
         let kept: Vec<_> = new.into_iter().flat_map(addresses_of).collect();
         for at in addresses_of(old) {
-            self.destinations.remove(&at.network, at.address.into());
+            self.destinations.remove(at.address.into());
             if !kept.contains(&at) {
                 claims::release(&mut self.by_address, &at, &old.uid);
             }
@@ -298,11 +317,11 @@ impl Mesh {
         }
         self.remove_service(&service.key);
         for at in &service.vips {
-            self.destinations.insert(&at.network, at.address.into());
+            self.destinations.insert(at.address.into());
             claims::claim(&mut self.by_vip, at.clone(), &service.key);
         }
         for (network, range) in &service.cidr_vips {
-            self.destinations.insert(network, *range);
+            self.destinations.insert(*range);
             self.by_cidr.insert(network, *range, &service.key);
         }
         claims::claim(&mut self.by_hostname, service.key.hostname.clone(), &service.key);
@@ -313,11 +332,11 @@ impl Mesh {
     pub(super) fn remove_service(&mut self, key: &ServiceKey) -> bool {
         let Some(old) = self.services.remove(key) else { return false };
         for at in &old.vips {
-            self.destinations.remove(&at.network, at.address.into());
+            self.destinations.remove(at.address.into());
             claims::release(&mut self.by_vip, at, key);
         }
         for (network, range) in &old.cidr_vips {
-            self.destinations.remove(network, *range);
+            self.destinations.remove(*range);
             self.by_cidr.remove(network, *range, key);
         }
         claims::release(&mut self.by_hostname, &key.hostname, key);

@@ -10,6 +10,7 @@ use arcstr::ArcStr;
 use tokio::sync::watch;
 
 use super::closed::Touched;
+use super::home::Given;
 use super::policy::{Authorization, PolicyKey, PolicyScope};
 use super::service::{Service, ServiceKey};
 use super::snapshot::{Mesh, ResourceKind};
@@ -71,13 +72,19 @@ pub struct Store {
 }
 
 impl Store {
-    /// An empty mesh and its reader.
+    /// An empty mesh and its reader, on a node without a name.
     pub fn new() -> (Self, MeshReader) {
-        let current = Arc::new(ArcSwap::from_pointee(Mesh::default()));
+        Self::on(Given::default())
+    }
+
+    /// The same on a node that is told this of where it is.
+    pub fn on(given: Given) -> (Self, MeshReader) {
+        let mesh = Mesh::of(given);
+        let current = Arc::new(ArcSwap::from_pointee(mesh.clone()));
         let (sender, versions) = watch::channel(0);
         let reader = MeshReader { current, versions, watchers: Watchers::default() };
         let store = Self {
-            mesh: Mesh::default(),
+            mesh,
             current: reader.current.clone(),
             versions: sender,
             watchers: reader.watchers.clone(),
@@ -87,7 +94,7 @@ impl Store {
 
     /// Applies a batch and publishes it once; a batch that changes nothing publishes nothing.
     pub fn apply(&mut self, events: impl IntoIterator<Item = MeshEvent>) {
-        let policies = self.mesh.policy_version();
+        let (policies, home) = (self.mesh.policy_version(), self.mesh.home().ok().cloned());
         let mut changed = false;
         let mut pods = Vec::new();
         let mut touched = Touched::default();
@@ -100,11 +107,16 @@ impl Store {
         }
         touched.settle(&mut self.mesh);
         self.publish();
-        if self.mesh.policy_version() == policies {
+        if self.mesh.policy_version() == policies && self.mesh.home().ok() == home.as_ref() {
             self.watchers.wake(&pods);
         } else {
             self.watchers.wake_all();
         }
+    }
+
+    /// What is known so far.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 
     /// Notes that the first state of a kind is here.

@@ -20,7 +20,11 @@ pub(super) struct PodName {
 
 impl PodName {
     pub(super) fn of(workload: &Workload) -> Self {
-        Self { namespace: workload.namespace.clone(), name: workload.name.clone() }
+        Self::new(&workload.namespace, &workload.name)
+    }
+
+    pub(super) fn new(namespace: &ArcStr, name: &ArcStr) -> Self {
+        Self { namespace: namespace.clone(), name: name.clone() }
     }
 }
 
@@ -30,7 +34,7 @@ pub(super) struct Watchers(Arc<Mutex<HashMap<PodName, watch::Sender<()>>>>);
 
 impl Watchers {
     pub(super) fn subscribe(&self, namespace: &ArcStr, name: &ArcStr) -> watch::Receiver<()> {
-        let pod = PodName { namespace: namespace.clone(), name: name.clone() };
+        let pod = PodName::new(namespace, name);
         let mut pods = self.0.lock();
         if let Some(sender) = pods.get(&pod) {
             return sender.subscribe();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::mesh::local::Exclusions;
-use crate::mesh::{LocalPod, PodUid, SpiffeId};
+use crate::mesh::{Account, LocalPod, PodUid};
 
 /// A pod of this node.
 pub(super) fn pod(name: &str) -> Arc<LocalPod> {
@@ -11,7 +11,7 @@ pub(super) fn pod(name: &str) -> Arc<LocalPod> {
         uid: PodUid(name.into()),
         namespace: "ns".into(),
         name: name.into(),
-        identity: SpiffeId::new("cluster.local", "ns", "sa").unwrap(),
+        account: Account::new("ns", "sa").unwrap(),
         ip4: None,
         ip6: None,
         exclusions: Exclusions::default(),

@@ -76,7 +76,7 @@ pub fn inbound(
     tcp_destination: SocketAddr,
 ) -> Result<InboundTarget, InboundError> {
     let local = tcp_destination.ip().to_canonical();
-    let workload = mesh.workload_of(network, pod).cloned();
+    let workload = mesh.workload_of(pod).cloned();
     let (port, service) = match authority {
         Authority::Ip(asked) => {
             let asked = SocketAddr::new(asked.ip().to_canonical(), asked.port());

@@ -44,7 +44,7 @@ fn to_self(mesh: &Mesh, client: &Client<'_>, destination: SocketAddr) -> Result<
     if is_illegal_port(destination.port()) {
         return Err(RouteError::IllegalPort(destination));
     }
-    let workload = mesh.workload_of(client.network, client.pod).cloned();
+    let workload = mesh.workload_of(client.pod).cloned();
     Ok(Route::Direct(DirectRoute { target: destination, workload, service: None }))
 }
 

@@ -7,7 +7,7 @@ use crate::mesh::service::{
     BalancingMode, LoadBalancing, Locality, Port, Scope, Waypoint, WaypointDestination,
 };
 use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol};
-use crate::mesh::{LocalPod, Mesh, MeshEvent, NetworkAddress, PodUid, Store};
+use crate::mesh::{Account, Given, LocalPod, Mesh, MeshEvent, NetworkAddress, PodUid, Store};
 
 use super::*;
 
@@ -36,7 +36,7 @@ fn local(name: &str, ip: &str) -> LocalPod {
         uid: PodUid("uid".into()),
         namespace: "bookinfo".into(),
         name: name.into(),
-        identity: format!("spiffe://cluster.local/ns/bookinfo/sa/{name}").parse().unwrap(),
+        account: Account::new("bookinfo", name).unwrap(),
         ip4: Some(ip.parse().unwrap()),
         ip6: None,
         exclusions: Exclusions::default(),
@@ -86,7 +86,14 @@ struct World {
 
 impl World {
     fn mesh(&self) -> Arc<Mesh> {
-        let (mut store, reader) = Store::new();
+        self.mesh_of(&client())
+    }
+
+    /// As the node of a pod knows it.
+    fn mesh_of(&self, pod: &LocalPod) -> Arc<Mesh> {
+        let own = self.workloads.iter().find(|workload| workload.name == pod.name);
+        let node = own.map(|workload| workload.node.clone()).unwrap_or_default();
+        let (mut store, reader) = Store::on(Given { node, ..Given::default() });
         let workloads = self.workloads.iter().cloned().map(Arc::new).map(MeshEvent::Workload);
         let services = self.services.iter().cloned().map(Arc::new).map(MeshEvent::Service);
         store.apply(workloads.chain(services));
@@ -96,7 +103,7 @@ impl World {
     fn route(&self, destination: &str) -> Route {
         let mesh = self.mesh();
         let pod = client();
-        let own = mesh.workload_of(&net(), &pod).cloned();
+        let own = mesh.workload_of(&pod).cloned();
         let destination = destination.parse().unwrap();
         outbound(&mesh, &pod, own.as_deref(), &net(), destination, &mut rand::rng())
     }

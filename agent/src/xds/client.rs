@@ -15,13 +15,13 @@ use std::time::{Duration, SystemTime};
 use arcstr::ArcStr;
 use rand::Rng as _;
 use sotto_proto::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tonic::{Extensions, Request, Streaming};
+use tonic::{Code, Extensions, Request, Streaming};
 
 use crate::mesh::{ResourceKind, Store};
 
@@ -58,6 +58,12 @@ enum StreamError {
     Connect(#[from] ConnectError),
     #[error("control plane ended the stream with {code:?}: {message}", code = _0.code(), message = _0.message())]
     Status(#[source] Box<tonic::Status>),
+    #[error(
+        "control plane refuses the agent's token, with {code:?}: {message}; it wants one of its own cluster, or of one \
+         that --cluster-id names, with the audience istio-ca, and a pod that is still there",
+        code = _0.code(), message = _0.message()
+    )]
+    Refused(#[source] Box<tonic::Status>),
     #[error("control plane sent no response")]
     Silent,
     #[error("control plane takes no requests")]
@@ -66,16 +72,25 @@ enum StreamError {
     Ended,
 }
 
+impl StreamError {
+    fn of(status: tonic::Status) -> Self {
+        match status.code() {
+            Code::Unauthenticated | Code::PermissionDenied => Self::Refused(Box::new(status)),
+            _ => Self::Status(Box::new(status)),
+        }
+    }
+}
+
 /// Keeps the store in step with the control plane until told to stop.
 pub async fn run(config: XdsConfig, store: Store, stop: CancellationToken, status: StatusWriter) {
     let root = ArcStr::from(&*config.root_namespace);
     let state = |kind| DeltaState::new(kind, root.clone());
     let mut client = Client {
-        node: config.node(),
         config,
         store,
         status,
         states: [ResourceKind::Address, ResourceKind::Authorization].map(state),
+        introduced: false,
     };
     let mut backoff = Backoff::new();
     let (mut kept, grace) = (client.config.kept.take(), Instant::now() + GRACE);
@@ -146,14 +161,17 @@ async fn before(kept: Option<Kept>) -> Option<Before> {
 struct Stream {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
+    /// The control plane was told of which cluster we are.
+    named: bool,
 }
 
 struct Client {
     config: XdsConfig,
-    node: Node,
     store: Store,
     status: StatusWriter,
     states: [DeltaState; 2],
+    /// A stream was opened in the name of a cluster that was not known at first, or the attempt was made.
+    introduced: bool,
 }
 
 impl Client {
@@ -201,6 +219,12 @@ impl Client {
             };
             let Some(response) = next else { return Err(StreamError::Ended) };
             self.take(stream, response, worked).await?;
+            // Only what it tells says of which cluster we are, and that goes with the next stream.
+            let mesh = self.store.mesh();
+            let learned = !stream.named && mesh.synced() && mesh.cluster_id().is_some();
+            if learned && !std::mem::replace(&mut self.introduced, true) {
+                return Ok(());
+            }
         }
     }
 
@@ -228,18 +252,20 @@ impl Client {
 
     /// Opens a stream, and asks for all that is not held.
     async fn open(&self, channel: Channel) -> Result<Stream, StreamError> {
-        let credentials = credentials(&self.config).await?;
+        let cluster = self.store.mesh().cluster_id();
+        let (node, named) = (self.config.node(cluster), cluster.is_some());
+        let credentials = credentials(&self.config, cluster).await?;
         let (requests, queue) = mpsc::channel(REQUEST_QUEUE);
         for state in &self.states {
-            send(&requests, state.initial_request(&self.node)).await?;
+            send(&requests, state.initial_request(&node)).await?;
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let queue = ReceiverStream::new(queue);
         let request = Request::from_parts(credentials, Extensions::default(), queue);
         let response = client.delta_aggregated_resources(request).await;
-        let response = response.map_err(|status| StreamError::Status(Box::new(status)))?;
-        Ok(Stream { requests, responses: response.into_inner() })
+        let response = response.map_err(StreamError::of)?;
+        Ok(Stream { requests, responses: response.into_inner(), named })
     }
 
     /// Applies a response; none for a type that was never asked for.
@@ -282,7 +308,10 @@ impl Client {
         let ending = match error {
             StreamError::Connect(_) => Ending::ConnectionError,
             StreamError::Ended => Ending::Complete,
-            StreamError::Status(_) | StreamError::Silent | StreamError::Stuck => Ending::Error,
+            StreamError::Status(_)
+            | StreamError::Refused(_)
+            | StreamError::Silent
+            | StreamError::Stuck => Ending::Error,
         };
         let why = chain(error);
         // A control plane ends streams now and then to spread its load.
@@ -306,7 +335,7 @@ async fn next(
     } else {
         timeout(FIRST_RESPONSE_TIMEOUT, message).await.map_err(|_| StreamError::Silent)?
     };
-    message.map_err(|status| StreamError::Status(Box::new(status)))
+    message.map_err(StreamError::of)
 }
 
 async fn send(

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use arcstr::ArcStr;
 use sotto_proto::ads::Node;
+use tonic::metadata::MetadataMap;
 
 use super::kept::Kept;
 
@@ -20,8 +22,6 @@ pub struct XdsConfig {
     pub root_cert: PathBuf,
     /// File of our service account token; read at every connection.
     pub token: PathBuf,
-    /// The cluster whose Kubernetes issued the token.
-    pub cluster_id: String,
     /// The node we serve.
     pub node_name: String,
     /// Our pod.
@@ -38,6 +38,8 @@ pub struct XdsConfig {
     pub kept: Option<Kept>,
     /// Further metadata to tell the control plane.
     pub metadata: BTreeMap<String, String>,
+    /// Further headers of every call.
+    pub headers: MetadataMap,
 }
 
 impl XdsConfig {
@@ -45,19 +47,19 @@ impl XdsConfig {
     pub const RENEWAL: Duration = Duration::from_secs(20 * 60);
 
     /// How we introduce ourselves. The first part of the id tells the control plane what kind of
-    /// proxy speaks, and decides what it sends.
-    pub(super) fn node(&self) -> Node {
+    /// proxy speaks, and decides what it sends. The cluster is told once it is known.
+    pub(super) fn node(&self, cluster: Option<&ArcStr>) -> Node {
         let (pod, namespace, ip) = (&self.pod_name, &self.pod_namespace, self.instance_ip);
         let own = [
             ("NAME", pod.clone()),
             ("NAMESPACE", namespace.clone()),
             ("INSTANCE_IPS", ip.to_string()),
             ("NODE_NAME", self.node_name.clone()),
-            ("CLUSTER_ID", self.cluster_id.clone()),
         ];
+        let cluster = cluster.map(|cluster| ("CLUSTER_ID", cluster.to_string()));
         let further = self.metadata.iter().map(|(key, value)| (key.as_str(), value.clone()));
         let fields =
-            further.chain(own).map(|(key, value)| (key.to_owned(), string_value(value))).collect();
+            further.chain(own).chain(cluster).map(|(key, value)| (key.to_owned(), string_value(value))).collect();
         Node {
             id: format!("ztunnel~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local"),
             cluster: String::new(),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use arcstr::ArcStr;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
@@ -77,8 +78,12 @@ pub(super) async fn connect(config: &XdsConfig) -> Result<Channel, ConnectError>
     }
 }
 
-/// What identifies us to the control plane. The token is read anew: Kubernetes rotates it.
-pub(super) async fn credentials(config: &XdsConfig) -> Result<MetadataMap, ConnectError> {
+/// What identifies us to the control plane. The token is read anew: Kubernetes rotates it. One of a cluster that is not
+/// named is taken for the control plane's own.
+pub(super) async fn credentials(
+    config: &XdsConfig,
+    cluster: Option<&ArcStr>,
+) -> Result<MetadataMap, ConnectError> {
     let token = read(&config.token).await?;
     let token = std::str::from_utf8(&token).map_err(|_| ConnectError::Header("the token"))?.trim();
     if token.is_empty() {
@@ -87,10 +92,12 @@ pub(super) async fn credentials(config: &XdsConfig) -> Result<MetadataMap, Conne
     let mut bearer: MetadataValue<Ascii> =
         format!("Bearer {token}").parse().map_err(|_| ConnectError::Header("the token"))?;
     bearer.set_sensitive(true);
-    let cluster = config.cluster_id.parse().map_err(|_| ConnectError::Header("the cluster id"))?;
-    let mut metadata = MetadataMap::new();
+    let mut metadata = config.headers.clone();
     metadata.insert("authorization", bearer);
-    metadata.insert("clusterid", cluster);
+    if let Some(cluster) = cluster {
+        let cluster = cluster.parse().map_err(|_| ConnectError::Header("the cluster id"))?;
+        metadata.insert("clusterid", cluster);
+    }
     Ok(metadata)
 }
 

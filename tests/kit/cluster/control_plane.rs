@@ -28,6 +28,7 @@ impl ControlPlane {
         kubeconfig: &Path,
         (cgroup, netns): (PathBuf, &str),
         log: PathBuf,
+        further: &[String],
     ) -> Result<Self> {
         crate::cgroup::create(&cgroup)?;
         let mut argv = vec![program.display().to_string(), String::from("control-plane")];
@@ -39,6 +40,7 @@ impl ControlPlane {
             ("dns-name", CONTROL_PLANE_IP.to_string()),
         ];
         argv.extend(flags.map(|(flag, value)| format!("--{flag}={value}")));
+        argv.extend(further.iter().cloned());
         let mut process = Process::new(argv, cgroup, netns, log);
         process.start()?;
         Ok(Self { process })

@@ -30,7 +30,8 @@ impl Cluster {
         let kubeconfig = self.kubeconfig_of(CONTROL_PLANE_ACCOUNT).await?;
         let place = (self.run.cgroup().join("control-plane"), self.fabric.control_plane.as_str());
         let log = self.run.dir().join("control-plane.log");
-        self.control_plane = Some(ControlPlane::start(sotto, &kubeconfig, place, log)?);
+        let flags = &options.control_plane_flags;
+        self.control_plane = Some(ControlPlane::start(sotto, &kubeconfig, place, log, flags)?);
         let root_cert = self.root_cert();
         let node = self.nodes.first().context("a cluster without nodes")?;
         let published = agent::keep_root(node, root_cert, READY).await;

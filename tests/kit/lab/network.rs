@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use sotto::mesh::local::Exclusions;
-use sotto::mesh::{LocalPod, PodUid, SpiffeId};
+use sotto::mesh::{Account, LocalPod, PodUid};
 use sotto::sys::Netns;
 
 /// A network namespace, ended on drop.
@@ -78,7 +78,7 @@ impl Bridge {
             uid: PodUid(format!("{lab}-{name}").into()),
             namespace: "lab".into(),
             name: name.as_str().into(),
-            identity: SpiffeId::new("cluster.local", "lab", "default")?,
+            account: Account::new("lab", "default")?,
             ip4: Some(Ipv4Addr::new(10, 77, 0, number)),
             ip6: Some(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into())),
             // The port of the servers: the kubelet may probe it.

@@ -16,6 +16,7 @@ mod idle;
 mod interop;
 mod lapse;
 mod largest;
+mod names;
 mod node;
 mod peer;
 mod pki;

@@ -4,7 +4,7 @@
 //! Applications' ends are sockets outside the runtime, which need no heap.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,7 +25,7 @@ use sotto::identify::certs::{CertificateSource, Certificates};
 use sotto::identify::clock::SystemClock;
 use sotto::identify::svid::Issued;
 use sotto::mesh::local::Exclusions;
-use sotto::mesh::{LocalPod, MeshEvent, PodUid, ResourceKind, SpiffeId, Store, Workload};
+use sotto::mesh::{Account, Given, LocalPod, MeshEvent, PodUid, ResourceKind, SpiffeId, Store, Workload};
 use sotto::observe::Metrics;
 use sotto::sys::netlink::{Netlink, Route, RouteKind};
 use sotto::sys::{Netns, socket};
@@ -37,6 +37,8 @@ use zeroize::Zeroizing;
 /// The client's pod; the server's is where the kernel's own address on loopback is.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 const SERVER: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// How long a connection waits for what should be known. All is told at the start here.
+const HOLD: Duration = Duration::from_millis(500);
 
 /// A root, which may sign lists.
 struct Root {
@@ -72,6 +74,12 @@ impl Ca {
         let root = Root::new();
         let trusted = Arc::new(Mutex::new(vec![root.certificate.clone()]));
         Self { root: Arc::new(Mutex::new(root)), trusted, life, issued: Arc::default() }
+    }
+
+    /// Whose certificates were asked for, once each, sorted.
+    pub(crate) fn issued(&self) -> Vec<String> {
+        let all: std::collections::BTreeSet<_> = self.issued.lock().iter().cloned().collect();
+        all.into_iter().collect()
     }
 
     /// From now on another root certifies, and is the only one.
@@ -158,7 +166,7 @@ impl Node {
             uid: PodUid(name.into()),
             namespace: "shop".into(),
             name: name.into(),
-            identity: SpiffeId::new("cluster.local", "shop", name).unwrap(),
+            account: Account::new("shop", name).unwrap(),
             ip4: Some(address),
             ip6: None,
             exclusions: Exclusions::default(),
@@ -187,11 +195,29 @@ impl Node {
     }
 }
 
+/// By what names the control plane knows both pods, and what the agent was told of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    pub(crate) cluster: &'static str,
+    pub(crate) network: &'static str,
+    pub(crate) trust_domain: &'static str,
+    pub(crate) given: Given,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        let (cluster, trust_domain) = ("Kubernetes", "cluster.local");
+        Self { cluster, network: "", trust_domain, given: Given::default() }
+    }
+}
+
 /// What all data threads share.
-fn shared(ca: Ca, revocations: Revocations, limits: Limits) -> Arc<Shared> {
-    let (mut store, mesh) = Store::new();
+fn shared(ca: Ca, revocations: Revocations, limits: Limits, names: &Names) -> Arc<Shared> {
+    let (mut store, mesh) = Store::on(names.given.clone());
     for (name, address) in [("client", CLIENT), ("server", SERVER)] {
-        let pod = Workload::pod("Kubernetes", "shop", name, name, IpAddr::V4(address)).unwrap();
+        let mut pod = Workload::pod(names.cluster, "shop", name, name, address.into()).unwrap();
+        pod.network = names.network.into();
+        pod.identity = SpiffeId::new(names.trust_domain, "shop", name).unwrap();
         store.apply([MeshEvent::Workload(Arc::new(pod))]);
     }
     store.set_synced(ResourceKind::Address);
@@ -204,12 +230,10 @@ fn shared(ca: Ca, revocations: Revocations, limits: Limits) -> Arc<Shared> {
     });
     Arc::new(Shared {
         mesh,
-        network: "".into(),
-        cluster: "Kubernetes".into(),
         certificates,
         metrics: Metrics::new(),
         limits,
-        timings: Timings::default(),
+        timings: Timings { hold: HOLD, ..Timings::default() },
     })
 }
 
@@ -231,7 +255,18 @@ impl Bench {
         revocations: Revocations,
         limits: Limits,
     ) -> Self {
-        let shared = shared(ca, revocations, limits);
+        Self::among(place, ca, revocations, limits, &Names::default()).await
+    }
+
+    /// In a mesh of other names.
+    pub(crate) async fn among(
+        place: &Place,
+        ca: Ca,
+        revocations: Revocations,
+        limits: Limits,
+        names: &Names,
+    ) -> Self {
+        let shared = shared(ca, revocations, limits, names);
         let tunnels = SocketAddr::from((SERVER, 15008));
         let listener = tokio::net::TcpListener::bind(tunnels).await.unwrap();
         let server = Rc::new(Node::new(&shared, place, "server", SERVER));
@@ -258,6 +293,11 @@ impl Bench {
         let captured = tokio::net::TcpStream::from_std(captured).unwrap();
         self.client.take(captured, Role::Outbound, self.apps.local_addr().unwrap());
         near
+    }
+
+    /// Whether anything has reached the server's application.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.apps.accept().is_ok()
     }
 
     /// Opens connections, each used once.

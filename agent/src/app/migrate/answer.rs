@@ -12,7 +12,7 @@ use crate::app::pods;
 use crate::authorize::{Decision, decide};
 use crate::connection::{PlaintextPeer, PlaintextPeers, Tally};
 use crate::mesh::workload::TunnelProtocol;
-use crate::mesh::{Mesh, Network, Workload};
+use crate::mesh::{Mesh, Workload};
 use crate::observe::admin::Refusal;
 
 /// All that is told.
@@ -118,7 +118,6 @@ impl From<Tally> for Counts {
 /// The mesh is not known yet, so nothing can be judged.
 pub(in crate::app) fn answer(
     mesh: &Mesh,
-    network: &Network,
     node: &str,
     namespace: Option<&str>,
     threads: Vec<PlaintextPeers>,
@@ -140,7 +139,7 @@ pub(in crate::app) fn answer(
     for thread in threads {
         answer.others.add(thread.others.into());
         let peers = thread.peers.into_iter().filter(|peer| asked(&peer.pod.namespace));
-        answer.clients.extend(peers.filter_map(|peer| client(mesh, network, &workloads, &peer)));
+        answer.clients.extend(peers.filter_map(|peer| client(mesh, &workloads, &peer)));
     }
     answer.clients = merged(answer.clients);
     Ok(answer)
@@ -184,7 +183,6 @@ fn by_name(mesh: &Mesh) -> ByName<'_> {
 /// A peer's row; none if its destination is gone from the mesh, with all its replicas.
 fn client(
     mesh: &Mesh,
-    network: &Network,
     workloads: &ByName<'_>,
     peer: &PlaintextPeer,
 ) -> Option<Client> {
@@ -194,7 +192,7 @@ fn client(
         workloads.get(&name)?.first().copied()
     };
     // Of a pod that is gone, another of its kind takes the next call.
-    let destination = mesh.workload_of(network, pod).map(|w| &**w).or_else(replica)?;
+    let destination = mesh.workload_of(pod).map(|w| &**w).or_else(replica)?;
     let ip = peer.request.source_ip;
     // Of a client that the mesh did not know, nobody knows what it is now.
     let replicas = peer.client.as_ref().and_then(|name| workloads.get(name));

@@ -4,7 +4,7 @@ use super::*;
 
 use crate::mesh::local::Exclusions;
 use crate::mesh::policy::{Authorization, Group, Match, PolicyScope, Rule, StringMatch};
-use crate::mesh::{MatchedRule, MeshEvent, PodUid, PolicyKey, Store};
+use crate::mesh::{Account, MatchedRule, MeshEvent, PodUid, PolicyKey, Store};
 
 const WAIT: Duration = Duration::from_secs(5);
 const STRICT: &str = "istio-system/istio_converted_static_strict";
@@ -12,7 +12,6 @@ const STRICT: &str = "istio-system/istio_converted_static_strict";
 struct World {
     store: Store,
     reader: MeshReader,
-    network: Network,
     pod: LocalPod,
 }
 
@@ -25,12 +24,12 @@ impl World {
             uid: PodUid("uid".into()),
             namespace: "bookinfo".into(),
             name: "details".into(),
-            identity: "spiffe://cluster.local/ns/bookinfo/sa/details".parse().unwrap(),
+            account: Account::new("bookinfo", "details").unwrap(),
             ip4: Some(ip),
             ip6: None,
             exclusions: Exclusions::default(),
         };
-        Self { store, reader, network: Network::new(), pod }
+        Self { store, reader, pod }
     }
 
     /// The workload known, policies synced.
@@ -70,13 +69,13 @@ impl World {
     }
 
     async fn permit(&self, request: &Request) -> Result<Permit, Denial> {
-        permit(&self.reader, &self.network, &self.pod, request, WAIT).await
+        permit(&self.reader, &self.pod, request, WAIT).await
     }
 
     fn revoked(&self, request: &Request) -> tokio::task::JoinHandle<Denial> {
-        let (reader, network) = (self.reader.clone(), self.network.clone());
+        let reader = self.reader.clone();
         let (pod, request) = (self.pod.clone(), request.clone());
-        tokio::spawn(async move { revoked(&reader, &network, &pod, &request, WAIT).await })
+        tokio::spawn(async move { revoked(&reader, &pod, &request, WAIT).await })
     }
 }
 
@@ -138,9 +137,9 @@ async fn a_workload_that_comes_in_time_is_judged_when_it_comes() {
     let mut world = World::new();
     world.sync();
     let start = Instant::now();
-    let (reader, network, pod) = (world.reader.clone(), world.network.clone(), world.pod.clone());
+    let (reader, pod) = (world.reader.clone(), world.pod.clone());
     let request = plaintext();
-    let judged = tokio::spawn(async move { permit(&reader, &network, &pod, &request, WAIT).await });
+    let judged = tokio::spawn(async move { permit(&reader, &pod, &request, WAIT).await });
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.other_workload("noise");
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -174,10 +173,10 @@ async fn a_missing_policy_is_waited_for_then_denies() {
 #[tokio::test(start_paused = true)]
 async fn noise_does_not_extend_the_wait() {
     let mut world = World::synced(&["bookinfo/p"]);
-    let (reader, network, pod) = (world.reader.clone(), world.network.clone(), world.pod.clone());
+    let (reader, pod) = (world.reader.clone(), world.pod.clone());
     let start = Instant::now();
     let request = plaintext();
-    let judged = tokio::spawn(async move { permit(&reader, &network, &pod, &request, WAIT).await });
+    let judged = tokio::spawn(async move { permit(&reader, &pod, &request, WAIT).await });
     for round in 0..20 {
         if judged.is_finished() {
             break;
@@ -237,7 +236,7 @@ async fn a_withdrawn_workload_is_judged_as_it_last_was() {
     world.policy("bookinfo/p", vec![]);
     let open = world.revoked(&plaintext());
     settle().await;
-    let uid = world.reader.load().workload_of(&world.network, &world.pod).unwrap().uid.clone();
+    let uid = world.reader.load().workload_of(&world.pod).unwrap().uid.clone();
     world.store.apply([MeshEvent::RemoveWorkload(uid)]);
     tokio::time::sleep(WAIT * 4).await;
     assert!(!open.is_finished());
@@ -285,9 +284,9 @@ async fn a_policy_that_is_mended_in_time_costs_an_open_connection_nothing() {
 #[test]
 fn what_an_open_connection_costs_is_small() {
     let world = World::new();
-    let (reader, network, pod, request) = (world.reader, world.network, world.pod, plaintext());
-    let waiting = revoked(&reader, &network, &pod, &request, WAIT);
+    let (reader, pod, request) = (world.reader, world.pod, plaintext());
+    let waiting = revoked(&reader, &pod, &request, WAIT);
     assert!(size_of_val(&waiting) <= 512, "{} bytes", size_of_val(&waiting));
-    let asking = permit(&reader, &network, &pod, &request, WAIT);
+    let asking = permit(&reader, &pod, &request, WAIT);
     assert!(size_of_val(&asking) <= 512, "{} bytes", size_of_val(&asking));
 }

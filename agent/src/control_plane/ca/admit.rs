@@ -119,7 +119,7 @@ impl Admission {
         };
         let identity: SpiffeId =
             asked.parse().map_err(|error| Refusal::Identity(format!("{error}")))?;
-        if *identity.trust_domain() != self.trust_domain {
+        if identity.trust_domain().as_str() != self.trust_domain {
             return Err(Refusal::TrustDomain(identity, self.trust_domain.clone()));
         }
         let node = caller_node(caller, snapshot)?;

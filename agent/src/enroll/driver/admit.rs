@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use arcstr::ArcStr;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{Api, Client};
 
@@ -25,7 +24,6 @@ pub(super) struct Admit {
     pub(super) request: Request,
     /// The pod and its namespace's mode, if the watch has them.
     pub(super) known: Option<(PodFacts, Option<Mode>)>,
-    pub(super) trust_domain: ArcStr,
 }
 
 /// The judgement.
@@ -100,7 +98,7 @@ impl Admit {
         if ips.is_empty() {
             return Err(AdmitError::NoAddress);
         }
-        let pod = rules::local_pod(&pod, &self.trust_domain, ips)?;
+        let pod = rules::local_pod(&pod, ips)?;
         let path = PathBuf::from(self.request.netns);
         // Opening is file IO.
         let netns = tokio::task::spawn_blocking(move || {

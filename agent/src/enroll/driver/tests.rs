@@ -145,7 +145,6 @@ impl Running {
         before(root);
         let settings = Settings {
             node_name: "n1".into(),
-            trust_domain: "cluster.local".into(),
             cgroup_root: root.join("cgroup"),
             proc: root.join("proc"),
             cni_socket: root.join("run/cni.sock"),

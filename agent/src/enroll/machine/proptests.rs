@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::mesh::SpiffeId;
+use crate::mesh::Account;
 
 const PODS: usize = 4;
 
@@ -85,7 +85,7 @@ fn pod(i: usize) -> Arc<LocalPod> {
         uid: uid(i),
         namespace: "shop".into(),
         name: arcstr::format!("p-{i}"),
-        identity: SpiffeId::new("cluster.local", "shop", "web").expect("an identity"),
+        account: Account::new("shop", "web").expect("an account"),
         ip4: Some([10, 0, 0, 1].into()),
         ip6: None,
         exclusions: Default::default(),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::enroll::{Departure, PodState, PodStatus};
-use crate::mesh::SpiffeId;
+use crate::mesh::Account;
 
 fn uid() -> PodUid {
     PodUid("u-1".into())
@@ -11,7 +11,7 @@ fn pod() -> Arc<LocalPod> {
         uid: uid(),
         namespace: "shop".into(),
         name: "web".into(),
-        identity: SpiffeId::new("cluster.local", "shop", "web").expect("an identity"),
+        account: Account::new("shop", "web").expect("an account"),
         ip4: Some([10, 0, 0, 1].into()),
         ip6: None,
         exclusions: Default::default(),

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use super::*;
-use crate::mesh::SpiffeId;
+use crate::mesh::Account;
 use crate::mesh::local::Exclusions;
 
 #[test]
@@ -111,7 +111,7 @@ fn local_pod(addresses: &[&str]) -> LocalPod {
         uid: PodUid(uid(1).into()),
         namespace: "shop".into(),
         name: "web".into(),
-        identity: SpiffeId::new("cluster.local", "shop", "web").expect("an identity"),
+        account: Account::new("shop", "web").expect("an account"),
         ip4: all().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
         ip6: all().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
         exclusions: Exclusions::default(),

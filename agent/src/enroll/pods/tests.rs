@@ -25,7 +25,7 @@ fn view(changes: Vec<Change>) -> View {
 
 fn wishes(view: &View) -> Option<Vec<(String, &'static str)>> {
     let mut wishes: Vec<_> = view
-        .targets(&"cluster.local".into())?
+        .targets()?
         .into_iter()
         .map(|(uid, target)| {
             let wish = match target.wish {

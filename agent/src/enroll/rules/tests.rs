@@ -78,14 +78,13 @@ fn a_pod_that_is_being_deleted_stays_until_it_is_gone() {
 }
 
 #[test]
-fn the_identity_comes_from_the_service_account() {
-    let domain = ArcStr::from("example.org");
+fn the_account_is_the_pod_s_or_the_namespace_s_default() {
     let pod = facts(&json!({}), &json!({}), &json!({}));
-    let local = local_pod(&pod, &domain, &pod.ips).expect("a pod");
-    assert_eq!(local.identity.to_string(), "spiffe://example.org/ns/shop/sa/web");
+    let local = local_pod(&pod, &pod.ips).expect("a pod");
+    assert_eq!(local.account.to_string(), "shop/web");
     let nameless = facts(&json!({}), &json!({ "serviceAccountName": null }), &json!({}));
-    let local = local_pod(&nameless, &domain, &[]).expect("a pod");
-    assert_eq!(local.identity.to_string(), "spiffe://example.org/ns/shop/sa/default");
+    let local = local_pod(&nameless, &[]).expect("a pod");
+    assert_eq!(local.account.to_string(), "shop/default");
 }
 
 #[test]
@@ -94,7 +93,7 @@ fn the_first_address_of_each_family_counts_and_mapped_ones_are_ipv4() {
     let ips: Vec<IpAddr> = ["::ffff:10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"]
         .map(|ip| ip.parse().expect("an address"))
         .to_vec();
-    let local = local_pod(&pod, &"cluster.local".into(), &ips).expect("a pod");
+    let local = local_pod(&pod, &ips).expect("a pod");
     assert_eq!(local.ip4, Some([10, 0, 0, 1].into()));
     assert_eq!(local.ip6, Some("fd00::1".parse().expect("an address")));
 }

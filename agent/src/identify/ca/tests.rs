@@ -20,6 +20,7 @@ use super::*;
 use crate::identify::clock::SystemClock;
 use crate::identify::svid::Svid;
 use crate::identify::testing::{DAY, TestCa, identity, leaf};
+use crate::mesh::{MeshEvent, Store, Workload};
 
 const REVIEWS: &str = "spiffe://cluster.local/ns/bookinfo/sa/reviews";
 
@@ -70,14 +71,18 @@ async fn serve(ca: &Arc<TestCa>) -> SocketAddr {
 }
 
 fn client(address: SocketAddr, files: &TempDir) -> CaClient {
-    CaClient::new(CaConfig {
+    let (mut store, mesh) = Store::new();
+    let pod = Workload::pod("c1", "bookinfo", "reviews", "reviews", [10, 0, 0, 1].into()).unwrap();
+    store.apply([MeshEvent::Workload(Arc::new(pod))]);
+    let config = CaConfig {
         address: format!("https://{address}"),
         server_name: Some("istiod.istio-system.svc".to_owned()),
         root_cert: files.path().join("root-cert.pem"),
         token: files.path().join("istio-token"),
-        cluster_id: "c1".to_owned(),
         ttl: DAY,
-    })
+        headers: MetadataMap::new(),
+    };
+    CaClient::new(config, mesh)
 }
 
 fn files(ca: &TestCa, token: &str) -> TempDir {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::mesh::service::{LoadBalancing, Service, ServiceKey};
 use crate::mesh::workload::Workload;
-use crate::mesh::{LocalPod, MatchedRule, PodUid, PolicyKey, SpiffeId};
+use crate::mesh::{Account, LocalPod, MatchedRule, PodUid, PolicyKey};
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
 use crate::observe::log::LostLines;
 use crate::observe::node::{
@@ -160,7 +160,7 @@ fn a_pod_the_mesh_does_not_know_yet_is_told_by_the_node() {
         uid: PodUid("u".into()),
         namespace: "bookinfo".into(),
         name: "details-abc".into(),
-        identity: SpiffeId::new("cluster.local", "bookinfo", "details").expect("an identity"),
+        account: Account::new("bookinfo", "details").expect("an account"),
         ip4: None,
         ip6: None,
         exclusions: Default::default(),

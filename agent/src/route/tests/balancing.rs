@@ -35,8 +35,8 @@ fn shares(world: &World) -> BTreeMap<String, usize> {
 }
 
 fn shares_of(world: &World, pod: &LocalPod) -> BTreeMap<String, usize> {
-    let mesh = world.mesh();
-    let own = mesh.workload_of(&net(), pod).cloned();
+    let mesh = world.mesh_of(pod);
+    let own = mesh.workload_of(pod).cloned();
     let destination = "10.96.0.1:80".parse().unwrap();
     let mut shares = BTreeMap::new();
     for _ in 0..ROUNDS {

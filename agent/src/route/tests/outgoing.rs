@@ -255,6 +255,7 @@ fn another_network_is_refused_unless_an_endpoint_is_on_ours() {
     let mut world = details();
     let mut remote = backing(pod("details-remote", "10.0.0.3"), "details", &[(80, 9080)]);
     remote.network = "west".into();
+    remote.node = "far".into();
     world.workloads.push(remote);
     let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
     for _ in 0..20 {

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
-use crate::mesh::{MeshReader, WorkloadUid};
+use crate::mesh::{Given, MeshReader, WorkloadUid};
 
 use super::super::status::{StatusReader, XdsStatus};
 use super::*;
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A stream as the control plane sees it.
 struct Stream {
     token: String,
-    cluster: String,
+    cluster: Option<String>,
     requests: Streaming<DeltaDiscoveryRequest>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, tonic::Status>>,
 }
@@ -61,8 +61,8 @@ impl AggregatedDiscoveryService for ControlPlane {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, tonic::Status> {
         let (responses, stream) = mpsc::channel(4);
-        let header = |name| request.metadata().get(name).unwrap().to_str().unwrap().to_owned();
-        let (token, cluster) = (header("authorization"), header("clusterid"));
+        let header = |name| Some(request.metadata().get(name)?.to_str().unwrap().to_owned());
+        let (token, cluster) = (header("authorization").unwrap(), header("clusterid"));
         let stream_seen = Stream { token, cluster, requests: request.into_inner(), responses };
         self.0.send(stream_seen).await.unwrap();
         Ok(tonic::Response::new(ReceiverStream::new(stream)))
@@ -123,8 +123,17 @@ impl World {
     }
 
     fn start_with(&self, renewal: Duration) -> (MeshReader, StatusReader, JoinHandle<()>) {
+        let cluster_id = Some("Kubernetes".into());
+        self.start_on(renewal, Given { cluster_id, ..Given::default() })
+    }
+
+    fn start_on(
+        &self,
+        renewal: Duration,
+        given: Given,
+    ) -> (MeshReader, StatusReader, JoinHandle<()>) {
         let config = XdsConfig { renewal, ..config(self.address, self.directory.path()) };
-        let (store, reader) = Store::new();
+        let (store, reader) = Store::on(given);
         let (writer, status) = StatusWriter::new();
         let task = tokio::spawn(run(config, store, self.stop.clone(), writer));
         (reader, status, task)
@@ -141,7 +150,6 @@ fn config(address: SocketAddr, directory: &Path) -> XdsConfig {
         server_name: Some("control-plane.test".to_owned()),
         root_cert: directory.join("root.pem"),
         token: directory.join("token"),
-        cluster_id: "Kubernetes".to_owned(),
         node_name: "node1".to_owned(),
         pod_name: "sotto-x".to_owned(),
         pod_namespace: "istio-system".to_owned(),
@@ -150,6 +158,7 @@ fn config(address: SocketAddr, directory: &Path) -> XdsConfig {
         renewal: XdsConfig::RENEWAL,
         kept: None,
         metadata: BTreeMap::new(),
+        headers: Default::default(),
     }
 }
 
@@ -161,9 +170,11 @@ async fn status(reader: &mut StatusReader, is: impl FnMut(&XdsStatus) -> bool) -
     soon(reader.wait_for(is)).await.unwrap().clone()
 }
 
+/// A pod of the cluster that its name begins with.
 fn workload(uid: &str, nonce: &str) -> DeltaDiscoveryResponse {
+    let cluster_id = uid.split("//").next().unwrap_or_default().to_owned();
     let workload =
-        proto::Workload { uid: uid.into(), namespace: "ns".into(), ..Default::default() };
+        proto::Workload { uid: uid.into(), namespace: "ns".into(), cluster_id, ..Default::default() };
     let address = proto::Address { r#type: Some(proto::address::Type::Workload(workload)) };
     let any = Any { type_url: ADDRESS_TYPE.into(), value: address.encode_to_vec() };
     let resource =
@@ -181,7 +192,7 @@ async fn a_client_learns_acknowledges_and_comes_back_for_what_changed() {
     let mut world = world().await;
     let (reader, mut state, _task) = world.start();
     let mut stream = world.stream().await;
-    assert_eq!((&*stream.token, &*stream.cluster), ("Bearer first", "Kubernetes"));
+    assert_eq!((&*stream.token, stream.cluster.as_deref()), ("Bearer first", Some("Kubernetes")));
     let initial = stream.initial().await;
     let node = initial[ADDRESS_TYPE].node.as_ref().unwrap();
     let id = "ztunnel~172.31.0.11~sotto-x.istio-system~istio-system.svc.cluster.local";
@@ -317,6 +328,32 @@ async fn the_next_stream_stands_before_the_old_one_is_let_go() {
 }
 
 #[tokio::test]
+async fn the_cluster_is_told_as_soon_as_the_control_plane_has_said_which_it_is() {
+    let mut world = world().await;
+    let (reader, ..) = world.start_on(XdsConfig::RENEWAL, Given::default());
+    let mut nameless = world.stream().await;
+    assert_eq!(nameless.cluster, None);
+    let fields = |initial: &BTreeMap<String, DeltaDiscoveryRequest>| {
+        initial[ADDRESS_TYPE].node.as_ref().unwrap().metadata.as_ref().unwrap().fields.clone()
+    };
+    assert!(!fields(&nameless.initial().await).contains_key("CLUSTER_ID"));
+    nameless.respond(workload("east//Pod/ns/a", "1")).await;
+    nameless.request().await;
+    nameless.respond(empty(AUTHORIZATION_TYPE, "2")).await;
+    nameless.request().await;
+    assert_eq!(reader.load().cluster_id().map(|id| id.as_str()), Some("east"));
+    let mut named = world.stream().await;
+    assert_eq!(named.cluster.as_deref(), Some("east"));
+    let told = fields(&named.initial().await)["CLUSTER_ID"].kind.clone();
+    assert_eq!(told, Some(prost_types::value::Kind::StringValue("east".to_owned())));
+    // The old one ends only now that there is the next.
+    assert!(!nameless.responses.is_closed());
+    named.respond(empty(ADDRESS_TYPE, "1")).await;
+    named.request().await;
+    soon(nameless.responses.closed()).await;
+}
+
+#[tokio::test]
 async fn an_old_stream_goes_on_when_there_is_no_next_one() {
     let mut world = world().await;
     let (reader, mut state, _task) = world.start_with(RENEWAL);
@@ -338,6 +375,19 @@ async fn an_old_stream_goes_on_when_there_is_no_next_one() {
     // It ends: then as ever.
     drop(old);
     status(&mut state, |status| status.terminations.complete == 1).await;
+}
+
+#[tokio::test]
+async fn a_refused_token_is_explained() {
+    let mut world = world().await;
+    let (_reader, mut state, _task) = world.start();
+    let stream = world.stream().await;
+    let refusal = tonic::Status::unauthenticated("authentication failure");
+    stream.responses.send(Err(refusal)).await.unwrap();
+    let told = status(&mut state, |status| status.last_error.is_some()).await.last_error.unwrap();
+    for word in ["authentication failure", "istio-ca", "--cluster-id"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::authorize::Request;
 use crate::mesh::local::Exclusions;
-use crate::mesh::{LocalPod, MeshEvent, PodUid, PolicyKey, ResourceKind, Store};
+use crate::mesh::{Given, LocalPod, MeshEvent, PodUid, PolicyKey, ResourceKind, Store};
 
 const STRICT: &str = "istio_converted_static_strict";
 
@@ -22,7 +22,7 @@ fn workload(namespace: &str, name: &str, last: u8, strict: bool) -> Workload {
 }
 
 fn mesh(workloads: Vec<Workload>) -> Arc<Mesh> {
-    let (mut store, reader) = Store::new();
+    let (mut store, reader) = Store::on(Given { node: "node2".into(), ..Given::default() });
     store.apply(workloads.into_iter().map(|workload| MeshEvent::Workload(Arc::new(workload))));
     store.set_synced(ResourceKind::Address);
     store.set_synced(ResourceKind::Authorization);
@@ -35,7 +35,7 @@ fn peer(pod: &str) -> PlaintextPeer {
         uid: PodUid(pod.into()),
         namespace: "bookinfo".into(),
         name: pod.into(),
-        identity: workload("bookinfo", "details", 2, false).identity,
+        account: workload("bookinfo", "details", 2, false).identity.account().clone(),
         ip4: Some([10, 0, 0, 2].into()),
         ip6: None,
         exclusions: Exclusions::default(),
@@ -58,7 +58,7 @@ fn peer(pod: &str) -> PlaintextPeer {
 fn ask(mesh: &Mesh, namespace: Option<&str>, peers: Vec<PlaintextPeer>) -> Answer {
     let others = Tally { open: 0, total: 1, denied: 0 };
     let threads = vec![PlaintextPeers { peers, others }, PlaintextPeers::default()];
-    answer(mesh, &Network::new(), "node2", namespace, threads).unwrap()
+    answer(mesh, "node2", namespace, threads).unwrap()
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn other_namespaces_are_left_out() {
 
 #[test]
 fn nothing_is_told_before_the_mesh_is_known() {
-    let asked = answer(&Mesh::default(), &Network::new(), "node1", None, vec![]);
+    let asked = answer(&Mesh::default(), "node1", None, vec![]);
     assert_eq!(asked.unwrap_err().status, 503);
 }
 

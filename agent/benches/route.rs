@@ -11,8 +11,8 @@ use rand::rngs::SmallRng;
 use sotto::mesh::local::Exclusions;
 use sotto::mesh::service::{LoadBalancing, Port};
 use sotto::mesh::{
-    Account, LocalPod, Mesh, MeshEvent, Network, NetworkAddress, PodUid, Service, ServiceKey, Store,
-    Workload,
+    Account, LocalPod, Mesh, MeshEvent, Network, NetworkAddress, PodUid, Service, ServiceKey,
+    Store, Workload,
 };
 use sotto::route::{Route, outbound};
 

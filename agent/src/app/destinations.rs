@@ -14,11 +14,7 @@ use crate::mesh::{Mesh, MeshReader};
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Follows the mesh until `stop`. Until the mesh is known whole, the kernel captures everything.
-pub(super) async fn follow(
-    mesh: MeshReader,
-    kernel: SharedKernel,
-    stop: CancellationToken,
-) {
+pub(super) async fn follow(mesh: MeshReader, kernel: SharedKernel, stop: CancellationToken) {
     let mut changes = mesh.changes();
     let mut told = Told { mesh: Arc::default(), synced: false, behind: false };
     loop {

@@ -73,7 +73,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_header_is_an_error_that_names_the_variable() {
-        for (name, value) in [("CA_HEADER_a b", "x"), ("CA_HEADER_a", "x\ny"), ("CA_HEADER_a-bin", "x")] {
+        for (name, value) in
+            [("CA_HEADER_a b", "x"), ("CA_HEADER_a", "x\ny"), ("CA_HEADER_a-bin", "x")]
+        {
             let error = headers("CA_HEADER_", variables(&[(name, value)])).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
         }

@@ -70,7 +70,8 @@ impl Strangers {
         for pod in &unknown {
             self.since.entry(pod.uid.clone()).or_insert(now);
         }
-        let lasting = |pod: &&LocalPod| self.since.get(&pod.uid).is_some_and(|at| *at + GRACE <= now);
+        let lasting =
+            |pod: &&LocalPod| self.since.get(&pod.uid).is_some_and(|at| *at + GRACE <= now);
         let lasting: Vec<_> = unknown.iter().copied().filter(lasting).collect();
         // What is told of the agent's own pod is found by the same names.
         let doubtful =

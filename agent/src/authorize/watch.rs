@@ -105,12 +105,7 @@ struct Judged {
 
 impl Judged {
     /// The verdict now; none where nothing changed that it came from.
-    fn again(
-        &mut self,
-        mesh: &Mesh,
-            pod: &LocalPod,
-        request: &Request,
-    ) -> Option<Verdict> {
+    fn again(&mut self, mesh: &Mesh, pod: &LocalPod, request: &Request) -> Option<Verdict> {
         let known = || self.by.as_ref().map(|(workload, _)| workload);
         let workload = mesh.workload_of(pod).or_else(known).cloned();
         if let (Some(new), Some((old, version))) = (&workload, &self.by)

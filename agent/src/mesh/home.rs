@@ -119,7 +119,8 @@ impl Locals {
     /// Whether anything is told of the agent's own pod.
     pub(super) fn knows_agent(&self) -> bool {
         let agent = self.given.agent.as_ref();
-        agent.is_some_and(|(namespace, name)| self.pods.contains_key(&PodName::new(namespace, name)))
+        agent
+            .is_some_and(|(namespace, name)| self.pods.contains_key(&PodName::new(namespace, name)))
     }
 
     /// The cluster, also where nothing was told yet.
@@ -241,7 +242,13 @@ fn learn(
         let other = ours.iter().map(|workload| (part.of)(workload)).find(|other| *other != told);
         if let Some(given) = part.given.filter(|given| *given != told) {
             let pod = format!("{}/{}", first.namespace, first.name);
-            return Err(HomeUnknown::Differs { flag: part.flag, what: part.what, given, pod, told });
+            return Err(HomeUnknown::Differs {
+                flag: part.flag,
+                what: part.what,
+                given,
+                pod,
+                told,
+            });
         }
         if let Some(other) = other {
             let (node, what, flag) = (given.node.clone(), part.what, part.flag);
@@ -258,7 +265,8 @@ fn learn(
 /// Where the node is by what the agent is told alone, if that is all.
 fn told(given: &Given) -> Result<Home, HomeUnknown> {
     let Given { cluster_id, network, trust_domain, .. } = given.clone();
-    let home = || Some(Home { cluster_id: cluster_id?, network: network?, trust_domain: trust_domain? });
+    let home =
+        || Some(Home { cluster_id: cluster_id?, network: network?, trust_domain: trust_domain? });
     home().ok_or_else(|| HomeUnknown::NoPod { node: given.node.clone() })
 }
 

@@ -90,7 +90,11 @@ impl TrustDomain {
     /// [`SpiffeIdError::TrustDomain`] if it is empty or holds a `/`.
     pub fn new(name: impl Into<ArcStr>) -> Result<Self, SpiffeIdError> {
         let name = name.into();
-        if sound(&name) { Ok(Self(name)) } else { Err(SpiffeIdError::TrustDomain(name.to_string())) }
+        if sound(&name) {
+            Ok(Self(name))
+        } else {
+            Err(SpiffeIdError::TrustDomain(name.to_string()))
+        }
     }
 
     /// Its name.

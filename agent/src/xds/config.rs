@@ -58,8 +58,11 @@ impl XdsConfig {
         ];
         let cluster = cluster.map(|cluster| ("CLUSTER_ID", cluster.to_string()));
         let further = self.metadata.iter().map(|(key, value)| (key.as_str(), value.clone()));
-        let fields =
-            further.chain(own).chain(cluster).map(|(key, value)| (key.to_owned(), string_value(value))).collect();
+        let fields = further
+            .chain(own)
+            .chain(cluster)
+            .map(|(key, value)| (key.to_owned(), string_value(value)))
+            .collect();
         Node {
             id: format!("ztunnel~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local"),
             cluster: String::new(),

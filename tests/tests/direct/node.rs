@@ -25,7 +25,9 @@ use sotto::identify::certs::{CertificateSource, Certificates};
 use sotto::identify::clock::SystemClock;
 use sotto::identify::svid::Issued;
 use sotto::mesh::local::Exclusions;
-use sotto::mesh::{Account, Given, LocalPod, MeshEvent, PodUid, ResourceKind, SpiffeId, Store, Workload};
+use sotto::mesh::{
+    Account, Given, LocalPod, MeshEvent, PodUid, ResourceKind, SpiffeId, Store, Workload,
+};
 use sotto::observe::Metrics;
 use sotto::sys::netlink::{Netlink, Route, RouteKind};
 use sotto::sys::{Netns, socket};

@@ -181,11 +181,7 @@ fn by_name(mesh: &Mesh) -> ByName<'_> {
 }
 
 /// A peer's row; none if its destination is gone from the mesh, with all its replicas.
-fn client(
-    mesh: &Mesh,
-    workloads: &ByName<'_>,
-    peer: &PlaintextPeer,
-) -> Option<Client> {
+fn client(mesh: &Mesh, workloads: &ByName<'_>, peer: &PlaintextPeer) -> Option<Client> {
     let pod = &peer.pod;
     let replica = || {
         let name = (pod.namespace.clone(), peer.workload.clone()?);

@@ -20,7 +20,13 @@ impl World {
         store.set_synced(ResourceKind::Authorization);
         let readiness = Readiness::new();
         let strangers = Strangers::new(readiness.clone());
-        Self { store, reader, pods: pods.iter().copied().map(status).collect(), strangers, readiness }
+        Self {
+            store,
+            reader,
+            pods: pods.iter().copied().map(status).collect(),
+            strangers,
+            readiness,
+        }
     }
 
     fn tell(&mut self, workload: Workload) {

@@ -173,8 +173,12 @@ async fn status(reader: &mut StatusReader, is: impl FnMut(&XdsStatus) -> bool) -
 /// A pod of the cluster that its name begins with.
 fn workload(uid: &str, nonce: &str) -> DeltaDiscoveryResponse {
     let cluster_id = uid.split("//").next().unwrap_or_default().to_owned();
-    let workload =
-        proto::Workload { uid: uid.into(), namespace: "ns".into(), cluster_id, ..Default::default() };
+    let workload = proto::Workload {
+        uid: uid.into(),
+        namespace: "ns".into(),
+        cluster_id,
+        ..Default::default()
+    };
     let address = proto::Address { r#type: Some(proto::address::Type::Workload(workload)) };
     let any = Any { type_url: ADDRESS_TYPE.into(), value: address.encode_to_vec() };
     let resource =
@@ -351,6 +355,30 @@ async fn the_cluster_is_told_as_soon_as_the_control_plane_has_said_which_it_is()
     named.respond(empty(ADDRESS_TYPE, "1")).await;
     named.request().await;
     soon(nameless.responses.closed()).await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_was_given_another_name_is_not_called_by_the_old_one_for_ever() {
+    let mut world = world().await;
+    let (reader, ..) = world.start_on(XdsConfig::RENEWAL, Given::default());
+    let mut stream = world.stream().await;
+    stream.initial().await;
+    stream.respond(workload("east//Pod/ns/a", "1")).await;
+    stream.request().await;
+    drop(stream);
+    assert_eq!(reader.load().cluster_id().map(|id| id.as_str()), Some("east"));
+    let refuse = async |stream: Stream| {
+        let refusal = tonic::Status::unauthenticated("authentication failure");
+        stream.responses.send(Err(refusal)).await.unwrap();
+    };
+    let named = world.stream().await;
+    assert_eq!(named.cluster.as_deref(), Some("east"));
+    refuse(named).await;
+    let nameless = world.stream().await;
+    assert_eq!(nameless.cluster, None, "istiod takes it for one of its own then");
+    // It may have been the token, for a moment.
+    refuse(nameless).await;
+    assert_eq!(world.stream().await.cluster.as_deref(), Some("east"));
 }
 
 #[tokio::test]

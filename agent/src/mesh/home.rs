@@ -112,6 +112,10 @@ impl Locals {
         Self { given, pods: HashMap::new(), home, stale: false }
     }
 
+    pub(super) fn given(&self) -> &Given {
+        &self.given
+    }
+
     pub(super) fn home(&self) -> Result<&Arc<Home>, &HomeUnknown> {
         self.home.as_ref()
     }

@@ -127,6 +127,11 @@ impl Mesh {
         self.locals.knows_agent()
     }
 
+    /// What the agent was told of where its node is.
+    pub fn given(&self) -> &Given {
+        self.locals.given()
+    }
+
     /// The cluster of this node, as far as it is known.
     pub fn cluster_id(&self) -> Option<&ArcStr> {
         self.locals.cluster_id()

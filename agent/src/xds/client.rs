@@ -63,7 +63,7 @@ enum StreamError {
          that --cluster-id names, with the audience istio-ca, and a pod that is still there",
         code = _0.code(), message = _0.message()
     )]
-    Refused(#[source] Box<tonic::Status>),
+    Refused(Box<tonic::Status>),
     #[error("control plane sent no response")]
     Silent,
     #[error("control plane takes no requests")]
@@ -91,6 +91,7 @@ pub async fn run(config: XdsConfig, store: Store, stop: CancellationToken, statu
         status,
         states: [ResourceKind::Address, ResourceKind::Authorization].map(state),
         introduced: false,
+        doubted: false,
     };
     let mut backoff = Backoff::new();
     let (mut kept, grace) = (client.config.kept.take(), Instant::now() + GRACE);
@@ -118,6 +119,8 @@ pub async fn run(config: XdsConfig, store: Store, stop: CancellationToken, statu
                 continue;
             }
         };
+        client.doubted = matches!(error, StreamError::Refused(_)) && !client.doubted;
+        client.introduced &= !client.doubted;
         let worked = worked.into_inner();
         if worked || useless.into_inner() {
             kept = None;
@@ -172,6 +175,8 @@ struct Client {
     states: [DeltaState; 2],
     /// A stream was opened in the name of a cluster that was not known at first, or the attempt was made.
     introduced: bool,
+    /// The control plane has refused us in the name that it told itself: the cluster may have another by now.
+    doubted: bool,
 }
 
 impl Client {
@@ -223,6 +228,7 @@ impl Client {
             let mesh = self.store.mesh();
             let learned = !stream.named && mesh.synced() && mesh.cluster_id().is_some();
             if learned && !std::mem::replace(&mut self.introduced, true) {
+                self.doubted = false;
                 return Ok(());
             }
         }
@@ -250,9 +256,15 @@ impl Client {
         }
     }
 
+    /// The cluster to name: the one we were told, else the one that the control plane tells, as long as it takes that.
+    fn cluster(&self) -> Option<&ArcStr> {
+        let mesh = self.store.mesh();
+        mesh.given().cluster_id.as_ref().or_else(|| mesh.cluster_id().filter(|_| !self.doubted))
+    }
+
     /// Opens a stream, and asks for all that is not held.
     async fn open(&self, channel: Channel) -> Result<Stream, StreamError> {
-        let cluster = self.store.mesh().cluster_id();
+        let cluster = self.cluster();
         let (node, named) = (self.config.node(cluster), cluster.is_some());
         let credentials = credentials(&self.config, cluster).await?;
         let (requests, queue) = mpsc::channel(REQUEST_QUEUE);

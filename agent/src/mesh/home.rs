@@ -171,11 +171,6 @@ impl Locals {
         self.stale = true;
     }
 
-    #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
-        self.pods.len()
-    }
-
     /// Learns from what changed. Where the last pod went, the node is still where it was.
     pub(super) fn learn(&mut self) {
         if !std::mem::take(&mut self.stale) {
@@ -185,6 +180,13 @@ impl Locals {
         if !matches!(learned, Err(HomeUnknown::NoPod { .. })) || self.home.is_err() {
             self.home = learned.map(Arc::new);
         }
+    }
+}
+
+#[cfg(test)]
+impl Locals {
+    pub(super) fn count(&self) -> usize {
+        self.pods.len()
     }
 }
 

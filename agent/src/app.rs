@@ -5,8 +5,8 @@
 //! | `agent` | enrolment, discovery, certificates, admin | a small multi-thread runtime |
 //! | | captured connections | one current-thread runtime a core ([`worker`]) |
 //! | `control-plane` | certificate authority, discovery server | a multi-thread runtime |
-//! | `cni`, `check`, `bpf` | one answer, then the end | |
-//! | `explain`, `migrate` | a question to running agents | |
+//! | `cni`, `check`, `uninstall`, `bpf` | one answer, then the end | |
+//! | `status`, `certs`, `connections`, `explain`, `migrate` | a question to running agents | |
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ use anyhow::Context as _;
 
 use crate::config::{
     AgentConfig, CniAction, Command, ConfigErrors, ControlPlaneSettings, EXIT_USAGE,
+    OperatorCommand,
 };
 use crate::enroll::install::Wanted;
 
@@ -23,12 +24,15 @@ mod ask;
 mod balance;
 mod charge;
 mod cni;
+mod completions;
+mod connections;
 mod control_plane;
 mod destinations;
 mod dump;
 mod duty;
 mod environment;
 mod explain;
+mod farewell;
 mod footprint;
 mod identities;
 mod kubelet;
@@ -41,9 +45,12 @@ mod process;
 mod quiet;
 mod settings;
 mod state;
+mod status;
 mod strangers;
+mod table;
 #[cfg(test)]
 mod testing;
+mod uninstall;
 mod worker;
 
 /// Runs one command to its end.
@@ -60,13 +67,24 @@ pub fn run(command: Command) -> ExitCode {
         Command::Cni(CniAction::Install(args)) => cni::run(args, Wanted::Installed),
         Command::Cni(CniAction::Uninstall(args)) => cni::run(args, Wanted::Removed),
         Command::Check(args) => node::check(&args),
-        Command::Explain(args) => explain::run(&args),
-        Command::Migrate(args) => migrate::run(&args),
+        Command::Uninstall(args) => uninstall::run(args),
+        Command::Operator(command) => operator(command),
         Command::Bpf(args) => node::bpf(&args),
     }
 }
 
-/// Exit code of `explain` and `migrate` when the answer is the bad one.
+fn operator(command: OperatorCommand) -> ExitCode {
+    match command {
+        OperatorCommand::Status(args) => status::run(&args),
+        OperatorCommand::Certs(args) => status::certs(&args),
+        OperatorCommand::Connections(args) => connections::run(&args),
+        OperatorCommand::Explain(args) => explain::run(&args),
+        OperatorCommand::Migrate(args) => migrate::run(&args),
+        OperatorCommand::Completions(args) => completions::run(&args),
+    }
+}
+
+/// Exit code of the commands that ask, and of `uninstall`, when the answer is the bad one.
 const EXIT_DENIED: u8 = 3;
 
 /// A client of the Kubernetes API: by kubeconfig, or as the pod's service account.

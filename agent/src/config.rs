@@ -12,25 +12,70 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub mod agent;
 pub mod cni;
 pub mod control_plane;
+pub mod node;
 pub mod operator;
 pub mod ztunnel;
 
 pub use agent::{AgentArgs, AgentConfig, TlsRecords, UnknownDestinations};
-pub use cni::{CniAction, CniInstallArgs};
+pub use cni::{CniAction, CniInstallArgs, CniPaths};
 pub use control_plane::{ControlPlaneArgs, ControlPlaneSettings};
-pub use operator::{ExplainArgs, MigrateArgs};
+pub use node::{BpfAction, BpfArgs, CheckArgs, UninstallArgs};
+pub use operator::{AskArgs, CompletionsArgs, ExplainArgs, MigrateArgs, OperatorCommand};
 
 /// Exit code of a configuration mistake (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
 /// The `sotto` command line.
 #[derive(Debug, Parser)]
-#[command(name = "sotto", version, about = "An ambient-mesh node agent for Kubernetes")]
+#[command(
+    name = "sotto",
+    version,
+    about = "An ambient mesh for Kubernetes: mutual TLS and layer 4 policy, without sidecars",
+    help_template = HELP,
+    disable_help_subcommand = true
+)]
 pub struct Cli {
     /// What to run.
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// The commands in the order of their use. A test holds it against the list of those that there are.
+const HELP: &str = "\
+{about}
+
+Usage: sotto COMMAND [OPTIONS]
+
+Before and after installing, on a node:
+  check          what this node can do for the agent
+  uninstall      take everything of the mesh off this node
+
+Of a running mesh:
+  status         nodes, pods, certificates, control plane: what is wrong, and what to do
+  certs          certificates of the nodes' pods
+  connections    what is open, with identities and bytes
+  explain        what policy says of one pod calling another, and why
+  migrate        who would break if only mutual TLS were let in
+
+What a cluster runs:
+  agent          the node agent: capture, identify, authorize, tunnel
+  control-plane  the embedded control plane: certificates and discovery
+  cni            put the CNI plugin on the node, or take it off
+
+  completions    a script with which a shell completes all this
+
+Options:
+{options}
+
+The commands of a running mesh ask the agents' admin pages, which listen on the pods' loopback. Ask one node's:
+  kubectl -n istio-system exec ds/sotto -c agent -- sotto status
+or the whole cluster's, with one forwarded port for each agent:
+  kubectl -n istio-system port-forward pod/sotto-aaaaa 15001:15000 &
+  kubectl -n istio-system port-forward pod/sotto-bbbbb 15002:15000 &
+  sotto status --admin http://127.0.0.1:15001,http://127.0.0.1:15002
+
+`sotto COMMAND --help` tells more, with exit codes. Environment variables do what flags do.
+";
 
 /// What to run.
 #[derive(Debug, Subcommand)]
@@ -42,52 +87,17 @@ pub enum Command {
     /// Put the CNI plugin on the node, or take it off. (A container runtime calls it without arguments.)
     #[command(subcommand)]
     Cni(CniAction),
-    /// Tell what this kernel and node can do for the agent.
+    /// Ask a running mesh.
+    #[command(flatten)]
+    Operator(OperatorCommand),
+    // The flags have the help of these: a word here would take its place.
+    #[expect(missing_docs, reason = "their flags say")]
     Check(CheckArgs),
-    /// Tell what policy says of one pod calling another, and why.
-    Explain(ExplainArgs),
-    /// Tell who would break if only mutual TLS were let in.
-    Migrate(MigrateArgs),
+    #[expect(missing_docs, reason = "their flags say")]
+    Uninstall(UninstallArgs),
     /// Load, show or remove the eBPF programs by hand, for a dev node.
     #[command(hide = true)]
     Bpf(BpfArgs),
-}
-
-/// Flags of `sotto check`.
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// Root of the cgroup v2 hierarchy; found by itself if not given.
-    #[arg(long, env = "CGROUP_ROOT")]
-    pub cgroup_root: Option<PathBuf>,
-    /// The kubelet's cgroup; found by itself if not given.
-    #[arg(long, env = "KUBELET_CGROUP")]
-    pub kubelet_cgroup: Option<PathBuf>,
-    /// The host's /proc, where the kubelet is found.
-    #[arg(long, env = "HOST_PROC", default_value = "/proc")]
-    pub proc: PathBuf,
-}
-
-/// Flags of `sotto bpf`.
-#[derive(Debug, Args)]
-pub struct BpfArgs {
-    /// What to do.
-    #[arg(value_enum)]
-    pub action: BpfAction,
-    /// Directory of the pins.
-    #[arg(long, env = "PIN_DIR", default_value = DEFAULT_PIN_DIR)]
-    pub pin_dir: PathBuf,
-    /// Cgroup to attach the connect hooks to; the root by default.
-    #[arg(long, env = "CGROUP_ROOT")]
-    pub cgroup_root: Option<PathBuf>,
-}
-
-/// What `sotto bpf` does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum BpfAction {
-    /// Load, attach and pin; print programs, sizes and verifier statistics.
-    Load,
-    /// Detach and remove every trace.
-    Unload,
 }
 
 /// Flags common to the long-running commands.
@@ -122,7 +132,8 @@ pub enum LogFormat {
     Json,
 }
 
-const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/sotto/v1";
+/// Where pins are unless configured.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/sotto/v1";
 
 /// Every mistake found in a configuration.
 #[derive(Debug, PartialEq, Eq)]
@@ -193,6 +204,37 @@ impl Mistakes {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
             _ => Err(ConfigErrors(self.0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_command_that_is_not_hidden() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let named = HELP.lines().any(|line| line.split_whitespace().next() == Some(name));
+            assert_eq!(named, !command.is_hide_set(), "{name}");
+        }
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains("--version") && help.contains("kubectl"), "{help}");
+    }
+
+    #[test]
+    fn every_command_that_answers_says_what_its_exit_codes_mean() {
+        let answers =
+            ["check", "uninstall", "status", "certs", "connections", "explain", "migrate"];
+        for mut command in Cli::command().get_subcommands().cloned() {
+            if answers.contains(&command.get_name()) {
+                let help = command.render_long_help().to_string();
+                assert!(help.contains("Exit code: 0"), "{help}");
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ mod probes;
 pub mod remembered;
 mod report;
 pub mod rules;
+pub mod withdraw;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -104,8 +105,21 @@ pub struct Status {
     pub settled: bool,
     /// Pods that are, or are to be, or were captured.
     pub pods: Vec<PodStatus>,
+    /// Pods that are asked for and cannot be captured, whatever is done.
+    pub left_alone: Vec<LeftAlone>,
     /// Namespaces with pods that are to be captured, of the whole cluster; none before they are known.
     pub namespaces: Option<enrolled::Namespaces>,
+}
+
+/// A pod that is asked for and cannot be captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// Its namespace.
+    pub namespace: ArcStr,
+    /// Its name.
+    pub name: ArcStr,
+    /// Why.
+    pub reason: rules::Reason,
 }
 
 /// One pod's enrolment.

@@ -1,5 +1,5 @@
 //! What the kernel gives us: namespaces, sockets, lists of them, cgroups, crowds, netlink, BPF links, capabilities,
-//! descriptors, heap, memory, priorities, files, shutdown.
+//! descriptors, heap, memory, priorities, files, where the node's are, shutdown.
 //!
 //! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
 
@@ -9,6 +9,7 @@ pub mod crowd;
 pub mod descriptors;
 pub mod file;
 pub mod heap;
+pub mod host;
 pub mod memory;
 pub mod netlink;
 pub mod netns;
@@ -19,5 +20,6 @@ pub mod sock_diag;
 pub mod socket;
 pub mod sysctl;
 
+pub use host::Host;
 pub use netns::Netns;
 pub use shutdown::Shutdown;

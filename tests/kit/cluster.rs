@@ -33,9 +33,9 @@ use runtime::Runtime;
 
 /// The custom resource definitions that are installed in a real cluster.
 const DEFINITIONS: [&str; 3] = [
-    include_str!("../../deploy/base/crds/authorizationpolicies.yaml"),
-    include_str!("../../deploy/base/crds/destinationrules.yaml"),
-    include_str!("../../deploy/base/crds/peerauthentications.yaml"),
+    include_str!("../../deploy/crds/authorizationpolicies.yaml"),
+    include_str!("../../deploy/crds/destinationrules.yaml"),
+    include_str!("../../deploy/crds/peerauthentications.yaml"),
 ];
 /// The admission policies that are, too.
 const ADMISSION: [&str; 3] = [
@@ -176,6 +176,11 @@ impl Cluster {
     /// The directory of this run's files.
     pub fn dir(&self) -> PathBuf {
         self.run.dir()
+    }
+
+    /// Where the agent of a node has its pins.
+    pub fn pins(&self, node: &Node) -> PathBuf {
+        self.run.pins().join(node.name()).join("v1")
     }
 
     /// A kubeconfig with all rights, for programs on this machine.

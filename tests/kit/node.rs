@@ -230,6 +230,21 @@ impl Node {
         pod.launch(argv).output(b"", limit).await
     }
 
+    /// Runs a program as a process of the node itself, in its network, and returns what it said.
+    ///
+    /// # Errors
+    /// It cannot be started, or runs longer than `limit`.
+    pub async fn run(&self, argv: Vec<String>, limit: Duration) -> Result<Output> {
+        let launch = Launch {
+            argv,
+            cgroup: self.config.cgroup.join("agent"),
+            netns: Some(netns::path(&self.config.netns)),
+            node: Some(self.first_process()),
+            ..Launch::default()
+        };
+        launch.output(b"", limit).await
+    }
+
     /// Whether the node's rules lead to `pod` through every Service that selects it.
     pub fn leads_to(&self, pod: &Pod) -> bool {
         self.services.lock().lead_to(pod)

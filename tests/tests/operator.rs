@@ -1,4 +1,4 @@
-//! The operator's commands on the pocket cluster: `sotto explain` and `sotto migrate`.
+//! The operator's commands on the pocket cluster: `sotto explain`, `migrate`, `status`, `certs` and `connections`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::process::Output;
@@ -170,4 +170,66 @@ async fn who_would_break_is_told_and_why_one_is_denied() {
     world.call(0).await;
     let (exit, table) = world.migrate().await;
     assert!(exit == 0 && table.ends_with("Nobody would break.\n"), "{exit}: {table}");
+}
+
+/// Holds a connection from a pod open.
+async fn hold(world: &World, (namespace, app): (&str, &str), to: &str) {
+    let pod = world.cluster.pod_of(namespace, app).await.unwrap().metadata.name.unwrap();
+    let node = world.cluster.nodes.iter().find(|node| node.pod(namespace, &pod).is_some());
+    let (node, namespace) = (node.unwrap().clone(), namespace.to_owned());
+    let script = format!("exec 3<>/dev/tcp/{to}/9080; printf 'GET /' >&3; sleep 60");
+    tokio::spawn(async move {
+        let limit = Duration::from_secs(90);
+        let held = node.exec((&namespace, &pod), &["bash", "-c", &script], limit).await;
+        tracing::trace!(?held, "ended");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_the_mesh_is_and_what_is_wrong_is_told() {
+    let mut world = World::start().await;
+    let (key, ambient) = ("istio.io/dataplane-mode", Some("ambient"));
+    world.cluster.label_namespace("legacy", key, ambient).await.unwrap();
+    let all = world.admins.join(",");
+    let status = ["status", "--admin", &all];
+
+    let said = world.until("all is well", 0, "All is well.", &status).await;
+    for node in ["node1", "node2"] {
+        let row = said.lines().find(|line| line.starts_with(node)).unwrap();
+        assert!(row.contains("yes") && row.contains("connected, answered"), "{said}");
+        assert!(row.contains("next expires in 23h"), "{said}");
+    }
+    // Of one node it tells, too, and names the other; of all of them none may be missing.
+    let (exit, said) = world.sotto(&["status", "--admin", &world.admins[0]]).await;
+    assert!(exit == 0 && said.contains("though enrolled pods run there: node2"), "{exit}: {said}");
+    let twice = [world.admins[0].as_str(); 2].join(",");
+    let (exit, said) = world.sotto(&["status", "--admin", &twice]).await;
+    assert!(exit == 1 && said.contains("not every node was asked"), "{exit}: {said}");
+    let (exit, said) = world.sotto(&["status", "--admin", "http://127.0.0.1:1"]).await;
+    assert!(exit == 1 && said.contains("127.0.0.1:1 does not tell"), "{exit}: {said}");
+    let (exit, said) = world.sotto(&["status", "--json", "--admin", &all]).await;
+    let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(exit == 0 && json["nodes"][0]["controlPlane"]["connected"] == true, "{said}");
+
+    let (exit, said) = world.sotto(&["certs", "--admin", &all]).await;
+    let identity = "spiffe://cluster.local/ns/bookinfo/sa/bookinfo-details  usable  in 23h";
+    assert!(exit == 0 && said.contains(identity), "{exit}: {said}");
+
+    let details = world.cluster.pod_of("bookinfo", "details").await.unwrap();
+    hold(&world, ("legacy", "sleep"), &details.status.unwrap().pod_ip.unwrap()).await;
+    let connections = ["connections", "--admin", &all];
+    let said = world.until("it is listed", 0, "bookinfo/details", &connections).await;
+    let row = said.lines().find(|line| line.contains("bookinfo/details")).unwrap();
+    let words: Vec<_> = row.split_whitespace().collect();
+    assert_eq!((words[2], words[7], words[8], words[9]), ("in", "HBONE", "5", "0"), "{said}");
+    assert_eq!(words[4], "cluster.local/ns/legacy/sa/sleep", "{said}");
+    assert_eq!(words[6], "cluster.local/ns/bookinfo/sa/bookinfo-details", "{said}");
+
+    // The control plane goes.
+    let control_plane = world.cluster.control_plane.as_mut().unwrap();
+    control_plane.process.kill().await.unwrap();
+    // Each agent notices by itself.
+    let said = world.until("it is missed", 3, "2 things are wrong:", &status).await;
+    assert!(said.contains("no connection to https://"), "{said}");
+    assert!(said.contains("AWAY, answered"), "{said}");
 }

@@ -137,7 +137,8 @@ fn ebpf(sh: &Shell) -> Result<Outcome> {
 
 /// The same rendering that a user's `kubectl apply -k` does; the tests look into the documents.
 fn kustomize(sh: &Shell) -> Result<Outcome> {
-    let mut folders = vec![sh.current_dir().join("deploy/base")];
+    let at = |folder: &str| sh.current_dir().join(folder);
+    let mut folders = vec![at("deploy/base"), at("deploy/crds")];
     folders.extend(sh.read_dir("deploy/overlays").context("failed to list deploy/overlays")?);
     for folder in folders {
         cmd!(sh, "kubectl kustomize {folder}")

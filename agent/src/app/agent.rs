@@ -29,6 +29,7 @@ use tracing::{debug, error, info, warn};
 
 use super::charge::Charge;
 use super::duty::{CONTROL_DRAIN, Duty, Office, install};
+use super::farewell::Farewell;
 use super::footprint::Footprint;
 use super::identities::Identities;
 use super::pods::{Pods, SharedKernel};
@@ -50,11 +51,19 @@ use crate::observe::log::{LinesPerPod, LogControl};
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Readiness;
 use crate::observe::{metrics_server, ready};
-use crate::sys::{Shutdown, cgroup, descriptors, heap, privileges, shutdown, sysctl};
+use crate::sys::{Shutdown, cgroup, descriptors, heap, host, privileges, shutdown, sysctl};
 use crate::xds::{self, StatusReader, StatusWriter};
 
 /// What a remark of readiness is about.
 const CHARGE: &str = "charge";
+
+/// Why an agent ends that could go on.
+enum End {
+    /// It was told to, and was in charge.
+    Told,
+    /// Somebody asked for it, or another agent is in charge.
+    Quit,
+}
 
 /// Runs the agent until SIGTERM.
 pub(super) fn run(config: AgentConfig) -> ExitCode {
@@ -77,6 +86,8 @@ fn prepare(config: &AgentConfig) -> anyhow::Result<cgroup::Cgroup> {
     heap::bound(config.threads.get()).context("failed to bound the heap")?;
     let cgroup = cgroup::settle(settings::agent_cgroup(config).as_deref())
         .context("failed to find or make a cgroup of the agent's own (is cgroup2 mounted?)")?;
+    host::ensure_lasting_pins(&config.pin_dir, &config.proc)
+        .context("failed to find a place for what must outlive the agent")?;
     sysctl::use_proc(&config.proc);
     descriptors::raise_limit().context("failed to raise the limit of open files")?;
     privileges::drop_all_but(privileges::AGENT).context("failed to drop capabilities")?;
@@ -89,6 +100,7 @@ struct Agent {
     /// What it needs to be in charge.
     office: Office,
     charge: Charge,
+    farewell: Farewell,
     /// Ends first: no pod is captured or released any more.
     duty: Duty,
     /// The admin page asks for the end.
@@ -109,8 +121,9 @@ async fn serve(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     info!("running");
     let ended = agent.run(asked).await;
     info!("draining");
-    agent.drain(drain_deadline).await;
-    ended
+    let is_told = matches!(ended, Ok(End::Told));
+    agent.drain(drain_deadline, is_told).await;
+    ended.map(drop)
 }
 
 /// Builds the parts; an error here is a node that cannot serve. Where another agent is in charge, it goes on being so
@@ -158,6 +171,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     );
     let (status, enrolled) = watch::channel(enroll::Status::default());
     let probes = kubelet::Probes::default();
+    let farewell = Farewell::new(&config, client.clone(), kernel.clone(), &control);
     let state = Arc::new(State {
         config,
         mesh,
@@ -169,6 +183,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         pods,
         probes,
         means,
+        readiness: readiness.clone(),
     });
     let office = Office { client, cgroup, status, readiness, footprint };
     let duty = Duty::begin(&state, &office, adopted)?;
@@ -178,7 +193,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let quit = CancellationToken::new();
     let readiness = office.readiness.clone();
     listen(&state, metrics, readiness, log.control, quit.clone(), &servers).await?;
-    Ok(Agent { state, office, charge, duty, quit, control, servers })
+    Ok(Agent { state, office, charge, farewell, duty, quit, control, servers })
 }
 
 /// Waits until the agent knows the mesh and has the certificates of the pods that are captured: until then another
@@ -271,12 +286,14 @@ impl Agent {
     async fn run(
         &mut self,
         mut asked: Pin<&mut impl Future<Output = std::io::Result<()>>>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<End> {
         loop {
             tokio::select! {
-                asked = &mut asked => return asked.map_err(Into::into),
+                asked = &mut asked => {
+                    return asked.map(|()| End::Told).map_err(Into::into);
+                }
                 Some(error) = self.duty.failure.recv() => return Err(error),
-                () = self.quit.cancelled() => return Ok(()),
+                () = self.quit.cancelled() => return Ok(End::Quit),
                 broken = workers_break(&self.state.workers) => return Err(broken),
                 () = self.charge.asked() => {}
                 () = superseded(&self.state.kernel) => {}
@@ -289,8 +306,9 @@ impl Agent {
             self.office.readiness.remark(CHARGE, Some(remark));
             info!("another agent takes over; connections that are open go on here");
             tokio::select! {
-                asked = &mut asked => return asked.map_err(Into::into),
-                () = self.quit.cancelled() => return Ok(()),
+                // The node is another agent's to leave.
+                asked = &mut asked => return asked.map(|()| End::Quit).map_err(Into::into),
+                () = self.quit.cancelled() => return Ok(End::Quit),
                 broken = workers_break(&self.state.workers) => return Err(broken),
                 () = self.charge.regained() => {}
             }
@@ -302,10 +320,14 @@ impl Agent {
         }
     }
 
-    /// New connections find nobody; open ones may end by themselves until the deadline.
-    async fn drain(self, deadline: Duration) {
+    /// New connections find nobody, or go past us if the mesh leaves the node; open ones may end by themselves until the
+    /// deadline. It may leave if the agent was told to end while in charge.
+    async fn drain(self, deadline: Duration, is_told: bool) {
         self.duty.end().await;
-        if timeout(deadline, drained(&self.state.workers)).await.is_err() {
+        let drained = timeout(deadline, drained(&self.state.workers));
+        let leaves = async { is_told && self.farewell.ask().await };
+        let (drained, leaves) = tokio::join!(drained, leaves);
+        if drained.is_err() {
             warn!(after = ?deadline, "connections were open at the drain deadline; they are reset");
         }
         if let Err(unfinished) = self.control.drain(CONTROL_DRAIN).await {
@@ -313,6 +335,9 @@ impl Agent {
         }
         if let Err(unfinished) = self.servers.drain(CONTROL_DRAIN).await {
             warn!(%unfinished, "servers did not end");
+        }
+        if leaves {
+            self.farewell.leave().await;
         }
     }
 }

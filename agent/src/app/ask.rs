@@ -1,5 +1,6 @@
 //! Asking a running agent's admin page, from a command line.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -23,6 +24,35 @@ const ADMIN_PORT: u16 = 15000;
 /// Those of the work.
 pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+/// Asks every agent, all at once.
+///
+/// # Errors
+/// The first of them: half an answer is none.
+pub(super) async fn each<T>(
+    admins: &[String],
+    ask: impl AsyncFn(&str) -> anyhow::Result<T>,
+) -> anyhow::Result<Vec<T>> {
+    futures::future::try_join_all(admins.iter().map(|admin| ask(admin))).await
+}
+
+/// Makes sure that of all nodes which are `needed` the agents were asked.
+///
+/// # Errors
+/// Some were not: what they know would be missing.
+pub(super) fn ensure_all(
+    asked: &BTreeSet<String>,
+    needed: impl Iterator<Item = impl Into<String>>,
+) -> anyhow::Result<()> {
+    let needed: BTreeSet<String> = needed.map(Into::into).collect();
+    let missing: Vec<_> = needed.difference(asked).map(String::as_str).collect();
+    ensure!(
+        missing.is_empty(),
+        "not every node was asked: enrolled pods run on {} too; give the --admin of each agent",
+        missing.join(", ")
+    );
+    Ok(())
 }
 
 /// GETs `query` (path and query) from the agent at `admin`, as `http://127.0.0.1:15000`.

@@ -88,6 +88,10 @@ pub(super) fn pods(
             original_dst: open.original_destination.to_string(),
             actual_dst: open.actual_destination.to_string(),
             protocol: if open.tunnelled { "HBONE" } else { "TCP" }.to_owned(),
+            client_identity: open.client.as_ref().map(ToString::to_string),
+            server_identity: open.server.as_ref().map(ToString::to_string),
+            from_client_bytes: open.from_client_bytes,
+            from_server_bytes: open.from_server_bytes,
         });
     }
     pods

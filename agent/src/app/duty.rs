@@ -80,14 +80,14 @@ impl Duty {
         let others = Shutdown::new();
         let stop = || others.token.clone();
         let (probes, readiness) = (state.probes.clone(), office.readiness.clone());
-        others.spawn(kubelet::attend(search, kernel.clone(), probes, readiness.clone(), stop()));
+        others.spawn(kubelet::attend(search, kernel.clone(), probes, readiness, stop()));
         others.spawn(destinations::follow(mesh.clone(), kernel.clone(), stop()));
         others.spawn(settings::kept(config).keep(mesh.clone(), state.discovery.clone(), stop()));
         let (enrolment, failure) = enrol(settings, state, office, adopted);
         others.spawn(state.clone().keep_list(stop()));
         others.spawn(state.clone().keep_pods(stop()));
         let calm = Calm::new(office.footprint.clone(), state.enrolled.clone());
-        others.spawn(state.clone().upkeep(calm, readiness, stop()));
+        others.spawn(state.clone().upkeep(calm, stop()));
         Ok(Self { failure, enrolment, others })
     }
 

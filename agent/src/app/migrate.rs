@@ -9,9 +9,9 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::ensure;
 use serde::Serialize;
 
+use super::table::Table;
 use super::{EXIT_DENIED, ask};
 use crate::config::MigrateArgs;
 use answer::{Answer, Client, Counts};
@@ -44,12 +44,12 @@ async fn ask_all(args: &MigrateArgs) -> anyhow::Result<Vec<Told>> {
         Some(namespace) => format!("/plaintext?namespace={namespace}"),
         None => "/plaintext".to_owned(),
     };
-    let asked = args.admin.iter().map(async |admin| {
+    ask::each(&args.admin, async |admin| {
         let asked = now();
         let answer = ask::get::<Answer>(admin, &query).await?;
-        anyhow::Ok(Told { answer, asked, answered: now() })
-    });
-    futures::future::try_join_all(asked).await
+        Ok(Told { answer, asked, answered: now() })
+    })
+    .await
 }
 
 /// What all agents told, together.
@@ -73,15 +73,8 @@ impl Report {
     /// A node that runs enrolled pods was not asked: what it knows would be missing.
     fn new(answers: Vec<Told>, now: Duration, since: Option<Duration>) -> anyhow::Result<Self> {
         let nodes: BTreeSet<_> = answers.iter().map(|told| told.answer.node.clone()).collect();
-        let needed: BTreeSet<_> =
-            answers.iter().flat_map(|told| told.answer.enrolled.keys()).collect();
-        let missing: Vec<_> =
-            needed.into_iter().filter(|node| !nodes.contains(*node)).map(String::as_str).collect();
-        ensure!(
-            missing.is_empty(),
-            "not every node was asked: enrolled pods run on {} too; give the --admin of each agent",
-            missing.join(", ")
-        );
+        let needed = answers.iter().flat_map(|told| told.answer.enrolled.keys());
+        ask::ensure_all(&nodes, needed)?;
         let mut others = Counts::default();
         let redirections = Redirections::new(&answers);
         // An agent that was asked twice counts once.
@@ -121,7 +114,7 @@ impl fmt::Display for Report {
         let nodes: Vec<_> = self.nodes.iter().map(String::as_str).collect();
         writeln!(f, "Plaintext clients since the agents of {} started:", nodes.join(", "))?;
         if !self.clients.is_empty() {
-            self.table(f)?;
+            write!(f, "{}", self.table())?;
         }
         if !self.others.is_zero() {
             let Counts { open, total, denied } = self.others;
@@ -145,17 +138,9 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    fn table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn table(&self) -> Table<8> {
         let head = ["DESTINATION", "PORT", "CLIENT", "OPEN", "TOTAL", "DENIED", "SEEN", "STRICT"];
-        let mut rows = vec![head.map(str::to_owned)];
-        rows.extend(self.clients.iter().map(|client| self.row(client)));
-        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-        let widths: Vec<_> = (0..head.len()).map(width).collect();
-        for row in &rows {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-        }
-        Ok(())
+        Table::new(head).with(self.clients.iter().map(|client| self.row(client)))
     }
 
     fn row(&self, client: &Client) -> [String; 8] {

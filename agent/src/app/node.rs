@@ -5,17 +5,53 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::capture::{bpf, check};
-use crate::config::{BpfAction, BpfArgs, CheckArgs};
+use crate::capture::bpf;
+use crate::capture::check::{self, Finding, Verdict};
+use crate::config::{BpfAction, BpfArgs, CheckArgs, DEFAULT_PIN_DIR};
+use crate::enroll::install::layout::{self, LayoutError};
 use crate::error::chain;
-use crate::sys::Netns;
+use crate::sys::{Host, Netns};
 
 /// Tells what this node can do for the agent.
 pub(super) fn check(args: &CheckArgs) -> ExitCode {
     let kubelet = args.kubelet_cgroup.clone();
-    let report = check::check(args.cgroup_root.as_deref(), &args.proc, kubelet);
-    print!("{report}");
+    let host = Host::find();
+    let proc = args.proc.clone().unwrap_or_else(|| host.proc());
+    let mut report = check::check(args.cgroup_root.as_deref(), &proc, kubelet);
+    report.0.extend([network(&host), captured()]);
+    if args.json {
+        match serde_json::to_string_pretty(&report) {
+            Ok(text) => println!("{text}"),
+            Err(error) => return super::exit(Err(error.into())),
+        }
+    } else {
+        print!("{report}");
+    }
     if report.is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Where the CNI plugin goes.
+fn network(host: &Host) -> Finding {
+    let (detail, verdict) = match layout::find(host) {
+        Ok(found) => (found.to_string(), Verdict::Good),
+        Err(LayoutError::NoFiles) => {
+            let detail = "this container does not have the node's files; the one called cni has";
+            (detail.to_owned(), Verdict::Unseen)
+        }
+        Err(error) => (chain(&error), Verdict::Limited),
+    };
+    Finding { subject: "cni", detail, verdict }
+}
+
+/// Whether an agent is at work here.
+fn captured() -> Finding {
+    let pins = Path::new(DEFAULT_PIN_DIR);
+    let (detail, verdict) = match bpf::captured_pods(pins) {
+        Ok(_) if !pins.exists() => ("none has run here".to_owned(), Verdict::Good),
+        Ok(pods) => (format!("has captured {} pods of this node", pods.len()), Verdict::Good),
+        Err(error) => (chain(&error), Verdict::Unseen),
+    };
+    Finding { subject: "agent", detail, verdict }
 }
 
 /// Loads or removes the programs by hand.

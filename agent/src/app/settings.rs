@@ -11,6 +11,7 @@ use crate::config::{AgentConfig, TlsRecords, UnknownDestinations, ztunnel};
 use crate::enroll;
 use crate::identify::ca::CaConfig;
 use crate::mesh::Given;
+use crate::sys::Host;
 use crate::sys::cgroup::{self, Cgroup};
 use crate::tunnel::Limits;
 use crate::tunnel::tls::RecordLayer;
@@ -113,14 +114,14 @@ fn cgroup_root(config: &AgentConfig) -> anyhow::Result<PathBuf> {
     match &config.cgroup_root {
         // One that is none yet is told by who uses it.
         Some(root) => Ok(cgroup::hierarchy(root).unwrap_or_else(|| root.clone())),
-        None => cgroup::root().context("failed to find the cgroup v2 hierarchy"),
+        None => Host::find().cgroup_root().context("failed to find the cgroup v2 hierarchy"),
     }
 }
 
-/// The agent's own cgroup, if one is given. A container's `/sys/fs/cgroup` is none on a host with both
+/// The agent's own cgroup, if one is given or it is in a container. A container's `/sys/fs/cgroup` is none on a host with both
 /// versions: there the agent's own is found in the host's hierarchy.
 pub(super) fn agent_cgroup(config: &AgentConfig) -> Option<PathBuf> {
-    let given = config.agent_cgroup.as_ref()?;
+    let Some(given) = &config.agent_cgroup else { return Host::find().container_cgroup() };
     let is_one = cgroup::hierarchy(given).as_ref() == Some(given);
     (is_one || !given.exists()).then(|| given.clone())
 }

@@ -20,7 +20,7 @@ use super::missing::Missing;
 use super::pods::{Pods, SharedKernel};
 use super::strangers::Strangers;
 use super::worker::{Command, Worker};
-use super::{dump, explain, migrate};
+use super::{dump, explain, migrate, status};
 use crate::config::AgentConfig;
 use crate::connection::{Means, OpenConnection};
 use crate::enroll::{self, enrolled, remembered};
@@ -59,6 +59,7 @@ pub(super) struct State {
     pub(super) pods: Pods,
     pub(super) probes: Probes,
     pub(super) means: Arc<Means>,
+    pub(super) readiness: Readiness,
 }
 
 impl State {
@@ -180,7 +181,7 @@ impl State {
         all
     }
 
-    /// Adds the questions of `sotto explain` and `sotto migrate` to the admin page.
+    /// Adds the questions of `sotto explain`, `sotto status` and `sotto migrate` to the admin page.
     pub(super) fn answer(self: Arc<Self>, page: Admin) -> Admin {
         let of_explain = self.clone();
         let help = "what policy says; ?source=NS/POD&destination=NS/POD&port=80";
@@ -188,10 +189,26 @@ impl State {
             let state = of_explain.clone();
             Box::pin(async move { state.explain(&asked) })
         });
+        let of_status = self.clone();
+        let page = page.answering("/status", "how the node's pods are", move |_| {
+            let state = of_status.clone();
+            Box::pin(async move { state.status().await })
+        });
         page.answering("/plaintext", "who comes in the clear; ?namespace=NS", move |asked| {
             let state = self.clone();
             Box::pin(async move { state.plaintext(&asked).await })
         })
+    }
+
+    async fn status(&self) -> Result<Value, Refusal> {
+        let connections = self.connections().await;
+        let discovery = self.discovery.borrow().clone();
+        let answer = status::answer::Answer::new(&self.config.node_name, SystemTime::now())
+            .with_readiness(&self.readiness)
+            .with_mesh(&self.mesh.load(), &discovery, &self.config.xds_address)
+            .with_pods(&self.enrolled.borrow(), &connections)
+            .with_certificates(&self.certificates.states());
+        json(&answer)
     }
 
     fn explain(&self, asked: &Parameters) -> Result<Value, Refusal> {
@@ -275,12 +292,8 @@ impl State {
     }
 
     /// Looks after the kernel's leftovers and the agent's readiness until `stop`.
-    pub(super) async fn upkeep(
-        self: Arc<Self>,
-        mut calm: Calm,
-        readiness: Readiness,
-        stop: CancellationToken,
-    ) {
+    pub(super) async fn upkeep(self: Arc<Self>, mut calm: Calm, stop: CancellationToken) {
+        let readiness = &self.readiness;
         let mut mesh_known = Some(readiness.pending("mesh state from the control plane"));
         let mut pods_known = Some(readiness.pending("pods of this node"));
         let (mut nothing_captured, mut kernel_broken) = (None, None);

@@ -40,7 +40,7 @@ use log::Log;
 use maps::Maps;
 use pins::Pins;
 pub use pods::AdoptedPod;
-pub use remove::remove_all;
+pub use remove::{captured_pods, remove_all};
 use reuse::Reuse;
 pub use stand_ins::{StandInError, StandIns};
 
@@ -80,6 +80,8 @@ pub struct Kernel {
     /// A map of destinations was full once, so it is not complete.
     overflowed: bool,
     synced: bool,
+    /// The mesh is taken off the node: nothing is attached any more.
+    leaves: bool,
     log: Log,
 }
 
@@ -112,6 +114,7 @@ impl Kernel {
             leftovers: HashMap::new(),
             overflowed: false,
             synced: false,
+            leaves: false,
             log,
         };
         // First the programs must stop to trust the destinations: what is missing from them goes in the clear.
@@ -227,6 +230,9 @@ impl Kernel {
     /// The kernel refuses.
     pub fn maintain(&mut self) -> Result<(), BpfError> {
         self.log.pass_on();
+        if self.leaves {
+            return Ok(());
+        }
         self.collect_garbage()?;
         self.attend_pods()?;
         self.attend_stand_ins()?;

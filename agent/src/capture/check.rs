@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::Serialize;
+
 use super::bpf::{Kernel, KernelConfig, remove_all};
 use super::kubelet::{Kubelet, Search};
 use super::{PodCapture, PodListeners, StandInRanges};
 use crate::mesh::local::Exclusions;
 use crate::mesh::{Account, LocalPod, PodUid};
 use crate::sys::cgroup::{self, Cgroup};
-use crate::sys::{Netns, privileges, sysctl};
+use crate::sys::{Host, Netns, host, privileges, sysctl};
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// What.
     pub subject: &'static str,
@@ -26,10 +28,13 @@ pub struct Finding {
 }
 
 /// What a finding means for the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// As needed.
     Good,
+    /// It cannot be told from here.
+    Unseen,
     /// The agent works, with less.
     Limited,
     /// The agent cannot work.
@@ -37,9 +42,11 @@ pub enum Verdict {
 }
 
 /// All findings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report(pub Vec<Finding>);
 
+/// The file system that pins are in.
+const PINS: &str = "/sys/fs/bpf";
 /// The kubelet's cgroup of the trial.
 const KUBELET: &str = "kubelet.service";
 /// The first release with `bpf_set_retval` in connect hooks.
@@ -48,10 +55,10 @@ const OLDEST_KERNEL: (u32, u32) = (5, 18);
 /// Looks at this node, whose `/proc` is `proc`, for the kubelet only in the cgroup `kubelet` if one is given.
 /// Changes nothing that outlasts the call.
 pub fn check(cgroup_root: Option<&Path>, proc: &Path, kubelet: Option<PathBuf>) -> Report {
-    let mut findings = vec![kernel_version(), user(), capabilities(), ipv6()];
+    let mut findings = vec![kernel_version(), user(), capabilities(), ipv6(), pins(proc)];
     let root = match cgroup_root {
         Some(path) => Ok(path.to_owned()),
-        None => cgroup::root(),
+        None => Host::find().cgroup_root(),
     };
     match root {
         Ok(root) => {
@@ -76,6 +83,7 @@ impl fmt::Display for Report {
         for Finding { subject, detail, verdict } in &self.0 {
             let verdict = match verdict {
                 Verdict::Good => "ok",
+                Verdict::Unseen => "-",
                 Verdict::Limited => "limited",
                 Verdict::Missing => "MISSING",
             };
@@ -133,6 +141,11 @@ fn ipv6() -> Finding {
     Finding { subject: "ipv6", detail, verdict: Verdict::Limited }
 }
 
+fn pins(proc: &Path) -> Finding {
+    let lasting = host::ensure_lasting_pins(Path::new(PINS), proc);
+    finding("pins", lasting.map(|()| PINS.to_owned()).map_err(|error| error.to_string()))
+}
+
 /// An error and what caused it, on one line.
 fn reasons(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
@@ -157,34 +170,52 @@ fn whose_probes(proc: &Path, root: PathBuf, given: Option<PathBuf>) -> Finding {
     Finding { subject: "kubelet", detail, verdict: Verdict::Limited }
 }
 
-/// Loads, attaches and enrols, in a cgroup and a network namespace of its own.
+/// Loads, attaches and enrols, in a cgroup and a network namespace of its own; in a container, which can make no cgroups, in
+/// the container's.
 fn trial(root: &Path) -> Finding {
     let name = format!("sotto-check-{}", std::process::id());
     let place = root.join(&name);
-    let pins = PathBuf::from("/sys/fs/bpf").join(&name);
-    if let Err(error) = std::fs::create_dir(&place) {
-        let detail = format!("not tried: no cgroup below {}: {error}", root.display());
-        return Finding { subject: "capture", detail, verdict: Verdict::Limited };
-    }
-    let tried = try_capture(&place, &pins).map_err(|error| reasons(&*error));
-    let removed = remove_all(&pins).map_err(|errors| format!("{errors:?}"));
-    let remove = |path: &Path| std::fs::remove_dir(path).map_err(|error| error.to_string());
-    let left = remove(&place.join(KUBELET)).and_then(|()| remove(&place));
-    finding(
-        "capture",
-        tried
-            .and(removed)
-            .and(left)
-            .map(|()| "programs verified and attached, a pod enrolled and released".into()),
-    )
+    let pins = Path::new(PINS).join(&name);
+    let made = std::fs::create_dir(&place);
+    let result = match made {
+        Ok(()) => {
+            let tried = tried(&place, &pins, Some(&place.join(KUBELET)));
+            let remove = |path: &Path| std::fs::remove_dir(path).map_err(|e| e.to_string());
+            let left = remove(&place.join(KUBELET)).and_then(|()| remove(&place));
+            tried.and(left)
+        }
+        Err(error) => match own_cgroup() {
+            Some(own) => tried(&own, &pins, None),
+            None => {
+                let detail = format!("not tried: no cgroup below {}: {error}", root.display());
+                return Finding { subject: "capture", detail, verdict: Verdict::Limited };
+            }
+        },
+    };
+    let done = "programs verified and attached, a pod enrolled and released";
+    finding("capture", result.map(|()| done.to_owned()))
+}
+
+/// A cgroup that this process is in, and the programs may be attached to: they look at enrolled pods alone.
+fn own_cgroup() -> Option<PathBuf> {
+    let own = || Some(cgroup::own().ok()?.path);
+    Host::find().container_cgroup().or_else(own)
+}
+
+fn tried(place: &Path, pins: &Path, kubelet: Option<&Path>) -> Result<(), String> {
+    let tried = try_capture(place, pins, kubelet).map_err(|error| reasons(&*error));
+    let removed = remove_all(pins).map_err(|errors| format!("{errors:?}"));
+    tried.and(removed)
 }
 
 fn try_capture(
     cgroup_root: &Path,
     pin_dir: &Path,
+    kubelet: Option<&Path>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let kubelet = cgroup_root.join(KUBELET);
-    std::fs::create_dir(&kubelet)?;
+    if let Some(kubelet) = kubelet {
+        std::fs::create_dir(kubelet)?;
+    }
     let mut kernel = Kernel::install(KernelConfig {
         pin_dir: pin_dir.to_owned(),
         cgroup_root: cgroup_root.to_owned(),
@@ -193,7 +224,7 @@ fn try_capture(
         proxy_unknown: false,
         ranges: StandInRanges::default(),
     })?;
-    kernel.exempt_probes(Some(&kubelet))?;
+    kernel.exempt_probes(kubelet)?;
     let pod = PodCapture {
         pod: Arc::new(LocalPod {
             uid: PodUid("check".into()),

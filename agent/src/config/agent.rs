@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use super::{CommonArgs, ConfigErrors, LogFormat, Mistakes};
 use crate::capture::StandInRanges;
 use crate::mesh::TrustDomain;
+use crate::sys::Host;
 
 /// Lines of a pod a second: the node's log then holds a quarter of an hour of who logs most.
 const DEFAULT_POD_LOG_LINES: u32 = 100;
@@ -67,7 +68,7 @@ pub struct AgentArgs {
     /// Root of the cgroup v2 hierarchy, or this node's subtree of it; found by itself if not given.
     #[arg(long, env = "CGROUP_ROOT")]
     pub cgroup_root: Option<PathBuf>,
-    /// A cgroup of the agent's own; made and entered if not given.
+    /// A cgroup of the agent's own; a container's, or made and entered, if not given.
     #[arg(long, env = "AGENT_CGROUP")]
     pub agent_cgroup: Option<PathBuf>,
     /// The kubelet's cgroup, whose probes are exempt; found by itself if not given.
@@ -82,9 +83,9 @@ pub struct AgentArgs {
     /// Directory of what must survive the agent and reboots: the list of enrolled namespaces.
     #[arg(long, env = "STATE_DIR", default_value = crate::enroll::enrolled::DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
-    /// The host's /proc, where the network namespaces of running pods are found.
-    #[arg(long, env = "HOST_PROC", default_value = "/proc")]
-    pub proc: PathBuf,
+    /// The node's /proc, where the network namespaces of running pods are found; found by itself if not given.
+    #[arg(long, env = "HOST_PROC")]
+    pub proc: Option<PathBuf>,
     /// What becomes of connections to destinations outside the mesh.
     #[arg(long, env = "UNKNOWN_DESTINATIONS", value_enum, default_value = "direct")]
     pub unknown_destinations: UnknownDestinations,
@@ -253,7 +254,7 @@ impl AgentConfig {
             pin_dir: args.pin_dir,
             cni_socket: args.cni_socket,
             state_dir: args.state_dir,
-            proc: args.proc,
+            proc: args.proc.unwrap_or_else(|| Host::find().proc()),
             unknown_destinations: args.unknown_destinations,
             fail_open: args.fail_open,
             wait_for_answer: args.wait_for_answer,

@@ -13,15 +13,15 @@ pub enum CniAction {
     Uninstall(CniInstallArgs),
 }
 
-/// Where a node keeps its CNI plugins and configuration.
-#[derive(Debug, Args)]
-pub struct CniInstallArgs {
-    /// Directory of the plugins' binaries, the runtime's own (containerd: `bin_dir`).
-    #[arg(long, env = "CNI_BIN_DIR", default_value = "/opt/cni/bin")]
-    pub bin_dir: PathBuf,
-    /// Directory of the network's configuration (containerd: `conf_dir`).
-    #[arg(long, env = "CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
-    pub conf_dir: PathBuf,
+/// Where a node keeps its CNI plugins and configuration, and the agent its part.
+#[derive(Debug, Clone, Args)]
+pub struct CniPaths {
+    /// Directory of the plugins' binaries, the runtime's own (containerd: `bin_dir`); found by the runtime's configuration if not given.
+    #[arg(long, env = "CNI_BIN_DIR")]
+    pub bin_dir: Option<PathBuf>,
+    /// Directory of the network's configuration (containerd: `conf_dir`); found by the runtime's configuration if not given.
+    #[arg(long, env = "CNI_CONF_DIR")]
+    pub conf_dir: Option<PathBuf>,
     /// Name of our list, which must come before every other.
     #[arg(long, env = "CNI_LIST_NAME", default_value = "00-sotto.conflist")]
     pub list_name: String,
@@ -31,6 +31,14 @@ pub struct CniInstallArgs {
     /// Directory of the agent's state, one path here and on the node: there the plugin reads which namespaces are enrolled.
     #[arg(long, env = "STATE_DIR", default_value = crate::enroll::enrolled::DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
+}
+
+/// How the CNI plugin is put on a node.
+#[derive(Debug, Args)]
+pub struct CniInstallArgs {
+    /// Where.
+    #[command(flatten)]
+    pub paths: CniPaths,
     /// Namespace of the agent, whose pods start without it.
     #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
     pub agent_namespace: String,

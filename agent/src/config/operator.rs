@@ -1,10 +1,69 @@
-//! Flags of the commands that ask running agents: `explain` and `migrate`.
+//! The commands that ask running agents: `status`, `certs`, `connections`, `explain` and `migrate`; and their flags.
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
+use clap_complete::Shell;
 
 const DEFAULT_ADMIN: &str = "http://127.0.0.1:15000";
+
+/// For people who run a mesh.
+#[derive(Debug, Subcommand)]
+pub enum OperatorCommand {
+    /// Tell how the mesh is, what is wrong, and what to do.
+    #[command(
+        long_about = "Ask running agents how they are: their pods, and which are not captured and why; certificates; the \
+            control plane; what is wrong, and what to do.\n\n\
+            With one agent, of its node. With an --admin for each agent, of the cluster: then a node with enrolled pods \
+            that is left out is an error.\n\n\
+            Exit code: 0 all is well, 3 something is wrong, 1 an agent did not answer or was not asked."
+    )]
+    Status(AskArgs),
+    /// Tell the certificates of the nodes' pods.
+    #[command(
+        long_about = "Ask running agents for the certificates of their pods' identities: what they are for, and until \
+            when. Keys are told to nobody.\n\n\
+            Exit code: 0 all can be used, 3 one cannot, 1 an agent did not answer."
+    )]
+    Certs(AskArgs),
+    /// Tell what is open, with identities and bytes.
+    #[command(
+        long_about = "Ask running agents which connections of their pods they carry, by whom and to whom, and how many \
+            bytes went so far. What leaves the mesh does not pass through an agent, and is not listed.\n\n\
+            Exit code: 0, or 1 if an agent did not answer."
+    )]
+    Connections(AskArgs),
+    // The flags have the help of these: a word here would take its place.
+    #[expect(missing_docs, reason = "their flags say")]
+    Explain(ExplainArgs),
+    #[expect(missing_docs, reason = "their flags say")]
+    Migrate(MigrateArgs),
+    /// Print a script with which a shell completes commands and flags.
+    #[command(long_about = "Print a script with which a shell completes commands and flags.\n\n\
+            bash: sotto completions bash >/etc/bash_completion.d/sotto\n\
+            zsh:  sotto completions zsh >\"${fpath[1]}/_sotto\"\n\
+            fish: sotto completions fish >~/.config/fish/completions/sotto.fish")]
+    Completions(CompletionsArgs),
+}
+
+/// Flags of `sotto status`, `certs` and `connections`.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// An agent's admin page; one for each node.
+    #[arg(long, env = "SOTTO_ADMIN", default_value = DEFAULT_ADMIN, value_delimiter = ',')]
+    pub admin: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `sotto completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// Of which shell.
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
 
 /// Flags of `sotto explain`.
 #[derive(Debug, Args)]

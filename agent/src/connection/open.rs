@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::record::Live;
-use crate::mesh::PodUid;
+use crate::mesh::{PodUid, SpiffeId};
 
 /// Which way a connection goes, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,14 @@ pub struct OpenConnection {
     pub actual_destination: SocketAddr,
     /// Whether it is in a tunnel.
     pub tunnelled: bool,
+    /// Who the client is, where that is certified.
+    pub client: Option<SpiffeId>,
+    /// Who the server is, where that is certified.
+    pub server: Option<SpiffeId>,
+    /// What the client has sent so far.
+    pub from_client_bytes: u64,
+    /// What the server has sent so far.
+    pub from_server_bytes: u64,
 }
 
 /// The connections open on this thread.

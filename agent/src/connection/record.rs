@@ -61,7 +61,7 @@ impl Live {
     /// For the admin page; none once its end is told.
     pub(super) fn listed(&self) -> Option<OpenConnection> {
         let record = self.record.borrow();
-        let (info, way) = (record.as_ref()?.info(), &self.way);
+        let (info, way, total) = (record.as_ref()?.info(), &self.way, self.total());
         Some(OpenConnection {
             pod: way.pod.clone(),
             direction: match info.reporter {
@@ -72,6 +72,10 @@ impl Live {
             original_destination: way.original_destination,
             actual_destination: way.actual_destination,
             tunnelled: info.mutual_tls,
+            client: info.source.identity.clone(),
+            server: info.destination.identity.clone(),
+            from_client_bytes: total.from_client_bytes,
+            from_server_bytes: total.from_server_bytes,
         })
     }
 

@@ -22,7 +22,7 @@ use super::netns::Locator;
 use super::pods::{self, View};
 use super::remembered;
 use super::report::{self, Report};
-use super::{AdoptedPod, Capture, EnrollError, PodState, Settings, Status};
+use super::{AdoptedPod, Capture, EnrollError, LeftAlone, PodState, Settings, Status};
 use crate::error::chain;
 use crate::mesh::PodUid;
 
@@ -269,7 +269,13 @@ impl<C: Capture> Driver<C> {
         let synced = self.view.is_complete();
         let settled = synced && pods.iter().all(super::PodStatus::is_settled);
         let namespaces = self.view.enrolled_namespaces();
-        let status = Status { synced, settled, pods, namespaces };
+        let left_alone = self.view.left_alone().map(|(pod, reason)| LeftAlone {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            reason,
+        });
+        let left_alone = left_alone.collect();
+        let status = Status { synced, settled, pods, left_alone, namespaces };
         self.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;

@@ -13,6 +13,7 @@
 pub mod conflist;
 mod files;
 mod keep;
+pub mod layout;
 pub mod owner;
 mod program;
 pub mod taint;
@@ -86,7 +87,7 @@ pub enum InstallError {
     },
     /// A plugin of the network is not where it should be.
     #[error("plugin {kind:?} of {} is not in {}: this is not the directory that the container \
-             runtime runs plugins from; set --bin-dir (and the volume cni-bin) to its `bin_dir`",
+             runtime runs plugins from; set --bin-dir (CNI_BIN_DIR) to its `bin_dir`",
             list.display(), bin_dir.display())]
     WrongBinDir {
         /// The plugin.
@@ -205,7 +206,8 @@ fn put_list(node: &Node) -> Result<bool, InstallError> {
 /// entry in another file goes too, wherever it comes from.
 fn remove(node: &Node) -> Result<bool, InstallError> {
     let mut changed = file::remove(&node.list()).map_err(write(&node.list()))?;
-    for path in files::considered(&node.conf_dir)? {
+    let others = if node.conf_dir.exists() { files::considered(&node.conf_dir)? } else { vec![] };
+    for path in others {
         let text = std::fs::read_to_string(&path).map_err(read(&path))?;
         let Some(without) = Conflist::parse(&text).ok().and_then(|list| list.without_plugin())
         else {

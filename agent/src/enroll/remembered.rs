@@ -56,22 +56,28 @@ pub fn file_in(state_dir: &Path) -> PathBuf {
 
 /// The pods of the file; none if it is not sound.
 pub fn read(path: &Path) -> Vec<Arc<LocalPod>> {
+    let pods = entries(path).into_iter();
+    pods.filter_map(|(uid, entry)| entry.pod(uid)).map(Arc::new).collect()
+}
+
+/// Whose pods they are, by UID; none if the file is not sound.
+pub fn uids(path: &Path) -> Vec<PodUid> {
+    entries(path).into_keys().map(|uid| PodUid(uid.into())).collect()
+}
+
+fn entries(path: &Path) -> BTreeMap<String, Entry> {
     let content: Content = match std::fs::read(path).map(|bytes| serde_json::from_slice(&bytes)) {
         Ok(Ok(content)) => content,
         Ok(Err(error)) => {
             tracing::warn!(%error, path = %path.display(), "the list of captured pods is damaged, and not used");
-            return Vec::new();
+            return BTreeMap::new();
         }
         Err(error) => {
             tracing::debug!(%error, path = %path.display(), "no list of captured pods");
-            return Vec::new();
+            return BTreeMap::new();
         }
     };
-    if content.version != VERSION {
-        return Vec::new();
-    }
-    let pods = content.pods.into_iter();
-    pods.filter_map(|(uid, entry)| entry.pod(uid)).map(Arc::new).collect()
+    if content.version == VERSION { content.pods } else { BTreeMap::new() }
 }
 
 impl Entry {
@@ -185,6 +191,7 @@ mod tests {
         assert_eq!(read(&path), []);
         write(&path, &content(&status(true, PodState::Captured)).unwrap()).unwrap();
         assert_eq!(read(&path), [Arc::new(pod())]);
+        assert_eq!(uids(&path), [PodUid("u-1".into())]);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         for broken in ["", "{", r#"{"version":2,"pods":{}}"#, r#"{"version":1,"pods":[]}"#] {
             std::fs::write(&path, broken).unwrap();

@@ -145,6 +145,16 @@ pub struct ConnectionDump {
     pub actual_dst: String,
     /// `HBONE` or `TCP`.
     pub protocol: String,
+    /// SPIFFE URI of the client, where that is certified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_identity: Option<String>,
+    /// SPIFFE URI of the server, where that is certified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_identity: Option<String>,
+    /// What the client has sent so far.
+    pub from_client_bytes: u64,
+    /// What the server has sent so far.
+    pub from_server_bytes: u64,
 }
 
 #[cfg(test)]

@@ -57,6 +57,11 @@ impl Readiness {
         self.remarks.lock().values().cloned().collect()
     }
 
+    /// What is wrong, by what it is about.
+    pub fn remarks_by_subject(&self) -> BTreeMap<&'static str, String> {
+        self.remarks.lock().clone()
+    }
+
     /// Whether nothing is pending.
     pub fn is_ready(&self) -> bool {
         self.pending.lock().is_empty()

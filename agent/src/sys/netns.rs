@@ -9,11 +9,13 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns, unshare};
+
+use super::host::Host;
 
 /// A network namespace, kept alive for as long as a clone of this exists.
 #[derive(Debug, Clone)]
@@ -69,15 +71,23 @@ impl Netns {
     /// # Errors
     /// `proc` cannot be read. A namespace that nobody shows is `None`.
     pub fn find(inode: u64, proc: &Path) -> io::Result<Option<Self>> {
-        let named = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
-        let named = named.map(|entry| entry.path());
-        let of_processes =
-            std::fs::read_dir(proc)?.flatten().map(|entry| entry.path().join("ns/net"));
-        let found = named
-            .chain(of_processes)
-            .filter(|path| std::fs::metadata(path).is_ok_and(|found| found.ino() == inode))
-            .find_map(|path| Self::open(&path).ok());
-        Ok(found)
+        let mut found = shown(proc)?.filter(|(shown, _)| *shown == inode);
+        Ok(found.find_map(|(_, path)| Self::open(&path).ok()))
+    }
+
+    /// Every namespace that shows, once, where [`Self::find`] looks.
+    ///
+    /// # Errors
+    /// `proc` cannot be read.
+    pub fn all(proc: &Path) -> io::Result<Vec<Self>> {
+        let mut all: Vec<Self> = Vec::new();
+        for (inode, path) in shown(proc)? {
+            if all.iter().all(|known| known.inode != inode) {
+                // Files in `/run/netns` that are no namespaces, and processes that end while we look.
+                all.extend(Self::open(&path));
+            }
+        }
+        Ok(all)
     }
 
     /// Makes a new, empty namespace; it ends with the last clone.
@@ -153,6 +163,17 @@ impl Netns {
         let _back = Back(home);
         Ok(f())
     }
+}
+
+/// Where namespaces show, each with its inode.
+fn shown(proc: &Path) -> io::Result<impl Iterator<Item = (u64, PathBuf)>> {
+    let named = Path::new("/run/netns");
+    let folders = [named.to_owned(), Host::find().path(named)];
+    let named = folders.into_iter().filter_map(|folder| std::fs::read_dir(folder).ok());
+    let named = named.flatten().flatten().map(|entry| entry.path());
+    let of_processes = std::fs::read_dir(proc)?.flatten().map(|entry| entry.path().join("ns/net"));
+    let all = named.chain(of_processes);
+    Ok(all.filter_map(|path| Some((std::fs::metadata(&path).ok()?.ino(), path))))
 }
 
 impl AsFd for Netns {

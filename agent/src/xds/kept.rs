@@ -42,6 +42,11 @@ const REFRESH: Duration = Duration::from_secs(60 * 60);
 const MAX_BYTES: u64 = 1 << 30;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// The file in the agent's directory of state.
+pub fn file_in(state_dir: &Path) -> PathBuf {
+    state_dir.join(FILE)
+}
+
 /// Where it is, and of which mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
@@ -87,7 +92,7 @@ impl Kept {
     pub fn new(state_dir: &Path, mesh: String) -> Self {
         // Without it no boot is told from another, and nothing is believed.
         let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
-        Self { path: state_dir.join(FILE), mesh, boot }
+        Self { path: file_in(state_dir), mesh, boot }
     }
 
     /// What was known, as two first responses of a control plane, and how long ago that was.

@@ -1,6 +1,7 @@
 //! What readiness, metrics and the admin page need to know of the client.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
@@ -41,6 +42,8 @@ pub struct KindStatus {
 pub struct XdsStatus {
     /// A response came on the present connection.
     pub connected: bool,
+    /// When the last response came.
+    pub last_answer: Option<SystemTime>,
     /// Why the last connection ended or could not be made; none while connected.
     pub last_error: Option<String>,
     /// How connections ended.
@@ -92,6 +95,7 @@ impl StatusWriter {
     pub(super) fn handled(&self, handled: &Handled) {
         self.0.send_modify(|status| {
             status.connected = true;
+            status.last_answer = Some(SystemTime::now());
             status.last_error = None;
             let kind = status.kind(handled.kind);
             kind.synced = true;

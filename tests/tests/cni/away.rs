@@ -16,12 +16,12 @@ const HELD: Duration = Duration::from_secs(4);
 /// As the kubelet gives the agent's pod.
 const GRACE: Duration = Duration::from_secs(30);
 
-async fn starts(cluster: &Cluster, namespace: &str) {
+pub(super) async fn starts(cluster: &Cluster, namespace: &str) {
     cluster.apply(&server(namespace, "web", "node1")).await.unwrap();
     cluster.wait_ready(&[namespace], LIMIT).await.unwrap();
 }
 
-async fn is_captured(cluster: &Cluster, namespace: &str) {
+pub(super) async fn is_captured(cluster: &Cluster, namespace: &str) {
     let annotation = "ambient.istio.io/redirection";
     let captured = async || {
         let pod = cluster.pod_of(namespace, "web").await?;
@@ -76,7 +76,7 @@ async fn only_pods_of_enrolled_namespaces_wait_for_an_agent_that_is_away() {
 }
 
 /// Makes the agent's pod one of a DaemonSet, as it is in a cluster.
-async fn adopt(cluster: &Cluster) -> Api<DaemonSet> {
+pub(super) async fn adopt(cluster: &Cluster) -> Api<DaemonSet> {
     let sets: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), SYSTEM);
     let labels = json!({ "app": "sotto" });
     let set = serde_json::from_value(json!({
@@ -95,7 +95,7 @@ async fn adopt(cluster: &Cluster) -> Api<DaemonSet> {
 }
 
 /// What the kubelet does to the agent's pod at its end.
-async fn end_agent(cluster: &mut Cluster) {
+pub(super) async fn end_agent(cluster: &mut Cluster) {
     let agent = &mut cluster.agents[0];
     let cni = agent.cni.as_mut().unwrap();
     cni.terminate(GRACE).await.unwrap();

@@ -4,9 +4,9 @@ use super::*;
 
 /// The definitions as they are deployed.
 const DEFINITIONS: [&str; 3] = [
-    include_str!("../../../deploy/base/crds/authorizationpolicies.yaml"),
-    include_str!("../../../deploy/base/crds/destinationrules.yaml"),
-    include_str!("../../../deploy/base/crds/peerauthentications.yaml"),
+    include_str!("../../../deploy/crds/authorizationpolicies.yaml"),
+    include_str!("../../../deploy/crds/destinationrules.yaml"),
+    include_str!("../../../deploy/crds/peerauthentications.yaml"),
 ];
 
 pub(super) fn define(api: &ApiServer) {

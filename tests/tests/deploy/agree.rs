@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use sotto::sys::privileges;
 
-use crate::render::{documents, folders, items, name, of_kind, only};
+use crate::render::{documents, folders, items, name, of_kind, only, with_agents};
 
 /// What `cargo xtask image` makes unless it is told another name.
 const IMAGE: &str = concat!("sotto:", env!("CARGO_PKG_VERSION"));
@@ -123,12 +123,12 @@ fn bindings_name_roles_and_accounts_that_are_there() {
                 || is_there(role["kind"].as_str().expect("a kind"), name(role));
             assert!(known, "{folder}: role {}", name(role));
             for subject in items(&binding["subjects"]) {
-                assert!(
-                    is_there("ServiceAccount", name(subject)),
-                    "{folder}: account {}",
-                    name(subject)
-                );
-                assert_eq!(subject["namespace"], "istio-system", "{folder}");
+                let is_meant = |account: &&Value| {
+                    let metadata = &account["metadata"];
+                    name(metadata) == name(subject) && metadata["namespace"] == subject["namespace"]
+                };
+                let accounts = of_kind(&all, "ServiceAccount");
+                assert!(accounts.iter().any(is_meant), "{folder}: account {subject}");
             }
         }
     }
@@ -136,7 +136,7 @@ fn bindings_name_roles_and_accounts_that_are_there() {
 
 #[test]
 fn roles_ask_for_little() {
-    let all = documents("base");
+    let all = [documents("base"), documents("overlays/uninstall")].concat();
     for role in of_kind(&all, "ClusterRole").into_iter().chain(of_kind(&all, "Role")) {
         let cluster_wide = role["kind"] == "ClusterRole";
         for rule in items(&role["rules"]) {
@@ -194,16 +194,24 @@ fn admission_policies_are_bound_and_about_accounts_that_there_are() {
         let policies = of_kind(&all, "ValidatingAdmissionPolicy");
         let there: BTreeSet<&str> = policies.iter().map(|p| name(&p["metadata"])).collect();
         assert_eq!(bound, there, "{folder}");
-        assert!(there.contains("sotto-agent"), "{folder}");
         for policy in policies {
             assert_eq!(policy["spec"]["failurePolicy"], "Fail", "{folder}");
         }
+        let sets = of_kind(&all, "DaemonSet");
+        let [set] = sets.as_slice() else { continue };
+        // Under istiod the agents have another name.
+        let wanted = if name(&set["metadata"]) == "sotto-uninstall" {
+            "sotto-uninstall"
+        } else {
+            "sotto-agent"
+        };
         let agent = of_kind(&all, "ValidatingAdmissionPolicy")
             .into_iter()
-            .find(|policy| name(&policy["metadata"]) == "sotto-agent")
+            .find(|policy| name(&policy["metadata"]) == wanted)
             .expect("it is there");
-        let account = &only(&all, "DaemonSet")["spec"]["template"]["spec"]["serviceAccountName"];
-        let user = format!("system:serviceaccount:istio-system:{}", account.as_str().expect("one"));
+        let account = set["spec"]["template"]["spec"]["serviceAccountName"].as_str().expect("one");
+        let namespace = set["metadata"]["namespace"].as_str().expect("one");
+        let user = format!("system:serviceaccount:{namespace}:{account}");
         let asks = agent["spec"]["matchConditions"][0]["expression"].as_str().expect("a rule");
         assert!(asks.contains(&format!("'{user}'")), "{folder}: {user}");
     }
@@ -211,7 +219,7 @@ fn admission_policies_are_bound_and_about_accounts_that_there_are() {
 
 #[test]
 fn agents_may_reach_the_control_plane_and_no_other_pod_may() {
-    for folder in ["base", "overlays/dev-node", "overlays/k3s", "overlays/openshift"] {
+    for folder in ["base", "overlays/dev-node", "overlays/openshift"] {
         let all = documents(folder);
         let policy = &only(&all, "NetworkPolicy")["spec"];
         let template = |kind: &str| only(&all, kind)["spec"]["template"].clone();
@@ -286,6 +294,42 @@ fn openshift_allows_what_the_agent_asks_for_and_no_more() {
         items(&constraints["volumes"]).iter().map(|kind| kind.as_str().expect("a kind")).collect();
     assert_eq!(kinds, expected);
     assert_eq!(items(&pod["containers"]).len(), 1, "the network's files are the operator's");
+}
+
+#[test]
+fn what_users_objects_hang_on_stays_when_the_mesh_is_deleted() {
+    for folder in folders().iter().filter(|folder| *folder != "crds") {
+        let all = documents(folder);
+        assert!(of_kind(&all, "CustomResourceDefinition").is_empty(), "{folder}");
+        for namespace in of_kind(&all, "Namespace") {
+            // With it would go the policies that are for all of the mesh.
+            assert_eq!(name(&namespace["metadata"]), "sotto-uninstall", "{folder}");
+        }
+    }
+    assert_eq!(name(&only(&documents("crds"), "Namespace")["metadata"]), "istio-system");
+}
+
+#[test]
+fn the_way_out_outlives_what_it_takes_away() {
+    let all = documents("overlays/uninstall");
+    for document in &all {
+        let namespace = document["metadata"]["namespace"].as_str();
+        assert_eq!(namespace.unwrap_or("sotto-uninstall"), "sotto-uninstall", "{document}");
+        for folder in with_agents().iter().chain([&"crds".to_owned()]) {
+            let same = |other: &Value| {
+                ["kind", "metadata"].iter().all(|key| match *key {
+                    "metadata" => other["metadata"]["name"] == document["metadata"]["name"],
+                    key => other[key] == document[key],
+                })
+            };
+            assert!(!documents(folder).iter().any(same), "{folder} deletes {document}");
+        }
+    }
+    let mut expected = BTreeSet::from([["", "pods", "list"], ["", "pods/status", "patch"]]);
+    for role in of_kind(&all, "ClusterRole") {
+        expected = &expected ^ &rights(role);
+    }
+    assert_eq!(expected, BTreeSet::new());
 }
 
 #[test]

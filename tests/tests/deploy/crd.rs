@@ -6,16 +6,16 @@ use crate::render::{documents, items, name, of_kind};
 
 /// The definition of a kind.
 fn definition(plural: &str) -> Value {
-    let all = documents("base");
+    let all = documents("crds");
     let found = of_kind(&all, "CustomResourceDefinition")
         .into_iter()
         .find(|crd| crd["spec"]["names"]["plural"] == plural);
-    found.expect("the definition is in the base").clone()
+    found.expect("the definition is there").clone()
 }
 
 #[test]
 fn definitions_are_structural() {
-    let all = documents("base");
+    let all = documents("crds");
     let definitions = of_kind(&all, "CustomResourceDefinition");
     assert_eq!(definitions.len(), 3);
     for crd in definitions {

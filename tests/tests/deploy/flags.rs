@@ -6,7 +6,7 @@ use clap::Parser;
 use serde_json::Value;
 use sotto::config::{AgentArgs, Cli, CniAction, CniInstallArgs, Command, ControlPlaneArgs};
 
-use crate::render::{documents, folders, items, name, only};
+use crate::render::{documents, folders, items, name, only, with_agents};
 
 fn parse(container: &Value) -> Command {
     let args = items(&container["args"]).iter().map(|arg| arg.as_str().expect("a text"));
@@ -46,11 +46,9 @@ fn control_plane(all: &[Value]) -> ControlPlaneArgs {
     }
 }
 
-/// Its arguments, and whether they install.
-fn cni(all: &[Value]) -> (CniInstallArgs, bool) {
+fn cni(all: &[Value]) -> CniInstallArgs {
     match parse(container(pod(all, "DaemonSet"), "cni")) {
-        Command::Cni(CniAction::Install(args)) => (args, true),
-        Command::Cni(CniAction::Uninstall(args)) => (args, false),
+        Command::Cni(CniAction::Install(args)) => args,
         other => panic!("{other:?}"),
     }
 }
@@ -79,7 +77,7 @@ fn every_command_line_is_understood() {
 
 #[test]
 fn the_agents_paths_are_mounted() {
-    for folder in folders() {
+    for folder in with_agents() {
         let all = documents(&folder);
         let args = agent(&all);
         let container = agent_container(&all);
@@ -93,16 +91,13 @@ fn the_agents_paths_are_mounted() {
         };
         check(&args.root_cert, "root-cert", false);
         check(&args.token, "token", false);
-        check(&args.proc, "host-proc", true);
-        check(args.cgroup_root.as_deref().expect("given"), "host-cgroup", false);
+        // What it finds there is the node's.
+        assert_eq!((&args.proc, &args.cgroup_root, &args.agent_cgroup), (&None, &None, &None));
+        check(Path::new("/host/proc"), "host-proc", true);
+        check(Path::new("/host/sys/fs/cgroup"), "host-cgroup", false);
         check(&args.pin_dir, "bpffs", true);
         check(&args.cni_socket, "run", true);
         check(&args.state_dir, "state", true);
-        assert_eq!(
-            args.agent_cgroup.as_deref(),
-            Some(Path::new("/sys/fs/cgroup")),
-            "the container's own"
-        );
     }
 }
 
@@ -159,7 +154,7 @@ fn ports_are_those_that_are_listened_on() {
 
 #[test]
 fn the_agents_memory_is_bounded_by_its_container_or_its_flag() {
-    for folder in folders() {
+    for folder in with_agents() {
         let all = documents(&folder);
         let container = agent_container(&all);
         let limit = container["resources"]["limits"]["memory"].as_str();
@@ -182,30 +177,57 @@ fn the_drain_ends_before_the_pod_is_killed() {
 
 #[test]
 fn the_plugin_finds_the_agent_and_its_folders_are_mounted() {
-    for folder in
-        ["base", "overlays/dev-node", "overlays/k3s", "overlays/istiod", "overlays/startup-taint"]
-    {
+    for folder in ["base", "overlays/dev-node", "overlays/istiod", "overlays/startup-taint"] {
         let all = documents(folder);
-        let (args, installs) = cni(&all);
-        assert!(installs && args.watch, "{folder}");
+        let args = cni(&all);
+        assert!(args.watch, "{folder}");
         assert_eq!(
-            args.socket,
+            args.paths.socket,
             agent(&all).cni_socket,
             "{folder}: the plugin runs on the node, where both are one path"
         );
         let container = container(pod(&all, "DaemonSet"), "cni");
-        assert_eq!(mounted(container, &args.bin_dir), ("cni-bin".to_owned(), true), "{folder}");
-        assert_eq!(mounted(container, &args.conf_dir), ("cni-conf".to_owned(), true), "{folder}");
+        // The runtime's own configuration says where, in no distribution a flag.
+        assert_eq!((&args.paths.bin_dir, &args.paths.conf_dir), (&None, &None), "{folder}");
+        check_host(&all, container);
         // The plugin runs on the node, and reads there what the agent writes.
-        assert_eq!(args.state_dir, agent(&all).state_dir, "{folder}");
-        assert_eq!(mounted(container, &args.state_dir), ("state".to_owned(), true), "{folder}");
+        let state_dir = &args.paths.state_dir;
+        assert_eq!(*state_dir, agent(&all).state_dir, "{folder}");
+        assert_eq!(mounted(container, state_dir), ("state".to_owned(), true), "{folder}");
         let volumes = items(&pod(&all, "DaemonSet")["volumes"]);
         let state = volumes.iter().find(|volume| name(volume) == "state").expect("the volume");
-        assert_eq!(state["hostPath"]["path"].as_str().map(Path::new), Some(&*args.state_dir));
+        assert_eq!(state["hostPath"]["path"].as_str().map(Path::new), Some(&**state_dir));
         for variable in ["NODE_NAME", "POD_NAME", "POD_NAMESPACE"] {
             assert!(items(&container["env"]).iter().any(|env| name(env) == variable), "{variable}");
         }
     }
-    let (args, installs) = cni(&documents("overlays/uninstall"));
-    assert!(!installs && args.watch);
+}
+
+/// The node's root is at `/host`. Without propagation: that needs a root which is shared, and not every node's is.
+fn check_host(all: &[Value], container: &Value) {
+    let volumes = items(&pod(all, "DaemonSet")["volumes"]);
+    let host = volumes.iter().find(|volume| name(volume) == "host").expect("the volume");
+    assert_eq!(host["hostPath"]["path"], "/");
+    assert_eq!(mounted(container, Path::new("/host/etc/cni/net.d")), ("host".to_owned(), true));
+    let mounts = items(&container["volumeMounts"]);
+    let mount = mounts.iter().find(|mount| mount["mountPath"] == "/host").expect("the mount");
+    assert!(mount["mountPropagation"].is_null());
+}
+
+#[test]
+fn the_uninstaller_has_the_node_and_says_when_it_is_done() {
+    let all = documents("overlays/uninstall");
+    let container = container(pod(&all, "DaemonSet"), "uninstall");
+    let Command::Uninstall(args) = parse(container) else { panic!("another command") };
+    assert!(args.watch);
+    check_host(&all, container);
+    // Paths as the agents have them, below /host.
+    let agents = documents("base");
+    assert_eq!(args.pin_dir, agent(&agents).pin_dir);
+    assert_eq!(args.cni.socket, agent(&agents).cni_socket);
+    assert_eq!(args.cni.state_dir, agent(&agents).state_dir);
+    assert_eq!(args.cni.list_name, cni(&agents).paths.list_name);
+    let ports = items(&container["ports"]);
+    assert_eq!(args.ready_address, format!("0.0.0.0:{}", ports[0]["containerPort"]));
+    assert!(items(&container["env"]).iter().any(|env| name(env) == "NODE_NAME"));
 }

@@ -12,8 +12,15 @@ pub(crate) fn folders() -> Vec<String> {
     let names =
         overlays.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
     let mut folders: Vec<String> = names.map(|name| format!("overlays/{name}")).collect();
-    folders.extend(["base", "base/agent"].map(str::to_owned));
+    folders.extend(["base", "base/agent", "crds"].map(str::to_owned));
     folders.sort();
+    folders
+}
+
+/// Those that bring agents.
+pub(crate) fn with_agents() -> Vec<String> {
+    let mut folders = folders();
+    folders.retain(|folder| !["crds", "overlays/uninstall"].contains(&folder.as_str()));
     folders
 }
 

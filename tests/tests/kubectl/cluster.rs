@@ -123,7 +123,7 @@ pub(crate) fn rows(table: &str) -> Vec<Vec<String>> {
 
 /// As it is shipped.
 pub(crate) const PEER_AUTHENTICATION: &str =
-    include_str!("../../../deploy/base/crds/peerauthentications.yaml");
+    include_str!("../../../deploy/crds/peerauthentications.yaml");
 
 pub(crate) fn policy(version: &str, namespace: &str, name: &str, mode: &str) -> String {
     format!(

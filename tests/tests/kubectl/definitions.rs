@@ -281,7 +281,7 @@ impl Kind {
 #[test]
 fn whatever_a_definition_asks_is_refused_when_it_is_broken_and_taken_when_it_holds() {
     let cluster = Cluster::start();
-    cluster.ok(concat!("apply -f ", env!("CARGO_MANIFEST_DIR"), "/../deploy/base/crds"));
+    cluster.ok(concat!("apply -k ", env!("CARGO_MANIFEST_DIR"), "/../deploy/crds"));
     let store = cluster.api.store();
     let (mut kinds_seen, mut broken) = (BTreeSet::new(), 0);
     for kind in kinds(&cluster) {
@@ -321,7 +321,7 @@ fn whatever_a_definition_asks_is_refused_when_it_is_broken_and_taken_when_it_hol
 #[test]
 fn kubectl_apply_fails_with_the_message_of_the_rule_that_is_broken() {
     let cluster = Cluster::start();
-    cluster.ok(concat!("apply -f ", env!("CARGO_MANIFEST_DIR"), "/../deploy/base/crds"));
+    cluster.ok(concat!("apply -k ", env!("CARGO_MANIFEST_DIR"), "/../deploy/crds"));
     let mut seen = Map::new();
     for kind in kinds(&cluster).iter().filter(|kind| kind.version == "v1") {
         for asked in kind.asked() {

@@ -123,7 +123,7 @@ fn a_watch_tells_every_change_as_a_table_row() {
 fn what_is_deployed_is_taken() {
     let cluster = Cluster::start();
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
-    cluster.ok(&format!("apply -f {deploy}/base/crds"));
+    cluster.ok(&format!("apply -k {deploy}/crds"));
     cluster.ok(&format!("apply -k {deploy}/base"));
     cluster.ok(&format!("apply -k {deploy}/base"));
     assert_eq!(rows(&cluster.ok("get ds -n istio-system")).len(), 1);

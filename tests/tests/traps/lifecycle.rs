@@ -168,6 +168,54 @@ fn removal_takes_back_all_of_the_node_and_its_pods() -> Result<()> {
 }
 
 #[test]
+fn removal_takes_the_routes_of_a_pod_that_is_released_and_drains() -> Result<()> {
+    let mut bench = Bench::new("drains")?;
+    let before = traces(&bench.client)?;
+    drop(bench.enrol_client()?);
+    bench.kernel.release(&bench.client.capture.pod.uid)?;
+    assert_ne!(traces(&bench.client)?, before, "what is open needs its routes");
+    sotto::capture::bpf::remove_all(bench.lab.pin_dir())
+        .map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    assert_eq!(traces(&bench.client)?, before);
+    Ok(())
+}
+
+#[test]
+fn when_the_mesh_leaves_new_connections_go_direct_and_open_ones_go_on() -> Result<()> {
+    let mut bench = Bench::new("leaves")?;
+    let before = [traces(&bench.client)?, traces(&bench.server)?];
+    let (relay, inside) = (bench.enrol_client()?, bench.enrol_server()?);
+    let mut open = Vec::new();
+    for to in bench.targets() {
+        let mut stream = bench.client.run(move || connect(to))?;
+        ask(&mut stream, "captured")?;
+        open.push(stream);
+    }
+    assert_eq!((relay.count(), inside.count()), (2, 2));
+
+    bench.kernel.let_all_out().map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    // No agent puts back what it has let go of.
+    bench.kernel.maintain()?;
+    for (to, own) in bench.targets().into_iter().zip([bench.client.ip4(), bench.client.ip6()]) {
+        assert_eq!(who_am_i(&bench.client, to)?.ip(), own);
+    }
+    for stream in &mut open {
+        ask(stream, "still")?;
+    }
+    assert_eq!((relay.count(), inside.count()), (2, 2));
+
+    drop((open, relay, inside));
+    sotto::capture::bpf::remove_all(bench.lab.pin_dir())
+        .map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    assert!(!bench.lab.pin_dir().exists());
+    assert_eq!([traces(&bench.client)?, traces(&bench.server)?], before);
+    for to in bench.targets() {
+        who_am_i(&bench.client, to)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn the_next_agent_adopts_what_the_last_one_left() -> Result<()> {
     let mut bench = Bench::new("adopt")?;
     let relay = bench.enrol_client()?;

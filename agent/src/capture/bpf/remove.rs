@@ -1,22 +1,27 @@
 //! Removes every trace, for the end of a node's membership.
 
+use std::collections::HashMap;
 use std::io::ErrorKind::{DirectoryNotEmpty, ResourceBusy};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData};
-use sotto_abi::{Address, Prefixes, names};
+use sotto_abi::{PodConfig, Prefixes, names};
 
 use super::pins::Pins;
-use super::pods::{pinned_netns, read};
-use super::{BpfError, leftovers};
+use super::pods::read;
+use super::{BpfError, Kernel, leftovers};
 use crate::capture::{StandInRanges, routing};
+use crate::mesh::PodUid;
 use crate::sys::Netns;
 use crate::sys::bpf::{detach_link, open_pinned};
 
+/// What redirects new connections of pods.
+const CONNECT: [&str; 2] = [names::CONNECT4, names::CONNECT6];
+
 /// Detaches all programs and removes all pins below `pin_dir`, and the routes of pods whose network namespace shows in
-/// `/run/netns` or `/proc`. Goes on after errors.
+/// `/run/netns` or `/proc`, also of those that were released a moment ago. Goes on after errors.
 ///
 /// # Errors
 /// All that went wrong.
@@ -29,35 +34,81 @@ pub fn remove_all(pin_dir: &Path) -> Result<(), Vec<BpfError>> {
     let ranges = told_ranges(&pins).unwrap_or_default();
     // First of all and at once: the kernel lets go of what is only unpinned in its own time, and until then
     // connections would be sent to whom is no more.
-    errors.extend(
-        [names::CONNECT4, names::CONNECT6].into_iter().filter_map(|name| detach(&pins, name).err()),
-    );
+    errors.extend(CONNECT.into_iter().filter_map(|name| detach(&pins, name).err()));
+    // What is known of the pods whose namespaces have routes, by cookie.
+    let mut routed: HashMap<u64, Option<PodConfig>> =
+        shown(&pins).into_iter().map(|cookie| (cookie, None)).collect();
     match pins.all_pods() {
         Ok(pods) => {
             for (_, pod) in pods {
-                let config = read(&pod);
-                let netns = pinned_netns(&pod.link()).and_then(find);
+                routed.extend(read(&pod).map(|config| (config.cookie, Some(config))));
                 errors.extend(pod.remove().err());
-                if let (Some(netns), Some(config)) = (netns, config) {
-                    let addresses: Vec<IpAddr> = [config.pod.ip4, config.pod.ip6]
-                        .into_iter()
-                        .filter(|address| !address.is(&Address::NONE))
-                        .map(IpAddr::from)
-                        .collect();
-                    let closed = routing::close(&netns, &addresses, &ranges);
-                    errors.extend(closed.err().map(BpfError::from));
-                    let cleared = leftovers::of(&config).map(|left| left.clear(&netns));
-                    errors.extend(cleared.and_then(Result::err));
-                }
             }
         }
         Err(error) => errors.push(error),
     }
+    errors.extend(close(&routed, &ranges));
     if let Err(error) = std::fs::remove_dir_all(pin_dir) {
         errors.push(BpfError::file("remove", pin_dir)(error));
     }
     errors.extend(pin_dir.parent().and_then(|parent| remove_if_empty(parent).err()));
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Takes the routes out of the namespaces with these cookies. One that does not show is gone, or nobody's to enter.
+fn close(routed: &HashMap<u64, Option<PodConfig>>, ranges: &StandInRanges) -> Vec<BpfError> {
+    let proc = Path::new("/proc");
+    if routed.is_empty() {
+        return Vec::new();
+    }
+    let all = match Netns::all(proc) {
+        Ok(all) => all,
+        Err(error) => return vec![BpfError::file("read", proc)(error)],
+    };
+    let both = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let mut errors = Vec::new();
+    for netns in all {
+        let Some(config) = netns.cookie().ok().and_then(|cookie| routed.get(&cookie)) else {
+            continue;
+        };
+        errors.extend(routing::close(&netns, &both, ranges).err().map(BpfError::from));
+        let left = config.and_then(|config| leftovers::of(&config));
+        errors.extend(left.and_then(|left| left.clear(&netns).err()));
+    }
+    errors
+}
+
+/// The pods that are captured below a pin directory, whoever put them there; none if there is no such directory.
+///
+/// # Errors
+/// It cannot be read.
+pub fn captured_pods(pin_dir: &Path) -> Result<Vec<PodUid>, BpfError> {
+    let pods = Pins::below(pin_dir).all_pods();
+    match pods {
+        Ok(pods) => Ok(pods.into_iter().map(|(uid, _)| uid).collect()),
+        Err(BpfError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Kernel {
+    /// Stops redirecting new connections, of all pods and for good: they go as they would without a mesh. What is open
+    /// goes on; [`remove_all`] follows when that is drained. From now on nothing is attached again, by this agent.
+    ///
+    /// # Errors
+    /// All that went wrong; all that can be detached is.
+    pub fn let_all_out(&mut self) -> Result<(), Vec<BpfError>> {
+        self.leaves = true;
+        let mut errors: Vec<_> =
+            CONNECT.into_iter().filter_map(|name| detach(&self.pins, name).err()).collect();
+        match self.pins.all_pods() {
+            Ok(pods) => errors.extend(pods.iter().filter_map(|(_, pod)| pod.detach().err())),
+            Err(error) => errors.push(error),
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
 }
 
 /// The folder of all versions' pins goes with the last of them; the file system's own root stays.
@@ -68,10 +119,6 @@ fn remove_if_empty(folder: &Path) -> Result<(), BpfError> {
         }
         Ok(()) | Err(_) => Ok(()),
     }
-}
-
-fn find(inode: u64) -> Option<Netns> {
-    Netns::find(inode, Path::new("/proc")).ok().flatten()
 }
 
 /// Ends a program's work, if it is attached.
@@ -90,4 +137,14 @@ pub(super) fn told_ranges(pins: &Pins) -> Option<StandInRanges> {
     let map = Map::Array(MapData::from_pin(pin).ok()?);
     let prefixes: Array<_, Prefixes> = map.try_into().ok()?;
     StandInRanges::of(&prefixes.get(&0, 0).ok()?)
+}
+
+/// The cookies of namespaces that have routes, also of pods that are released and drain.
+fn shown(pins: &Pins) -> Vec<u64> {
+    let open = || {
+        let map = Map::HashMap(MapData::from_pin(pins.maps().join(names::SHOWN)).ok()?);
+        let shown: aya::maps::HashMap<_, u64, u32> = map.try_into().ok()?;
+        Some(shown.keys().filter_map(Result::ok).collect())
+    };
+    open().unwrap_or_default()
 }

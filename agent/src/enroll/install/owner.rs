@@ -9,6 +9,9 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+/// How long a pod's end may wait for the API server; less than its grace period, more than an API server takes a token of an
+/// account that is deleted.
+pub const FATE: Duration = Duration::from_secs(20);
 /// Longest wait for one answer of the API server.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Pause between two questions.
@@ -47,6 +50,11 @@ impl Owner {
             tracing::debug!(%error, "the pod's owner is not known yet");
             sleep(PAUSE * 5).await;
         }
+    }
+
+    /// Whether there is one, as far as was learnt.
+    pub fn is_known(&self) -> bool {
+        self.name.get().is_some_and(Option::is_some)
     }
 
     /// What becomes of it, within `limit`.

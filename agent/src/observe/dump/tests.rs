@@ -182,7 +182,8 @@ fn the_dump_has_the_keys_istioctl_reads() {
             "workloadState": { "u-1": {
                 "state": "Up",
                 "connections": {
-                    "inbound": [{ "src": "", "originalDst": "", "actualDst": "", "protocol": "" }],
+                    "inbound": [{ "src": "", "originalDst": "", "actualDst": "", "protocol": "",
+                        "fromClientBytes": 0, "fromServerBytes": 0 }],
                     "outbound": [],
                 },
                 "info": { "name": "", "namespace": "", "trustDomain": "", "serviceAccount": "" },

@@ -198,7 +198,10 @@ fn remove_folder(folder: &Path) -> Result<(), String> {
         Err(error)
             if !matches!(
                 error.kind(),
-                ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy
+                ErrorKind::NotFound
+                    | ErrorKind::DirectoryNotEmpty
+                    | ErrorKind::ResourceBusy
+                    | ErrorKind::ReadOnlyFilesystem
             ) =>
         {
             Err(format!("{}: {error}", folder.display()))

@@ -1,7 +1,7 @@
 //! Removes every trace, for the end of a node's membership.
 
 use std::collections::HashMap;
-use std::io::ErrorKind::{DirectoryNotEmpty, ResourceBusy};
+use std::io::ErrorKind::{DirectoryNotEmpty, ReadOnlyFilesystem, ResourceBusy};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -114,7 +114,10 @@ impl Kernel {
 /// The folder of all versions' pins goes with the last of them; the file system's own root stays.
 fn remove_if_empty(folder: &Path) -> Result<(), BpfError> {
     match std::fs::remove_dir(folder) {
-        Err(error) if !matches!(error.kind(), DirectoryNotEmpty | ResourceBusy) => {
+        // A container's mount of it is busy, and in a folder that is not to be written.
+        Err(error)
+            if !matches!(error.kind(), DirectoryNotEmpty | ResourceBusy | ReadOnlyFilesystem) =>
+        {
             Err(BpfError::file("remove", folder)(error))
         }
         Ok(()) | Err(_) => Ok(()),

@@ -1,10 +1,13 @@
 //! Whether this pod ends because its DaemonSet is deleted: then nothing is to be left that waits for an
 //! agent. At a rolling update, a drain or a reboot everything stays, so that no pod starts uncaptured.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -35,20 +38,46 @@ pub struct Owner {
     pod: String,
     /// Its name; none if the pod has none.
     name: OnceCell<Option<String>>,
+    /// The pod is deleted, without regard to whether it still runs: its token counts no more, whatever became of the set.
+    pod_is_gone: AtomicBool,
 }
 
 impl Owner {
     /// Of the pod `pod`.
     pub fn new(client: Client, namespace: &str, pod: &str) -> Self {
-        let name = OnceCell::new();
-        Self { client, namespace: namespace.to_owned(), pod: pod.to_owned(), name }
+        let (namespace, pod) = (namespace.to_owned(), pod.to_owned());
+        Self { client, namespace, pod, name: OnceCell::new(), pod_is_gone: AtomicBool::new(false) }
     }
 
-    /// Learns its name, however long that takes: later the pod may not be there to tell.
+    /// Learns its name, and follows the pod, for as long as it runs: later the API server may tell neither.
     pub async fn learn(&self) {
         while let Err(error) = self.name().await {
             tracing::debug!(%error, "the pod's owner is not known yet");
             sleep(PAUSE * 5).await;
+        }
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let own = watcher::Config::default().fields(&format!("metadata.name={}", self.pod));
+        let mut events = std::pin::pin!(watcher(pods, own).default_backoff());
+        let mut is_listed = false;
+        while let Some(event) = events.next().await {
+            let is_gone = match event {
+                Ok(watcher::Event::Delete(_)) => true,
+                Ok(watcher::Event::Apply(_)) => false,
+                Ok(watcher::Event::InitDone) => !is_listed,
+                Ok(watcher::Event::Init) => {
+                    is_listed = false;
+                    continue;
+                }
+                Ok(watcher::Event::InitApply(_)) => {
+                    is_listed = true;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "failed to follow the own pod, trying again");
+                    continue;
+                }
+            };
+            self.pod_is_gone.store(is_gone, Ordering::Relaxed);
         }
     }
 
@@ -79,8 +108,13 @@ impl Owner {
 
     async fn look(&self) -> Result<Fate, kube::Error> {
         match self.ask().await {
-            // The account is deleted: what it was for is, too.
-            Err(kube::Error::Api(status)) if status.code == 401 => Ok(Fate::Deleted),
+            // The account is deleted: what it was for is, too. A pod that was deleted by force has no say either, and
+            // another follows.
+            Err(kube::Error::Api(status))
+                if status.code == 401 && !self.pod_is_gone.load(Ordering::Relaxed) =>
+            {
+                Ok(Fate::Deleted)
+            }
             other => other,
         }
     }
@@ -190,9 +224,29 @@ mod tests {
             "mesh",
             "sotto-x",
         );
-        owner.learn().await;
+        owner.name().await.unwrap();
         let gone = Owner { client: api(&[(NAMESPACE, 200, object(&json!({})))]), ..owner };
         assert_eq!(gone.fate(Duration::from_secs(20)).await, Fate::Deleted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_was_deleted_by_force_is_refused_and_decides_nothing() {
+        let owner = Owner::new(api(&[(NAMESPACE, 401, refused(401))]), "mesh", "sotto-x");
+        owner.pod_is_gone.store(true, Ordering::Relaxed);
+        let fate = owner.fate(Duration::from_secs(20)).await;
+        assert!(matches!(&fate, Fate::Unknown(why) if why.contains("refused")), "{fate:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whether_the_pod_is_there_is_followed() {
+        for (items, is_gone) in [(json!([pod()]), false), (json!([]), true)] {
+            let list = json!({ "kind": "PodList", "apiVersion": "v1",
+                "metadata": { "resourceVersion": "1" }, "items": items });
+            let owner =
+                Owner::new(api(&[(POD, 200, pod()), ("/pods", 200, list)]), "mesh", "sotto-x");
+            drop(timeout(Duration::from_secs(1), owner.learn()).await);
+            assert_eq!(owner.pod_is_gone.load(Ordering::Relaxed), is_gone);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! containerd's configuration, in all its versions (containerd-config.toml(5), docs/cri/config.md).
+//! containerd's configuration, in all its versions (containerd-config.toml(5)).
 
 use std::path::{Path, PathBuf};
 

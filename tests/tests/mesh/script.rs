@@ -44,7 +44,7 @@ pub(crate) struct Script {
 
 impl Script {
     /// Starts the agent of a node, by number from 1, again, and takes its stream. Nothing has been
-    /// told on it, and the node's pods are captured.
+    /// told on it but of the agent's own pod, and the node's pods are captured.
     pub(crate) async fn take(bench: &mut Bench, number: usize) -> Self {
         let root = Root::of_mesh(&bench.cluster).await;
         let at = SocketAddr::from((CONTROL_PLANE_IP, PORT));
@@ -72,6 +72,13 @@ impl Script {
         let mut script = taken.unwrap();
         let asked = [script.request().await.type_url, script.request().await.type_url];
         assert_eq!(asked, [ADDRESS_TYPE, AUTHORIZATION_TYPE]);
+        // Of the agent's own pod any control plane tells: it says where the node is in the mesh.
+        let agents = bench.cluster.pods("istio-system", "app=sotto").await.unwrap();
+        let node = bench.agent(number).node().to_owned();
+        let is_own = |pod: &&Pod| pod.spec.as_ref().unwrap().node_name.as_ref() == Some(&node);
+        let own = workload(agents.iter().find(is_own).unwrap(), &[]);
+        let tunnel_protocol = TunnelProtocol::None.into();
+        script.workloads(vec![Workload { tunnel_protocol, ..own }]).await;
         captured(bench, number).await;
         script
     }

@@ -197,7 +197,8 @@ impl fmt::Display for Certificates {
         let head = ["NODE", "IDENTITY", "STATE", "EXPIRES", "SERIAL NUMBER"];
         let rows = self.certificates.iter().map(|of| {
             let Certificate { identity, trouble, not_after, serial_number, .. } = &of.certificate;
-            let state = trouble.as_ref().map_or("usable".to_owned(), |why| format!("NONE: {why}"));
+            let state =
+                trouble.as_ref().map_or_else(|| "usable".to_owned(), |why| format!("NONE: {why}"));
             let expires = not_after.map_or_else(String::new, |at| until(at, of.now));
             let serial = serial_number.clone().unwrap_or_default();
             [of.node.clone(), identity.clone(), state, expires, serial]

@@ -1,4 +1,4 @@
-//! `cargo xtask chart`: the Helm chart, made from what `kubectl kustomize deploy/base` renders.
+//! `cargo xtask chart`: the Helm chart, made from what `kubectl kustomize` renders of `deploy/crds` and `deploy/base`.
 //!
 //! There is one source: what can be set is a list of places in that text, each found as often as it should be, or
 //! this fails. With the chart's own values Helm renders the base again.
@@ -41,7 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn rendered(sh: &Shell) -> Result<String> {
-    Ok(cmd!(sh, "kubectl kustomize deploy/base").quiet().read()?)
+    let kinds = cmd!(sh, "kubectl kustomize deploy/crds").quiet().read()?;
+    let base = cmd!(sh, "kubectl kustomize deploy/base").quiet().read()?;
+    Ok(format!("{kinds}\n---\n{base}"))
 }
 
 /// The chart's files by their paths.

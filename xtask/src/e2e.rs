@@ -206,8 +206,11 @@ fn clean(suite: &Suite) -> Result<()> {
     if there {
         rows::take_off(suite)?;
     }
-    let folder = suite.kustomization(&suite.settings.overlay, &suite.settings.image)?;
-    let line = format!("delete --ignore-not-found --wait=false -k {}", folder.display());
-    suite.kubectl.ok(&line)?;
+    // The suite begins where there is no mesh: so these are its own, too.
+    for folder in [&suite.settings.overlay, mesh::KINDS] {
+        let folder = suite.kustomization(folder, &suite.settings.image)?;
+        let line = format!("delete --ignore-not-found --wait=false -k {}", folder.display());
+        suite.kubectl.ok(&line)?;
+    }
     suite.remove_ours()
 }

@@ -159,8 +159,9 @@ mod tests {
     #[test]
     fn the_manifests_ask_for_this_release() {
         let root = crate::shell::root().expect("the tests run under cargo");
-        for file in ["deploy/base/kustomization.yaml", "deploy/base/agent/kustomization.yaml"] {
-            let text = std::fs::read_to_string(root.join(file)).expect("it is part of the tree");
+        let files = ["base", "base/agent", "overlays/uninstall"];
+        for file in files.map(|folder| format!("deploy/{folder}/kustomization.yaml")) {
+            let text = std::fs::read_to_string(root.join(&file)).expect("it is part of the tree");
             let tag = text.lines().find_map(|line| line.trim().strip_prefix("newTag: "));
             assert_eq!(tag, Some(VERSION), "{file}");
         }

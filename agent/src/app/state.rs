@@ -310,7 +310,7 @@ impl State {
                         pods_known = None;
                     }
                     let enrolled = self.enrolled.borrow().clone();
-                    self.remark(&readiness, &enrolled);
+                    self.remark(readiness, &enrolled);
                     strangers.look(&self.mesh.load(), &enrolled.pods);
                     let broken = enrolled.broken().is_some();
                     let pending = || readiness.pending("the capture of any pod");

@@ -10,6 +10,8 @@ use super::suite::{PLAIN, Suite, is_ready, items, name};
 
 /// Where it is installed.
 pub(super) const NAMESPACE: &str = "istio-system";
+/// The folder of what stays when it is deleted: kinds of objects, the namespace.
+pub(super) const KINDS: &str = "crds";
 /// The pods of the agents.
 const AGENTS: &str = "app.kubernetes.io/name=sotto,app.kubernetes.io/component=agent";
 /// What a rollout over all nodes may take.

@@ -330,7 +330,7 @@ proptest! {
 fn contents(mesh: &Mesh) -> String {
     let resources = (&mesh.workloads, &mesh.services, &mesh.policies);
     let indexes = (&mesh.by_address, &mesh.by_vip, &mesh.by_cidr, &mesh.by_hostname);
-    let kept = (&mesh.endpoints, &mesh.destinations, &mesh.closed);
+    let kept = (&mesh.endpoints, &mesh.destinations, &mesh.closed, mesh.locals.count());
     format!("{resources:?} {indexes:?} {kept:?}")
 }
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::super::mesh::NAMESPACE;
 use super::super::objects::MODE;
 use super::super::suite::{MESH, MOVED, PLAIN, STRICT, Suite};
 use super::super::table::Outcome;
 use super::judge;
 
+/// What takes it off the nodes.
+const UNINSTALL: &str = "overlays/uninstall";
 /// What must not be left on a node: pins, the plugin, its list.
 const LEFT: &str = "for path in /host/bpf/sotto /host/bin/sotto /host/conf/00-sotto.conflist; do \
     find \"$path\" 2>/dev/null; done; true";
@@ -41,16 +42,19 @@ pub(super) fn uninstall(suite: &Suite) -> Result<Outcome> {
     )
 }
 
-/// The documents' three commands.
+/// The documents' commands.
 pub(in super::super) fn take_off(suite: &Suite) -> Result<()> {
-    suite.install("overlays/uninstall", &suite.settings.image)?;
     let limit = Duration::from_secs(180);
-    let line = format!("rollout status -n {NAMESPACE} daemonset/sotto --timeout=170s");
-    suite.kubectl.ok_within(&line, limit)?;
-    let folder = suite.kustomization(&suite.settings.overlay, &suite.settings.image)?;
-    let line = format!("delete --ignore-not-found --timeout=170s -k {}", folder.display());
-    suite.kubectl.ok_within(&line, limit)?;
-    Ok(())
+    let delete = |folder: &str| -> Result<()> {
+        let folder = suite.kustomization(folder, &suite.settings.image)?;
+        let line = format!("delete --ignore-not-found --timeout=170s -k {}", folder.display());
+        suite.kubectl.ok_within(&line, limit).map(drop)
+    };
+    suite.install(UNINSTALL, &suite.settings.image)?;
+    delete(&suite.settings.overlay)?;
+    let line = "rollout status -n sotto-uninstall daemonset/sotto-uninstall --timeout=170s";
+    suite.kubectl.ok_within(line, limit)?;
+    delete(UNINSTALL)
 }
 
 fn push(list: &mut Value, item: Value) {

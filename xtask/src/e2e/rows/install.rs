@@ -1,7 +1,8 @@
-//! Installing: by the documents' command.
+//! Installing: by the documents' commands.
 
 use anyhow::{Result, bail};
 
+use super::super::mesh::KINDS;
 use super::super::objects;
 use super::super::suite::{MESH, MOVED, PLAIN, STRICT, Suite};
 use super::super::table::Outcome;
@@ -11,7 +12,8 @@ pub(super) fn run(suite: &Suite) -> Result<Outcome> {
     suite.settle(PLAIN, false)?;
     suite.settle(MOVED, false)?;
     let image = suite.settings.from.as_ref().unwrap_or(&suite.settings.image);
-    let warned = suite.install(&suite.settings.overlay, image)?;
+    let mut warned = suite.install(KINDS, image)?;
+    warned.extend(suite.install(&suite.settings.overlay, image)?);
     suite.installed()?;
     let agents = suite.agents()?.len();
     if agents == 0 {

@@ -344,7 +344,7 @@ impl Agent {
 
 /// Ends when an agent has come that does not ask.
 async fn superseded(kernel: &SharedKernel) {
-    let mut tick = interval(Duration::from_secs(1));
+    let mut tick = interval(Duration::from_secs(5));
     loop {
         tick.tick().await;
         match kernel.lock().is_ours() {

@@ -19,8 +19,10 @@ use tracing::info;
 const CHARGE: &str = "agent.lock";
 /// Of who waits to be.
 const SUCCESSOR: &str = "successor.lock";
-/// How often a lock is tried.
+/// How often a lock is tried that somebody waits for...
 const LOOK: Duration = Duration::from_millis(50);
+/// ...and how often an agent looks whether somebody waits for it.
+const ATTEND: Duration = Duration::from_millis(500);
 /// How long another successor may be before us, and how long the agent in charge may take to give way.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -40,6 +42,8 @@ impl Charge {
         directory: &Path,
         ready: impl Future<Output = ()>,
     ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("failed to make {}", directory.display()))?;
         let mut charge = Self { directory: directory.to_owned(), held: None };
         charge.held = charge.try_lock(CHARGE, FlockArg::LockExclusiveNonblock)?;
         if charge.held.is_some() {
@@ -57,7 +61,7 @@ impl Charge {
     /// Waits until somebody is ready to take over.
     pub(super) async fn asked(&self) {
         loop {
-            sleep(LOOK).await;
+            sleep(ATTEND).await;
             match self.try_lock(SUCCESSOR, FlockArg::LockSharedNonblock) {
                 Ok(Some(_nobody)) => {}
                 Ok(None) => return,
@@ -74,7 +78,7 @@ impl Charge {
     /// Waits until nobody is in charge any more, and nobody waits to be; then it is this agent again.
     pub(super) async fn regained(&mut self) {
         loop {
-            sleep(LOOK).await;
+            sleep(ATTEND).await;
             let Ok(Some(_nobody)) = self.try_lock(SUCCESSOR, FlockArg::LockSharedNonblock) else {
                 continue;
             };
@@ -107,7 +111,6 @@ impl Charge {
     fn try_lock(&self, name: &str, how: FlockArg) -> anyhow::Result<Option<Flock<File>>> {
         let path = self.directory.join(name);
         let opened = || -> io::Result<File> {
-            std::fs::create_dir_all(&self.directory)?;
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)
         };
         let failed = || format!("failed to lock {}", path.display());
@@ -148,16 +151,16 @@ mod tests {
             tokio::spawn(
                 async move { Charge::take(&path, async { is_ready.await.unwrap() }).await },
             );
-        assert!(timeout(LOOK * 5, first.asked()).await.is_err(), "it is not ready yet");
+        assert!(timeout(ATTEND * 3, first.asked()).await.is_err(), "it is not ready yet");
         ready.send(()).unwrap();
         first.asked().await;
         assert!(!second.is_finished());
         first.give_up();
         let second = second.await.unwrap().unwrap();
-        assert!(timeout(LOOK * 5, first.regained()).await.is_err(), "another is in charge");
+        assert!(timeout(ATTEND * 3, first.regained()).await.is_err(), "another is in charge");
         drop(second);
         first.regained().await;
-        assert!(timeout(LOOK * 5, first.asked()).await.is_err(), "nobody waits");
+        assert!(timeout(ATTEND * 3, first.asked()).await.is_err(), "nobody waits");
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ pub(super) const VALUES: &[Value] = &[
         path: "trustDomain",
         default: "cluster.local",
         about: "The trust domain of all identities. It cannot be changed later without new certificates for all.",
-        times: 2,
+        times: 1,
         places: &[place(
             "--trust-domain=cluster.local",
             "--trust-domain={{ .Values.trustDomain }}",
@@ -38,7 +38,7 @@ pub(super) const VALUES: &[Value] = &[
         path: "clusterId",
         default: "Kubernetes",
         about: "This cluster's name in the mesh.",
-        times: 2,
+        times: 1,
         places: &[place("--cluster-id=Kubernetes", "--cluster-id={{ .Values.clusterId }}")],
     },
     Value {
@@ -120,23 +120,9 @@ pub(super) const VALUES: &[Value] = &[
         about: "More flags of `sotto agent`, such as [--fail-open]: `sotto agent --help` has all.",
         times: 1,
         places: &[place(
-            "        - --drain-deadline=25s\n",
-            "        - --drain-deadline=25s\n{{- range .Values.agent.extraArgs }}\n        - {{ . | quote }}\n{{- end }}\n",
+            "        - --token=/var/run/secrets/tokens/istio-token\n",
+            "        - --token=/var/run/secrets/tokens/istio-token\n{{- range .Values.agent.extraArgs }}\n        - {{ . | quote }}\n{{- end }}\n",
         )],
-    },
-    Value {
-        path: "cni.binDir",
-        default: "/opt/cni/bin",
-        about: "The runtime's folder of network plugins, on the nodes.",
-        times: 1,
-        places: &[place("path: /opt/cni/bin", "path: {{ .Values.cni.binDir }}")],
-    },
-    Value {
-        path: "cni.confDir",
-        default: "/etc/cni/net.d",
-        about: "The folder of the network's configuration, on the nodes.",
-        times: 1,
-        places: &[place("path: /etc/cni/net.d", "path: {{ .Values.cni.confDir }}")],
     },
     Value {
         path: "controlPlane.replicas",

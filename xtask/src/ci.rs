@@ -100,7 +100,8 @@ fn tests(sh: &Shell) -> Result<Outcome> {
 
 /// A minute of random sequences of socket options in pods, the wire watched: half of it unprivileged, half not.
 fn sockets(sh: &Shell) -> Result<Outcome> {
-    cmd!(sh, "cargo test -p sotto-tests --test traps fuzz:: -- --nocapture --test-threads 1")
+    // Of no package: else it would be built with other features, anew.
+    cmd!(sh, "cargo test --test traps fuzz:: -- --nocapture --test-threads 1")
         .env("SOCKET_FUZZ_SECONDS", "30")
         .run()?;
     Ok(Outcome::Done)

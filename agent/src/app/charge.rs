@@ -22,7 +22,7 @@ const SUCCESSOR: &str = "successor.lock";
 /// How often a lock is tried that somebody waits for...
 const LOOK: Duration = Duration::from_millis(50);
 /// ...and how often an agent looks whether somebody waits for it.
-const ATTEND: Duration = Duration::from_millis(500);
+const ATTEND: Duration = Duration::from_secs(1);
 /// How long another successor may be before us, and how long the agent in charge may take to give way.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -299,10 +299,12 @@ impl State {
         let (mut nothing_captured, mut kernel_broken) = (None, None);
         let (mut missing, mut strangers) = (Missing::default(), Strangers::new(readiness.clone()));
         let (mut kernel_due, mut ready_due) = (interval(UPKEEP), interval(READINESS));
+        let mut looks = 0_u32;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = ready_due.tick() => {
+                    let was_ready = readiness.is_ready();
                     if mesh_known.is_some() && self.discovery.borrow().synced() {
                         mesh_known = None;
                     }
@@ -310,8 +312,12 @@ impl State {
                         pods_known = None;
                     }
                     let enrolled = self.enrolled.borrow().clone();
-                    self.remark(readiness, &enrolled);
-                    strangers.look(&self.mesh.load(), &enrolled.pods);
+                    looks = looks.wrapping_add(1);
+                    // Once a second is enough for what was well: an idle agent is to be idle.
+                    if !was_ready || looks.is_multiple_of(5) {
+                        self.remark(readiness, &enrolled);
+                        strangers.look(&self.mesh.load(), &enrolled.pods);
+                    }
                     let broken = enrolled.broken().is_some();
                     let pending = || readiness.pending("the capture of any pod");
                     nothing_captured = broken.then(|| nothing_captured.unwrap_or_else(pending));

@@ -40,6 +40,7 @@ use super::{kubelet, means, quiet, settings};
 use crate::config::{AgentConfig, ztunnel};
 use crate::connection::{Shared, Timings};
 use crate::enroll::{self, remembered};
+use crate::error::chain;
 use crate::identify;
 use crate::identify::ca::CaClient;
 use crate::identify::certs::Certificates;
@@ -204,17 +205,27 @@ async fn may_serve(
     mesh: &MeshReader,
     certificates: &Certificates,
 ) {
-    // Its writer lives as long as the agent.
+    // Their writer lives as long as the agent.
     drop(discovery.wait_for(xds::XdsStatus::synced).await);
-    let Some(home) = mesh.load().home().ok().cloned() else { return };
-    let pods = remembered::read(&remembered::file_in(&config.state_dir));
-    let identity = |pod: &Arc<LocalPod>| pod.account.identity(&home.trust_domain);
-    let identities: HashSet<_> = pods.iter().map(identity).collect();
-    identities.iter().for_each(|identity| certificates.prefetch(identity));
-    let all = join_all(identities.iter().map(|identity| certificates.svid(identity))).await;
-    let missing = all.iter().filter(|svid| svid.is_err()).count();
-    if missing > 0 {
-        warn!(missing, "taking over without the certificates of some pods");
+    if let Err(unknown) = mesh.load().home() {
+        warn!(
+            error = chain(unknown),
+            "not taking over before it is known where this node is in the mesh"
+        );
+    }
+    let Some(home) = mesh.once(|mesh| mesh.home().ok().cloned()).await else { return };
+    let file = remembered::file_in(&config.state_dir);
+    loop {
+        let pods = remembered::read(&file);
+        let identity = |pod: &Arc<LocalPod>| pod.account.identity(&home.trust_domain);
+        let identities: HashSet<_> = pods.iter().map(identity).collect();
+        identities.iter().for_each(|identity| certificates.prefetch(identity));
+        let all = join_all(identities.iter().map(|identity| certificates.svid(identity))).await;
+        let missing = all.iter().filter(|svid| svid.is_err()).count();
+        if missing == 0 || missing < all.len() {
+            return;
+        }
+        warn!(missing, "not taking over: the authority certifies no pod of this node");
     }
 }
 
@@ -295,12 +306,12 @@ impl Agent {
                 Some(error) = self.duty.failure.recv() => return Err(error),
                 () = self.quit.cancelled() => return Ok(End::Quit),
                 broken = workers_break(&self.state.workers) => return Err(broken),
-                () = self.charge.asked() => {}
-                () = superseded(&self.state.kernel) => {}
+                () = self.charge.asked() => self.give_way().await,
+                () = superseded(&self.state.kernel) => {
+                    self.give_way().await;
+                    self.charge.lose();
+                }
             }
-            self.duty.end().await;
-            self.state.pods.gave_way();
-            self.charge.give_up();
             // Not unready: its DaemonSet would end it before its successor has shown that it works.
             let remark = "another agent of this node has taken over".to_owned();
             self.office.readiness.remark(CHARGE, Some(remark));
@@ -318,6 +329,13 @@ impl Agent {
             self.office.readiness.remark(CHARGE, None);
             self.duty = Duty::begin(&self.state, &self.office, adopted)?;
         }
+    }
+
+    /// Writes nothing of the node any more.
+    async fn give_way(&mut self) {
+        self.duty.end().await;
+        self.state.pods.gave_way();
+        self.charge.give_up();
     }
 
     /// New connections find nobody, or go past us if the mesh leaves the node; open ones may end by themselves until the

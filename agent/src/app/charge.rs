@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Charge {
     directory: PathBuf,
     held: Option<Flock<File>>,
+    /// To an agent that knows nothing of this.
+    lost: bool,
 }
 
 impl Charge {
@@ -44,7 +46,7 @@ impl Charge {
     ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("failed to make {}", directory.display()))?;
-        let mut charge = Self { directory: directory.to_owned(), held: None };
+        let mut charge = Self { directory: directory.to_owned(), held: None, lost: false };
         charge.held = charge.try_lock(CHARGE, FlockArg::LockExclusiveNonblock)?;
         if charge.held.is_some() {
             return Ok(charge);
@@ -75,8 +77,16 @@ impl Charge {
         self.held = None;
     }
 
+    /// There is no way back from an agent that did not ask: its lock is free while it lives, so two would write.
+    pub(super) fn lose(&mut self) {
+        self.lost = true;
+    }
+
     /// Waits until nobody is in charge any more, and nobody waits to be; then it is this agent again.
     pub(super) async fn regained(&mut self) {
+        if self.lost {
+            return std::future::pending().await;
+        }
         loop {
             sleep(ATTEND).await;
             let Ok(Some(_nobody)) = self.try_lock(SUCCESSOR, FlockArg::LockSharedNonblock) else {
@@ -161,6 +171,15 @@ mod tests {
         drop(second);
         first.regained().await;
         assert!(timeout(ATTEND * 3, first.asked()).await.is_err(), "nobody waits");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_lost_to_an_agent_that_did_not_ask_is_not_taken_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut first = take(directory.path()).await;
+        first.give_up();
+        first.lose();
+        assert!(timeout(ATTEND * 10, first.regained()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

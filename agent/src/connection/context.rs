@@ -115,16 +115,7 @@ impl Context {
         if let Some(known) = known(&self.mesh.load()) {
             return Ok(known);
         }
-        let mut changes = self.mesh.changes();
-        let found = async {
-            loop {
-                changes.mark_unchanged();
-                if let Some(known) = known(&self.mesh.load()) {
-                    return Some(known);
-                }
-                changes.changed().await.ok()?;
-            }
-        };
+        let found = self.mesh.once(known);
         if let Ok(Some(known)) = tokio::time::timeout(self.timings.hold, found).await {
             return Ok(known);
         }

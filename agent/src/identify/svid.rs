@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arcstr::ArcStr;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use parking_lot::RwLock;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
@@ -323,15 +321,6 @@ fn info(certificate: &CertificateDer<'_>) -> Result<CertificateInfo, PeerError> 
 
 /// RFC 7468, 64 characters a line.
 fn pem(certificate: &CertificateDer<'_>) -> String {
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    let encoded = STANDARD.encode(certificate);
-    let mut rest = encoded.as_str();
-    while !rest.is_empty() {
-        let (line, tail) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
-        text.push('\n');
-        rest = tail;
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
-    text
+    let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new("CERTIFICATE", &**certificate), lines)
 }

@@ -55,6 +55,18 @@ impl MeshReader {
         self.versions.clone()
     }
 
+    /// What `known` finds, as soon as it does; none once nothing changes any more.
+    pub async fn once<T>(&self, known: impl Fn(&Arc<Mesh>) -> Option<T>) -> Option<T> {
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            if let Some(known) = known(&self.load()) {
+                return Some(known);
+            }
+            changes.changed().await.ok()?;
+        }
+    }
+
     /// Changes when what is said of a pod, the policies, or what has been received at all may
     /// have; after the snapshot can be loaded. Never ends.
     pub fn changes_for(&self, namespace: &ArcStr, name: &ArcStr) -> watch::Receiver<()> {

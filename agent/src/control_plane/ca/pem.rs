@@ -1,7 +1,5 @@
 //! Certificates in PEM (RFC 7468): read strictly, written anew, so that nothing else that stood beside them is published.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{PemObject as _, SectionKind};
 
@@ -48,15 +46,6 @@ pub(super) fn optional(text: &str) -> Result<Vec<CertificateDer<'static>>, PemEr
 
 /// A certificate as PEM, 64 characters a line.
 pub(super) fn encode(der: &[u8]) -> String {
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    let encoded = STANDARD.encode(der);
-    let mut rest = encoded.as_str();
-    while !rest.is_empty() {
-        let (line, tail) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
-        text.push('\n');
-        rest = tail;
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
-    text
+    let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new("CERTIFICATE", der), lines)
 }

@@ -109,18 +109,22 @@ async fn uninstall(cluster: &Cluster, node: &Node) -> (i32, String) {
 async fn after_uninstalling_nothing_is_left_on_a_node_and_its_pods_talk() {
     let mut cluster = world().await;
     let node = cluster.nodes[0].clone();
-    let before = traces(&cluster).await;
-    for trace in [
-        "/connect4",
-        "/enrolled.json",
-        "/pods.json",
-        "the plugin",
-        "prohibit 127.64",
-        "local 240.64",
-        ANNOTATION,
-    ] {
-        assert!(before.iter().any(|one| one.contains(trace)), "{trace}: {before:?}");
-    }
+    // What the agent writes beside serving (the list of its pods, the annotation) follows within seconds.
+    let whole = async || {
+        let traces = traces(&cluster).await;
+        let expected = [
+            "/connect4",
+            "/enrolled.json",
+            "/pods.json",
+            "the plugin",
+            "prohibit 127.64",
+            "local 240.64",
+            ANNOTATION,
+        ];
+        let shows = |part: &&str| traces.iter().any(|trace| trace.contains(*part));
+        Ok(expected.iter().all(shows).then_some(traces))
+    };
+    let before = cluster.wait_until("the mesh shows whole", LIMIT, whole).await.unwrap();
 
     // An agent would put everything back.
     let (exit, said) = uninstall(&cluster, &node).await;

@@ -15,6 +15,7 @@ pub mod service;
 pub mod snapshot;
 pub mod spiffe;
 pub mod store;
+pub mod unreadable;
 mod watchers;
 pub mod workload;
 

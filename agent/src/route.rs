@@ -109,6 +109,16 @@ pub enum RouteError {
     /// The destination takes tunnels that are not HBONE.
     #[error("workload {0} takes tunnels of a kind that is not supported")]
     UnknownTunnel(WorkloadUid),
+    /// What the control plane says of the destination cannot be read, such as how to reach it.
+    #[error(
+        "what the control plane says of {name}, which has {destination}, cannot be read by this version"
+    )]
+    Unreadable {
+        /// What the app addressed.
+        destination: SocketAddr,
+        /// The name of the workload or the service.
+        name: ArcStr,
+    },
     /// The destination has a hostname instead of addresses.
     #[error(
         "workload {workload} has the hostname {hostname:?} and no address, and resolving it is not supported"

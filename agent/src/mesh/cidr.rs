@@ -1,4 +1,4 @@
-//! Address ranges of services, found by the longest prefix.
+//! Address ranges and whose they are, found by the longest prefix.
 
 use std::net::IpAddr;
 
@@ -7,19 +7,24 @@ use ipnet::IpNet;
 
 use super::address::Network;
 use super::claims::{self, Claims};
-use super::service::ServiceKey;
 
 /// Ranges by network, and the prefix lengths in use, so that a look-up tries those alone.
-#[derive(Debug, Clone, Default)]
-pub(super) struct CidrIndex {
-    entries: HashMap<(Network, IpNet), Claims<ServiceKey>>,
+#[derive(Debug, Clone)]
+pub(super) struct CidrIndex<K> {
+    entries: HashMap<(Network, IpNet), Claims<K>>,
     /// How many entries have a length, by (IPv6, length).
     lengths: OrdMap<(bool, u8), u32>,
 }
 
-impl CidrIndex {
-    /// Adds a range of a service.
-    pub(super) fn insert(&mut self, network: &Network, range: IpNet, key: &ServiceKey) {
+impl<K> Default for CidrIndex<K> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), lengths: OrdMap::new() }
+    }
+}
+
+impl<K: Clone + PartialEq> CidrIndex<K> {
+    /// Adds a range of an owner.
+    pub(super) fn insert(&mut self, network: &Network, range: IpNet, key: &K) {
         let range = range.trunc();
         let at = (network.clone(), range);
         if !self.entries.contains_key(&at) {
@@ -28,8 +33,8 @@ impl CidrIndex {
         claims::claim(&mut self.entries, at, key);
     }
 
-    /// Removes a range of a service.
-    pub(super) fn remove(&mut self, network: &Network, range: IpNet, key: &ServiceKey) {
+    /// Removes a range of an owner.
+    pub(super) fn remove(&mut self, network: &Network, range: IpNet, key: &K) {
         let range = range.trunc();
         let at = (network.clone(), range);
         let before = self.entries.len();
@@ -47,7 +52,7 @@ impl CidrIndex {
     }
 
     /// The claimants of the longest range that holds `address`.
-    pub(super) fn longest(&self, network: &Network, address: IpAddr) -> &[ServiceKey] {
+    pub(super) fn longest(&self, network: &Network, address: IpAddr) -> &[K] {
         let v6 = address.is_ipv6();
         let lengths = self.lengths.range((v6, 0)..=(v6, 128)).rev();
         for (&(_, length), _) in lengths {

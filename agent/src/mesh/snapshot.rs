@@ -17,6 +17,7 @@ use super::local::LocalPod;
 use super::policies::{Policies, PolicySet, Selection};
 use super::policy::{Authorization, PolicyKey, PolicyScope};
 use super::service::{Port, Service, ServiceKey};
+use super::unreadable::{Ranges, UnreadableAddresses};
 use super::workload::{Workload, WorkloadUid};
 
 #[cfg(test)]
@@ -42,12 +43,13 @@ pub struct Mesh {
     by_address: HashMap<NetworkAddress, Claims<WorkloadUid>>,
     services: HashMap<ServiceKey, Arc<Service>>,
     by_vip: HashMap<NetworkAddress, Claims<ServiceKey>>,
-    by_cidr: CidrIndex,
+    by_cidr: CidrIndex<ServiceKey>,
     by_hostname: HashMap<ArcStr, Claims<ServiceKey>>,
     endpoints: HashMap<ServiceKey, OrdMap<WorkloadUid, Arc<Workload>>>,
     policies: Policies,
     destinations: Destinations,
     closed: ClosedPorts,
+    unreadable: UnreadableAddresses,
     locals: Locals,
 }
 
@@ -163,6 +165,16 @@ impl Mesh {
     fn claims(&self, at: &NetworkAddress) -> &[ServiceKey] {
         let exact = self.by_vip.get(at).map_or(&[][..], Claims::as_slice);
         if exact.is_empty() { self.by_cidr.longest(&at.network, at.address) } else { exact }
+    }
+
+    /// The name of a resource that has an address, and whose content cannot be read.
+    pub fn unreadable_at(&self, network: &Network, address: IpAddr) -> Option<&ArcStr> {
+        self.unreadable.at(network, address)
+    }
+
+    /// Every workload and service whose content cannot be read, with its addresses.
+    pub fn unreadable_addresses(&self) -> impl Iterator<Item = (&ArcStr, &Ranges)> {
+        self.unreadable.iter()
     }
 
     /// The services with a hostname, in no order.
@@ -345,6 +357,23 @@ impl Mesh {
             self.by_cidr.remove(network, *range, key);
         }
         claims::release(&mut self.by_hostname, &key.hostname, key);
+        true
+    }
+
+    pub(super) fn insert_unreadable_address(&mut self, name: &ArcStr, ranges: Ranges) -> bool {
+        if self.unreadable.of(name) == Some(&ranges) {
+            return false;
+        }
+        ranges.iter().for_each(|(_, range)| self.destinations.insert(*range));
+        if let Some(earlier) = self.unreadable.insert(name, ranges) {
+            earlier.iter().for_each(|(_, range)| self.destinations.remove(*range));
+        }
+        true
+    }
+
+    pub(super) fn remove_unreadable_address(&mut self, name: &ArcStr) -> bool {
+        let Some(ranges) = self.unreadable.remove(name) else { return false };
+        ranges.iter().for_each(|(_, range)| self.destinations.remove(*range));
         true
     }
 

@@ -14,6 +14,7 @@ use super::home::Given;
 use super::policy::{Authorization, PolicyKey, PolicyScope};
 use super::service::{Service, ServiceKey};
 use super::snapshot::{Mesh, ResourceKind};
+use super::unreadable::Ranges;
 use super::watchers::{PodName, Watchers};
 use super::workload::{Workload, WorkloadUid};
 
@@ -30,6 +31,10 @@ pub enum MeshEvent {
     RemoveWorkload(WorkloadUid),
     /// A service went.
     RemoveService(ServiceKey),
+    /// A workload or a service of this name came whose content cannot be read but for these addresses.
+    UnreadableAddress(ArcStr, Ranges),
+    /// Such a one went, or can be read now.
+    RemoveUnreadableAddress(ArcStr),
     /// A policy came whose content cannot be read, and may be one of this scope.
     UnreadablePolicy(PolicyKey, PolicyScope),
     /// A policy went.
@@ -155,6 +160,10 @@ impl Store {
                 mesh.remove_workload(&uid)
             }
             MeshEvent::RemoveService(key) => mesh.remove_service(&key),
+            MeshEvent::UnreadableAddress(name, ranges) => {
+                mesh.insert_unreadable_address(&name, ranges)
+            }
+            MeshEvent::RemoveUnreadableAddress(name) => mesh.remove_unreadable_address(&name),
             MeshEvent::UnreadablePolicy(key, scope) => mesh.insert_unreadable(key, scope),
             MeshEvent::RemovePolicy(key) => mesh.remove_policy(&key),
         }
@@ -175,8 +184,11 @@ impl Store {
                 touched.by_service(&service.key, mesh.service(&service.key));
             }
             MeshEvent::RemoveService(key) => touched.by_service(key, mesh.service(key)),
-            MeshEvent::Policy(_) | MeshEvent::UnreadablePolicy(..) | MeshEvent::RemovePolicy(_) => {
-            }
+            MeshEvent::UnreadableAddress(..)
+            | MeshEvent::RemoveUnreadableAddress(_)
+            | MeshEvent::Policy(_)
+            | MeshEvent::UnreadablePolicy(..)
+            | MeshEvent::RemovePolicy(_) => {}
         }
     }
 

@@ -34,7 +34,7 @@ pub fn outbound(
     } else if let Some(workload) = mesh.workload_by_address(network, destination.ip()) {
         to_workload(mesh, &client, workload, destination, rng)
     } else {
-        Ok(Route::Direct(DirectRoute { target: destination, workload: None, service: None }))
+        unknown(mesh, &client, destination, None)
     };
     route.unwrap_or_else(Route::Refuse)
 }
@@ -78,10 +78,23 @@ fn passthrough(
 ) -> Result<Route, RouteError> {
     match mesh.workload_by_address(client.network, destination.ip()) {
         Some(workload) => finish(client, workload, Some(service), destination),
+        None => unknown(mesh, client, destination, Some(service)),
+    }
+}
+
+/// What no workload is known for is not of the mesh, unless something was told of it that cannot be read.
+fn unknown(
+    mesh: &Mesh,
+    client: &Client<'_>,
+    destination: SocketAddr,
+    service: Option<&Arc<Service>>,
+) -> Result<Route, RouteError> {
+    match mesh.unreadable_at(client.network, destination.ip()) {
+        Some(name) => Err(RouteError::Unreadable { destination, name: name.clone() }),
         None => Ok(Route::Direct(DirectRoute {
             target: destination,
             workload: None,
-            service: Some(service.clone()),
+            service: service.cloned(),
         })),
     }
 }

@@ -7,7 +7,9 @@ use crate::mesh::service::{
     BalancingMode, LoadBalancing, Locality, Port, Scope, Waypoint, WaypointDestination,
 };
 use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol};
-use crate::mesh::{Account, Given, LocalPod, Mesh, MeshEvent, NetworkAddress, PodUid, Store};
+use crate::mesh::{
+    Account, DestinationsDelta, Given, LocalPod, Mesh, MeshEvent, NetworkAddress, PodUid, Store,
+};
 
 use super::*;
 

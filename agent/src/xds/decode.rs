@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use arcstr::ArcStr;
+use ipnet::IpNet;
 use prost::Message;
 use prost_types::Any;
 use sotto_proto::security;
@@ -18,7 +19,7 @@ use sotto_proto::workload::{Address, address};
 
 use crate::mesh::policy::PolicyScope;
 use crate::mesh::spiffe::SpiffeIdError;
-use crate::mesh::{MeshEvent, PolicyKey, ResourceKind, ServiceKey};
+use crate::mesh::{MeshEvent, Network, PolicyKey, ResourceKind, ServiceKey};
 
 use super::delta::type_url;
 
@@ -116,6 +117,18 @@ pub(super) fn scope_of_unreadable(
             PolicyScope::Namespace
         }
     }))
+}
+
+/// The addresses of a workload or a service that cannot be decoded, as far as they can be; none of one that shares its
+/// node's, which others have too.
+pub(super) fn ranges_of_unreadable(resource: Option<&Any>) -> Vec<(Network, IpNet)> {
+    let ours = resource.filter(|any| any.type_url == type_url(ResourceKind::Address));
+    let content = ours.and_then(|any| Address::decode(any.value.as_slice()).ok());
+    match content.and_then(|address| address.r#type) {
+        Some(address::Type::Workload(from)) => workload::own_addresses(&from),
+        Some(address::Type::Service(from)) => service::ranges(from.addresses),
+        None => Vec::new(),
+    }
 }
 
 /// 4 or 16 bytes as a canonical address.

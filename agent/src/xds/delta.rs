@@ -3,8 +3,8 @@
 //! One [`DeltaState`] per kind remembers the name and version of every resource held, so that a
 //! new stream gets only what changed and learns what went. Whatever a response holds that can be
 //! used is used: a bad resource is named in the answer and its last good version stays. Not that of
-//! a policy: it was replaced for a reason, and an agent that starts after that has none. A policy
-//! that cannot be read is told to the mesh as such, as it may deny.
+//! a policy: it was replaced for a reason, and an agent that starts after that has none. What cannot be read is told
+//! to the mesh as such: a policy may deny, and an address that is of the mesh must not be taken for one that is not.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
@@ -47,6 +47,8 @@ pub enum Instead {
     LastGood,
     /// Nothing is allowed that the policy may govern.
     DenyAll,
+    /// Nothing is sent to its addresses.
+    Refused,
     /// Nothing.
     Nothing,
 }
@@ -55,6 +57,7 @@ impl fmt::Display for Instead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::LastGood => "its last good version stays in force",
+            Self::Refused => "connections to its addresses are refused until it can be read",
             Self::DenyAll => "nothing that it may govern is allowed until it can be read",
             Self::Nothing => "it is left out",
         })
@@ -84,8 +87,8 @@ pub struct DeltaState {
     kind: ResourceKind,
     root_namespace: ArcStr,
     held: HashMap<String, Held>,
-    /// Policies whose last version cannot be read.
-    unreadable: HashMap<String, PolicyKey>,
+    /// What was told of those whose last version cannot be read; an earlier one may be held.
+    unreadable: HashMap<String, ResourceKey>,
     /// What the mesh has from before this run, until the first response says what there is.
     remembered: Vec<ResourceKey>,
 }
@@ -102,6 +105,8 @@ enum ResourceKey {
     Workload(WorkloadUid),
     Service(ServiceKey),
     Policy(PolicyKey),
+    /// Addresses alone, of the resource with this name.
+    Unreadable(ArcStr),
 }
 
 /// Enough of the rejections to find the cause, in an error that the control plane logs.
@@ -124,7 +129,7 @@ impl DeltaState {
         let mut then = Self::new(self.kind, self.root_namespace.clone());
         let events = then.on_response(before).events;
         self.remembered.extend(then.held.into_values().map(|held| held.key));
-        self.remembered.extend(then.unreadable.into_values().map(ResourceKey::Policy));
+        self.remembered.extend(then.unreadable.into_values());
         events
     }
 
@@ -154,11 +159,8 @@ impl DeltaState {
         let mut settled = Vec::new();
         for name in response.removed_resources {
             // A name that is not held never existed here: legal.
-            if let Some(held) = self.held.remove(&name) {
-                events.push(held.key.removal());
-            } else if let Some(key) = self.unreadable.remove(&name) {
-                events.push(MeshEvent::RemovePolicy(key));
-            }
+            events.extend(self.held.remove(&name).map(|held| held.key.removal()));
+            events.extend(self.unreadable.remove(&name).map(ResourceKey::removal));
             settled.push(name);
         }
         for resource in response.resources {
@@ -171,8 +173,7 @@ impl DeltaState {
             }
         }
         for key in std::mem::take(&mut self.remembered) {
-            let name = key.name();
-            if !self.held.contains_key(&name) && !self.unreadable.contains_key(&name) {
+            if !self.has(&key) {
                 events.push(key.removal());
             }
         }
@@ -199,9 +200,7 @@ impl DeltaState {
         if key.name() != *name {
             return Err(DecodeError::Name(key.name()));
         }
-        if let Some(unreadable) = self.unreadable.remove(name) {
-            events.push(MeshEvent::RemovePolicy(unreadable));
-        }
+        events.extend(self.unreadable.remove(name).map(ResourceKey::removal));
         let held = Held { version: version.clone(), key: key.clone() };
         match self.held.insert(name.clone(), held) {
             Some(old) if old.key != key => events.push(old.key.removal()),
@@ -214,23 +213,50 @@ impl DeltaState {
     /// What to do without a resource that cannot be taken.
     fn without(&mut self, resource: &Resource, events: &mut Vec<MeshEvent>) -> Instead {
         if self.kind != ResourceKind::Authorization {
-            let held = self.held.contains_key(&resource.name);
-            return if held { Instead::LastGood } else { Instead::Nothing };
+            return self.without_address(resource, events);
         }
         events.extend(self.held.remove(&resource.name).map(|held| held.key.removal()));
         let key = decode::policy_key_of_name(&resource.name);
         let body = resource.resource.as_ref();
         match decode::scope_of_unreadable(&key, body, &self.root_namespace) {
             Some(scope) => {
-                self.unreadable.insert(resource.name.clone(), key.clone());
+                let told = ResourceKey::Policy(key.clone());
+                self.unreadable.insert(resource.name.clone(), told);
                 events.push(MeshEvent::UnreadablePolicy(key, scope));
                 Instead::DenyAll
             }
             None => {
                 let earlier = self.unreadable.remove(&resource.name);
-                events.extend(earlier.map(MeshEvent::RemovePolicy));
+                events.extend(earlier.map(ResourceKey::removal));
                 Instead::Nothing
             }
+        }
+    }
+
+    /// The same of a workload or a service. It may have got addresses that its last good version lacks.
+    fn without_address(&mut self, resource: &Resource, events: &mut Vec<MeshEvent>) -> Instead {
+        let name = ArcStr::from(&*resource.name);
+        let ranges = decode::ranges_of_unreadable(resource.resource.as_ref());
+        let held = self.held.contains_key(&resource.name);
+        if ranges.is_empty() {
+            let earlier = self.unreadable.remove(&resource.name);
+            events.extend(earlier.map(ResourceKey::removal));
+            return if held { Instead::LastGood } else { Instead::Nothing };
+        }
+        self.unreadable.insert(resource.name.clone(), ResourceKey::Unreadable(name.clone()));
+        events.push(MeshEvent::UnreadableAddress(name, ranges.into()));
+        if held { Instead::LastGood } else { Instead::Refused }
+    }
+
+    /// Whether what was remembered is still true, or was replaced in the mesh by what is.
+    fn has(&self, key: &ResourceKey) -> bool {
+        let name = key.name();
+        match key {
+            ResourceKey::Workload(_) | ResourceKey::Service(_) => self.held.contains_key(&name),
+            ResourceKey::Policy(_) => {
+                self.held.contains_key(&name) || self.unreadable.contains_key(&name)
+            }
+            ResourceKey::Unreadable(_) => self.unreadable.contains_key(&name),
         }
     }
 }
@@ -244,6 +270,8 @@ impl ResourceKey {
             MeshEvent::Policy(policy) => Some(Self::Policy(policy.key.clone())),
             MeshEvent::RemoveWorkload(_)
             | MeshEvent::RemoveService(_)
+            | MeshEvent::UnreadableAddress(..)
+            | MeshEvent::RemoveUnreadableAddress(_)
             | MeshEvent::UnreadablePolicy(..)
             | MeshEvent::RemovePolicy(_) => None,
         }
@@ -254,6 +282,7 @@ impl ResourceKey {
             Self::Workload(uid) => uid.to_string(),
             Self::Service(key) => key.to_string(),
             Self::Policy(key) => key.to_string(),
+            Self::Unreadable(name) => name.to_string(),
         }
     }
 
@@ -262,6 +291,7 @@ impl ResourceKey {
             Self::Workload(uid) => MeshEvent::RemoveWorkload(uid),
             Self::Service(key) => MeshEvent::RemoveService(key),
             Self::Policy(key) => MeshEvent::RemovePolicy(key),
+            Self::Unreadable(name) => MeshEvent::RemoveUnreadableAddress(name),
         }
     }
 }

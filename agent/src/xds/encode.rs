@@ -10,7 +10,7 @@ use crate::mesh::service::{
     BalancingMode, Port, STICKY_EXTENSION, Scope, Waypoint, WaypointDestination,
 };
 use crate::mesh::workload::{TunnelProtocol, WorkloadKind};
-use crate::mesh::{Authorization, NetworkAddress, PolicyKey, Service, Workload};
+use crate::mesh::{Authorization, Network, NetworkAddress, PolicyKey, Service, Workload};
 
 pub(super) fn workload(from: &Workload) -> proto::Workload {
     let tunnel = match from.protocol {
@@ -148,6 +148,16 @@ pub(super) fn unreadable(key: &PolicyKey, scope: PolicyScope) -> policy_proto::A
         action: NO_ACTION,
         ..policy_proto::Authorization::default()
     }
+}
+
+/// A workload or a service that could not be read: it cannot be read again, as it has no name, but for its addresses.
+pub(super) fn unreadable_address(ranges: &[(Network, IpNet)]) -> proto::Service {
+    let addresses = ranges.iter().map(|(network, range)| proto::NetworkAddress {
+        network: network.to_string(),
+        address: octets(range.addr()),
+        length: Some(range.prefix_len().into()),
+    });
+    proto::Service { addresses: addresses.collect(), ..proto::Service::default() }
 }
 
 /// No action that there is.

@@ -222,6 +222,10 @@ fn responses(mesh: &Mesh) -> [DeltaDiscoveryResponse; 2] {
         let message = address::Type::Service(encode::service(service));
         (ServiceKey::to_string(&service.key), Address { r#type: Some(message) }.encode_to_vec())
     });
+    let without = mesh.unreadable_addresses().map(|(name, ranges)| {
+        let message = address::Type::Service(encode::unreadable_address(ranges));
+        (name.to_string(), Address { r#type: Some(message) }.encode_to_vec())
+    });
     let policies = mesh
         .policies()
         .map(|policy| (policy.key.to_string(), encode::authorization(policy).encode_to_vec()));
@@ -230,7 +234,7 @@ fn responses(mesh: &Mesh) -> [DeltaDiscoveryResponse; 2] {
         .map(|(key, scope)| (key.to_string(), encode::unreadable(key, scope).encode_to_vec()));
     let (addresses, authorizations) = (ResourceKind::Address, ResourceKind::Authorization);
     [
-        response(addresses, resources(addresses, workloads.chain(services))),
+        response(addresses, resources(addresses, workloads.chain(services).chain(without))),
         response(authorizations, resources(authorizations, policies.chain(unreadable))),
     ]
 }

@@ -96,6 +96,15 @@ fn any_policy() -> impl Strategy<Value = Authorization> {
     )
 }
 
+fn any_unreadable() -> impl Strategy<Value = (ArcStr, Ranges)> {
+    const HOSTS: [&str; 3] = ["10.0.0.1/32", "10.0.1.1/32", "fd00::1/128"];
+    let parts = (select(&NAMES[..]), select(&NETWORKS[..]), some(&RANGES), some(&HOSTS));
+    parts.prop_map(|(name, network, ranges, hosts)| {
+        let all = ranges.into_iter().chain(hosts);
+        (name.into(), all.map(|range| (network.into(), range.parse().unwrap())).collect())
+    })
+}
+
 fn any_event() -> impl Strategy<Value = MeshEvent> {
     prop_oneof![
         4 => any_workload().prop_map(|w| MeshEvent::Workload(Arc::new(w))),
@@ -105,6 +114,8 @@ fn any_event() -> impl Strategy<Value = MeshEvent> {
         1 => any_service().prop_map(|s| MeshEvent::RemoveService(s.key)),
         1 => any_policy().prop_map(|p| MeshEvent::UnreadablePolicy(p.key, p.scope)),
         1 => any_policy().prop_map(|p| MeshEvent::RemovePolicy(p.key)),
+        1 => any_unreadable().prop_map(|(name, ranges)| MeshEvent::UnreadableAddress(name, ranges)),
+        1 => any_unreadable().prop_map(|(name, _)| MeshEvent::RemoveUnreadableAddress(name)),
     ]
 }
 
@@ -115,6 +126,7 @@ struct Model {
     services: BTreeMap<ServiceKey, Arc<Service>>,
     policies: BTreeMap<PolicyKey, Arc<Authorization>>,
     unreadable: BTreeMap<PolicyKey, PolicyScope>,
+    unreadable_addresses: BTreeMap<ArcStr, Ranges>,
     /// When each workload's present claim to an address began.
     claims: BTreeMap<(NetworkAddress, WorkloadUid), usize>,
     clock: usize,
@@ -135,6 +147,12 @@ impl Model {
                 if !self.policies.contains_key(&key) {
                     self.unreadable.insert(key, scope);
                 }
+            }
+            MeshEvent::UnreadableAddress(name, ranges) => {
+                drop(self.unreadable_addresses.insert(name, ranges))
+            }
+            MeshEvent::RemoveUnreadableAddress(name) => {
+                drop(self.unreadable_addresses.remove(&name))
             }
             MeshEvent::RemoveWorkload(uid) => drop(self.workloads.remove(&uid)),
             MeshEvent::RemoveService(key) => drop(self.services.remove(&key)),
@@ -207,7 +225,22 @@ impl Model {
         let vips = self.services.values().flat_map(|s| &s.vips);
         let hosts = owned.chain(vips);
         let ranges = self.services.values().flat_map(|s| &s.cidr_vips).map(|(_, range)| *range);
-        hosts.map(|at| IpNet::from(at.address)).chain(ranges).collect()
+        let unreadable = self.unreadable_addresses.values().flat_map(|ranges| ranges.iter());
+        let unreadable = unreadable.map(|(_, range)| *range);
+        hosts.map(|at| IpNet::from(at.address)).chain(ranges).chain(unreadable).collect()
+    }
+
+    /// Those with the longest range that holds it.
+    fn unreadable_at(&self, at: &NetworkAddress) -> BTreeSet<&ArcStr> {
+        let holding = self.unreadable_addresses.iter().flat_map(|(name, ranges)| {
+            let holds =
+                |(of, range): &&(Network, IpNet)| *of == at.network && range.contains(&at.address);
+            ranges.iter().filter(holds).map(move |(_, range)| (range.prefix_len(), name))
+        });
+        let holding: Vec<_> = holding.collect();
+        let longest = holding.iter().map(|(length, _)| *length).max();
+        let of_it = holding.into_iter().filter(|(length, _)| Some(*length) == longest);
+        of_it.map(|(_, name)| name).collect()
     }
 }
 
@@ -219,6 +252,11 @@ fn check(mesh: &Mesh, model: &Model) -> Result<(), TestCaseError> {
         prop_assert_eq!(owners, model.by_address(&at));
         let service = mesh.service_by_vip(&at.network, at.address).map(|s| &s.key);
         prop_assert_eq!(service, model.by_vip(&at));
+        let unreadable = model.unreadable_at(&at);
+        match mesh.unreadable_at(&at.network, at.address) {
+            Some(name) => prop_assert!(unreadable.contains(name)),
+            None => prop_assert!(unreadable.is_empty()),
+        }
     }
     let uids: BTreeSet<_> = mesh.workloads().map(|w| &w.uid).collect();
     prop_assert_eq!(uids, model.workloads.keys().collect());
@@ -320,7 +358,9 @@ proptest! {
         let keys = mesh.services().map(|s| MeshEvent::RemoveService(s.key.clone()));
         let policies = mesh.policies().map(|p| MeshEvent::RemovePolicy(p.key.clone()));
         let unreadable = model.unreadable.into_keys().map(MeshEvent::RemovePolicy);
-        store.apply(uids.chain(keys).chain(policies).chain(unreadable));
+        let names = mesh.unreadable_addresses().map(|(name, _)| name.clone());
+        let names = names.map(MeshEvent::RemoveUnreadableAddress);
+        store.apply(uids.chain(keys).chain(policies).chain(unreadable).chain(names));
         let (left, fresh) = (reader.load(), Mesh::default());
         prop_assert_eq!(contents(&left), contents(&fresh));
     }
@@ -330,7 +370,8 @@ proptest! {
 fn contents(mesh: &Mesh) -> String {
     let resources = (&mesh.workloads, &mesh.services, &mesh.policies);
     let indexes = (&mesh.by_address, &mesh.by_vip, &mesh.by_cidr, &mesh.by_hostname);
-    let kept = (&mesh.endpoints, &mesh.destinations, &mesh.closed, mesh.locals.count());
+    let kept =
+        (&mesh.endpoints, &mesh.destinations, &mesh.closed, &mesh.unreadable, mesh.locals.count());
     format!("{resources:?} {indexes:?} {kept:?}")
 }
 

@@ -294,3 +294,46 @@ fn the_family_of_the_destination_is_kept_where_possible() {
     let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
     world.check("10.96.0.1:80", expected);
 }
+
+#[test]
+fn an_address_of_what_cannot_be_read_is_refused_and_captured_unless_somebody_else_has_it() {
+    let (mut store, reader) = Store::on(Given::default());
+    let unreadable = |name: &str, range: &str| {
+        MeshEvent::UnreadableAddress(name.into(), [(net(), range.parse().unwrap())].into())
+    };
+    let known = pod("known", "10.0.9.7");
+    store.apply([
+        MeshEvent::Workload(known.clone().into()),
+        unreadable("one", "10.0.9.9/32"),
+        unreadable("range", "10.0.9.0/28"),
+    ]);
+    let check = |mesh: &Mesh, to: &str, expected: &str| {
+        let source = client();
+        let route = outbound(mesh, &source, None, &net(), to.parse().unwrap(), &mut rand::rng());
+        assert!(summary(&route).starts_with(expected), "{to}: {}", summary(&route));
+    };
+    let refused = |name| format!("refuse: what the control plane says of {name}, which has");
+    let mesh = reader.load();
+    check(&mesh, "10.0.9.9:80", &refused("one"));
+    check(&mesh, "10.0.9.1:80", &refused("range"));
+    check(&mesh, "10.0.9.7:80", "tunnel known");
+    check(&mesh, "10.0.9.99:80", "direct 10.0.9.99:80");
+    let delta = DestinationsDelta::between(&Mesh::default(), &mesh);
+    let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let addresses: Vec<std::net::IpAddr> =
+        ["10.0.9.7", "10.0.9.9"].map(|text| text.parse().unwrap()).to_vec();
+    assert_eq!((delta.added, delta.added_cidrs), (addresses, ranges(&["10.0.9.0/28"])));
+
+    // Told again it is counted once, and nothing of it stays.
+    store.apply([unreadable("one", "10.0.9.9/32"), unreadable("one", "10.0.9.10/32")]);
+    let moved = reader.load();
+    check(&moved, "10.0.9.9:80", &refused("range"));
+    check(&moved, "10.0.9.10:80", &refused("one"));
+    store.apply(["one", "range"].map(|name| MeshEvent::RemoveUnreadableAddress(name.into())));
+    store.apply([MeshEvent::RemoveWorkload(known.uid)]);
+    check(&reader.load(), "10.0.9.9:80", "direct 10.0.9.9:80");
+    let delta = DestinationsDelta::between(&mesh, &reader.load());
+    assert_eq!((delta.removed.len(), delta.removed_cidrs.len()), (2, 1));
+    let all = DestinationsDelta::between(&Mesh::default(), &reader.load());
+    assert!(all.is_empty(), "{all:?}");
+}

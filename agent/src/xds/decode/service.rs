@@ -41,6 +41,15 @@ pub(super) fn service(from: proto::Service) -> Result<Service, DecodeError> {
     })
 }
 
+/// The addresses that can be read.
+pub(super) fn ranges(from: Vec<proto::NetworkAddress>) -> Vec<(Network, IpNet)> {
+    let range = |address| match virtual_address(address).ok()? {
+        VirtualAddress::One(at) => Some((at.network, at.address.into())),
+        VirtualAddress::Range(network, range) => Some((network, range)),
+    };
+    from.into_iter().filter_map(range).collect()
+}
+
 pub(super) fn ports(from: &[proto::Port]) -> Result<Vec<Port>, DecodeError> {
     let decode = |from: &proto::Port| {
         let target_port = optional_port(from.target_port)?;

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use arcstr::ArcStr;
+use ipnet::IpNet;
 use sotto_proto::workload::{self as proto, application_tunnel};
 
 use crate::mesh::service::{Locality, Port, ServiceKey};
 use crate::mesh::spiffe::DEFAULT_TRUST_DOMAIN;
 use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol, WorkloadKind};
-use crate::mesh::{SpiffeId, Workload, WorkloadUid};
+use crate::mesh::{Network, SpiffeId, Workload, WorkloadUid};
 
 use super::{DecodeError, ip, named, optional_port, policy_key, service, service_key};
 
@@ -52,6 +53,16 @@ pub(super) fn workload(from: proto::Workload) -> Result<Workload, DecodeError> {
         waypoint: from.waypoint.map(service::waypoint).transpose()?,
         network_gateway: from.network_gateway.map(service::waypoint).transpose()?,
     })
+}
+
+/// The addresses that are one's own, as far as they can be read.
+pub(super) fn own_addresses(from: &proto::Workload) -> Vec<(Network, IpNet)> {
+    if from.network_mode == i32::from(proto::NetworkMode::HostNetwork) {
+        return Vec::new();
+    }
+    let network = Network::from(from.network.as_str());
+    let addresses = from.addresses.iter().filter_map(|bytes| ip(bytes, "workload address").ok());
+    addresses.map(|address| (network.clone(), address.into())).collect()
 }
 
 fn or_default(text: String, default: &'static str) -> ArcStr {

@@ -95,6 +95,8 @@ impl Follower {
                 MeshEvent::RemoveWorkload(uid) => drop(self.0.remove(&uid.to_string())),
                 MeshEvent::RemoveService(key) => drop(self.0.remove(&key.to_string())),
                 MeshEvent::UnreadablePolicy(key, _) => panic!("{key}"),
+                MeshEvent::UnreadableAddress(name, _) => panic!("{name}"),
+                MeshEvent::RemoveUnreadableAddress(name) => panic!("{name}"),
                 MeshEvent::RemovePolicy(key) => drop(self.0.remove(&key.to_string())),
             }
         }
@@ -151,6 +153,74 @@ fn a_rejected_version_of_an_address_leaves_the_last_good_one() {
     let handled = state.on_response(response(vec![], &["uid:a"]));
     assert_eq!(handled.held, 0);
     assert!(matches!(handled.events[..], [MeshEvent::RemoveWorkload(_)]));
+}
+
+/// A workload or a service with an address, under a name; `port` is one of a service's.
+fn addressed(name: &str, address: [u8; 4], port: u32) -> Resource {
+    let (namespace, hostname) = name.split_once('/').unwrap();
+    let service = proto::Service {
+        name: hostname.into(),
+        namespace: namespace.into(),
+        hostname: hostname.into(),
+        addresses: vec![proto::NetworkAddress { address: address.to_vec(), ..Default::default() }],
+        ports: vec![proto::Port { service_port: port, ..Default::default() }],
+        ..Default::default()
+    };
+    let address = proto::Address { r#type: Some(proto::address::Type::Service(service)) };
+    let resource = Some(any(ResourceKind::Address, &address));
+    Resource { name: name.into(), resource, ..Default::default() }
+}
+
+fn told(name: &str, range: &str) -> MeshEvent {
+    MeshEvent::UnreadableAddress(name.into(), [("".into(), range.parse().unwrap())].into())
+}
+
+#[test]
+fn the_addresses_of_what_cannot_be_read_are_told_until_it_can_or_goes() {
+    let mut state = DeltaState::new(ResourceKind::Address, ROOT);
+    let forgotten = MeshEvent::RemoveUnreadableAddress("ns/host".into());
+    let broken = || addressed("ns/host", [10, 0, 0, 1], 70_000);
+    let handled = state.on_response(response(vec![broken()], &[]));
+    assert_eq!(handled.events, [told("ns/host", "10.0.0.1/32")]);
+    assert_eq!((handled.rejected[0].instead, handled.held), (Instead::Refused, 0));
+    // Asked for again, whatever its version is.
+    let asked = state.initial_request(&Node::default()).initial_resource_versions;
+    assert_eq!(asked.get("ns/host"), Some(&String::new()));
+
+    let handled = state.on_response(response(vec![addressed("ns/host", [10, 0, 0, 1], 80)], &[]));
+    let MeshEvent::Service(_) = &handled.events[1] else { panic!("{:?}", handled.events) };
+    assert_eq!((&handled.events[0], handled.events.len()), (&forgotten, 2));
+
+    // An earlier version serves, and a new address of it is not unknown.
+    let moved = addressed("ns/host", [10, 0, 0, 2], 70_000);
+    let handled = state.on_response(response(vec![moved], &[]));
+    assert_eq!(handled.events, [told("ns/host", "10.0.0.2/32")]);
+    assert_eq!((handled.rejected[0].instead, handled.held), (Instead::LastGood, 1));
+    let handled = state.on_response(response(vec![], &["ns/host"]));
+    assert!(matches!(handled.events[..], [MeshEvent::RemoveService(_), _]));
+    assert_eq!(handled.events[1], forgotten);
+}
+
+#[test]
+fn a_pod_that_shares_its_nodes_address_closes_nothing_when_it_cannot_be_read() {
+    let workload = |network_mode: proto::NetworkMode| {
+        let workload = proto::Workload {
+            uid: "uid:a".into(),
+            addresses: vec![vec![10, 0, 0, 1], vec![1]],
+            network_mode: network_mode.into(),
+            ..Default::default()
+        };
+        let address = proto::Address { r#type: Some(proto::address::Type::Workload(workload)) };
+        let resource = Some(any(ResourceKind::Address, &address));
+        Resource { name: "uid:a".into(), resource, ..Default::default() }
+    };
+    let check = |mode, expected: &[MeshEvent], instead| {
+        let mut state = DeltaState::new(ResourceKind::Address, ROOT);
+        let handled = state.on_response(response(vec![workload(mode)], &[]));
+        assert_eq!((handled.events.as_slice(), handled.rejected[0].instead), (expected, instead));
+    };
+    check(proto::NetworkMode::HostNetwork, &[], Instead::Nothing);
+    check(proto::NetworkMode::Standard, &[told("uid:a", "10.0.0.1/32")], Instead::Refused);
 }
 
 /// An agent that has been restarted since has no earlier version: the nodes would differ, and one that holds the earlier
@@ -411,4 +481,17 @@ fn what_is_remembered_goes_with_the_first_response_that_lacks_it() {
     gone.sort();
     assert_eq!(gone, ["uid:b", "uid:c"]);
     assert!(state.on_response(response(vec![])).events.is_empty(), "once");
+}
+
+#[test]
+fn what_could_not_be_read_before_is_forgotten_once_it_can_be() {
+    let mut state = DeltaState::new(ResourceKind::Address, ROOT);
+    let before = vec![addressed("ns/a", [10, 0, 0, 1], 0), addressed("ns/b", [10, 0, 0, 2], 0)];
+    let known = [told("ns/a", "10.0.0.1/32"), told("ns/b", "10.0.0.2/32")];
+    assert_eq!(state.remember(response(before, &[])), known);
+    let now = vec![addressed("ns/a", [10, 0, 0, 1], 80), addressed("ns/b", [10, 0, 0, 2], 0)];
+    let mut events = state.on_response(response(now, &[])).events;
+    assert_eq!(events.pop(), Some(MeshEvent::RemoveUnreadableAddress("ns/a".into())));
+    assert!(matches!(&events[0], MeshEvent::Service(_)));
+    assert_eq!(events[1..], [told("ns/b", "10.0.0.2/32")]);
 }

@@ -22,6 +22,10 @@ fn events() -> Vec<MeshEvent> {
     };
     vec![
         MeshEvent::Workload(workload.into()),
+        MeshEvent::UnreadableAddress(
+            "shop/broken".into(),
+            [("net".into(), "10.0.1.0/24".parse().unwrap())].into(),
+        ),
         MeshEvent::Policy(policy.into()),
         MeshEvent::UnreadablePolicy(key("broken"), PolicyScope::Global),
     ]

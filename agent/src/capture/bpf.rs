@@ -15,6 +15,7 @@ mod object;
 mod pins;
 mod pods;
 mod probes;
+mod recent;
 mod remove;
 mod reuse;
 mod stand_ins;
@@ -40,6 +41,7 @@ use log::Log;
 use maps::Maps;
 use pins::Pins;
 pub use pods::AdoptedPod;
+use recent::Epoch;
 pub use remove::{captured_pods, remove_all};
 use reuse::Reuse;
 pub use stand_ins::{StandInError, StandIns};
@@ -98,8 +100,9 @@ impl Kernel {
         let mut programs = object::load_node(&pins, node::PROGRAMS)?;
         let mut maps = Maps::take(&mut programs)?;
         let (prefixes, is_new) = maps.settle_prefixes(&config.ranges)?;
-        let reuse = Reuse::new(maps::take_table(&mut programs)?, is_new)?;
-        let stand_ins = StandIns::open(&pins.maps(), prefixes)?;
+        let epoch = Epoch::new();
+        let reuse = Reuse::new(maps::take_table(&mut programs)?, is_new, epoch.clone())?;
+        let stand_ins = StandIns::open(&pins.maps(), prefixes, epoch)?;
         let program = program_info(programs.program(names::CONNECT4)?.as_fd());
         let log = Log::Unopened(program.map_err(BpfError::program("inspect", names::CONNECT4))?.id);
         let mut kernel = Self {

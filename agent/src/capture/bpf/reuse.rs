@@ -14,6 +14,7 @@ use sotto_abi::{Address, MAX_FREE_STAND_INS, MAX_STAND_INS, Prefixes, RESERVED_S
 
 use super::error::{BpfError, absent_is_fine};
 use super::maps::TableMaps;
+use super::recent::Epoch;
 use crate::sys::netns::WeakNetns;
 use crate::sys::sock_diag;
 
@@ -29,6 +30,8 @@ pub(super) struct Reuse {
     numbers: aya::maps::HashMap<MapData, Address, u32>,
     real: Array<MapData, Address>,
     queue: Queue<MapData, u32>,
+    /// Of what threads remember of the table.
+    epoch: Epoch,
     /// Never used, and with nobody but us.
     fresh: Range<u32>,
     /// Free again, and with nobody but us.
@@ -42,12 +45,17 @@ pub(super) struct Reuse {
 
 impl Reuse {
     /// Takes possession of a table; of a new one, all numbers are free.
-    pub(super) fn new((numbers, real, queue): TableMaps, is_new: bool) -> Result<Self, BpfError> {
+    pub(super) fn new(
+        (numbers, real, queue): TableMaps,
+        is_new: bool,
+        epoch: Epoch,
+    ) -> Result<Self, BpfError> {
         let end = if is_new { MAX_STAND_INS } else { RESERVED_STAND_INS };
         let mut reuse = Self {
             numbers,
             real,
             queue,
+            epoch,
             fresh: RESERVED_STAND_INS..end,
             free: Vec::new(),
             is_settled: is_new,
@@ -145,6 +153,7 @@ impl Reuse {
                 self.retired.remove(&number);
                 continue;
             }
+            self.epoch.advance();
             self.real.set(number, Address::NONE, 0).map_err(BpfError::map("write", names::REAL))?;
             self.retired.remove(&number);
             self.free.push(number);

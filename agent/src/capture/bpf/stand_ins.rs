@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use sotto_abi::{Address, CANARY, CANARY_SHOWN, Prefixes, names};
 
 use super::error::BpfError;
+use super::recent::Epoch;
 use crate::sys::socket::Canary;
 
 /// The table. The default is one that knows nobody and takes in nobody.
@@ -22,6 +23,7 @@ struct Table {
     prefixes: Prefixes,
     numbers: HashMap<MapData, Address, u32>,
     real: Array<MapData, Address>,
+    epoch: Epoch,
     /// For who meets a new address.
     writing: Mutex<Writing>,
     canary: Canary,
@@ -51,12 +53,13 @@ pub enum StandInError {
 
 impl StandIns {
     /// The table below a pin directory.
-    pub(super) fn open(maps: &Path, prefixes: Prefixes) -> Result<Self, BpfError> {
+    pub(super) fn open(maps: &Path, prefixes: Prefixes, epoch: Epoch) -> Result<Self, BpfError> {
         let canary = canary(&prefixes)?;
         let (writing, reading) = (Writing::open(maps)?, Writing::open(maps)?);
         let Writing { numbers, real, .. } = reading;
         let writing = Mutex::new(writing);
-        Ok(Self(Some(Arc::new(Table { prefixes, numbers, real, writing, canary }))))
+        let table = Table { prefixes, numbers, real, epoch, writing, canary };
+        Ok(Self(Some(Arc::new(table))))
     }
 
     /// Where stand-ins are.
@@ -71,8 +74,10 @@ impl StandIns {
         if !table.prefixes.is_out(&address) {
             return None;
         }
-        let real = table.real.get(&table.prefixes.index(&address), 0).ok()?;
-        (!real.is(&Address::NONE)).then(|| real.into())
+        table.epoch.real(stand_in, || {
+            let real = table.real.get(&table.prefixes.index(&address), 0).ok()?;
+            (!real.is(&Address::NONE)).then(|| real.into())
+        })
     }
 
     /// An address that is local in pods, and that applications there are shown as the client's. Use it at once.
@@ -85,11 +90,11 @@ impl StandIns {
             return Err(StandInError::NotShown);
         }
         let address = Address::from(client);
-        let number = match table.numbers.get(&address, 0) {
-            Ok(number) => number,
-            Err(MapError::KeyNotFound) => table.writing.lock().take(address)?,
-            Err(error) => return Err(StandInError::Map(error)),
-        };
+        let number = table.epoch.number(client, || match table.numbers.get(&address, 0) {
+            Ok(number) => Ok(number),
+            Err(MapError::KeyNotFound) => table.writing.lock().take(address),
+            Err(error) => Err(StandInError::Map(error)),
+        })?;
         Ok(table.prefixes.client(address.is_v4(), number).into())
     }
 

@@ -251,7 +251,8 @@ fn certify(
     let revocations = Revocations::read(config.crl.clone())
         .context("failed to read what certificates were revoked")?;
     control.spawn(revocations.clone().follow(control.token.clone()));
-    let (certificates, renewal) = Certificates::new(ca, Arc::new(SystemClock), revocations);
+    let clock = Arc::new(SystemClock);
+    let (certificates, renewal) = Certificates::new(ca, clock, revocations, config.renewal_spread);
     control.spawn(renewal.run(control.token.clone()));
     let (roots, of_roots) = (config.root_cert.clone(), certificates.clone());
     control.spawn(identify::roots::follow(roots, of_roots, control.token.clone()));

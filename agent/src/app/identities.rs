@@ -116,7 +116,8 @@ mod tests {
     async fn certificates_are_asked_for_in_the_trust_domain_that_the_mesh_tells() {
         let (mut store, mesh) = Store::new();
         let clock = Arc::new(SystemClock);
-        let (certificates, _renewal) = Certificates::new(Nobody, clock, Revocations::default());
+        let (certificates, _renewal) =
+            Certificates::new(Nobody, clock, Revocations::default(), std::time::Duration::ZERO);
         let identities = Identities::new(certificates.clone(), mesh);
         let stop = CancellationToken::new();
         let following = tokio::spawn(identities.clone().follow(stop.clone()));

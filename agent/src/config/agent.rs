@@ -117,6 +117,10 @@ pub struct AgentArgs {
     /// Address of /config_dump and /logging.
     #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin_address: String,
+    /// When the mesh's roots change, certificates are renewed within this time, each at a moment of its own, so that not
+    /// all nodes ask at once.
+    #[arg(long, env = "RENEWAL_SPREAD", default_value = "30s")]
+    pub renewal_spread: String,
     /// How long open connections may go on after SIGTERM.
     #[arg(long, env = "DRAIN_DEADLINE", default_value = "25s")]
     pub drain_deadline: String,
@@ -177,6 +181,7 @@ pub struct AgentConfig {
     pub admin_address: SocketAddr,
     pub metrics_address: SocketAddr,
     pub ready_address: SocketAddr,
+    pub renewal_spread: Duration,
     pub drain_deadline: Duration,
     pub log_format: LogFormat,
     pub log_level: String,
@@ -220,6 +225,7 @@ impl AgentConfig {
         let admin_address = mistakes.socket("--admin-address", &args.admin_address);
         let metrics_address = mistakes.socket("--metrics-address", &common.metrics_address);
         let ready_address = mistakes.socket("--ready-address", &common.ready_address);
+        let renewal_spread = mistakes.duration("--renewal-spread", &args.renewal_spread);
         let drain_deadline = mistakes.duration("--drain-deadline", &args.drain_deadline);
         Some(Self {
             node_name: node_name?,
@@ -234,6 +240,7 @@ impl AgentConfig {
             admin_address: admin_address?,
             metrics_address: metrics_address?,
             ready_address: ready_address?,
+            renewal_spread: renewal_spread?,
             drain_deadline: drain_deadline?,
             cluster_id: args.cluster_id.filter(|id| !id.is_empty()),
             root_namespace: args.common.root_namespace,

@@ -32,8 +32,6 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const WAIT: Duration = Duration::from_secs(10);
 /// The wall clock may jump, so it is looked at this often.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
-/// When the mesh's roots change, certificates are renewed within this time, each at a moment of its own.
-const MOVE: Duration = Duration::from_secs(30);
 /// So long after a change a certificate that still comes with other roots is asked for again: not every replica of the
 /// control plane may know of the change at once. Beside one whose answers hold others than the file, that is all.
 const MOVING: Duration = Duration::from_secs(120);
@@ -122,6 +120,8 @@ pub struct Certificates {
 struct Shared {
     clock: Arc<dyn Clock>,
     revocations: Revocations,
+    /// Over which renewals after a change of the roots are spread.
+    spread: Duration,
     /// Written only with `identities` locked.
     current: ArcSwap<imbl::HashMap<SpiffeId, Arc<Svid>>>,
     identities: Mutex<HashMap<SpiffeId, Identity>>,
@@ -163,14 +163,18 @@ impl Identity {
 
 impl Certificates {
     /// The handle, and the task that does the work: `Renewal::run` must be spawned.
+    ///
+    /// When the mesh's roots change, certificates are renewed within `spread`, each at a moment of its own.
     pub fn new<S: CertificateSource>(
         source: S,
         clock: Arc<dyn Clock>,
         revocations: Revocations,
+        spread: Duration,
     ) -> (Self, Renewal<S>) {
         let shared = Arc::new(Shared {
             clock,
             revocations,
+            spread,
             current: ArcSwap::default(),
             identities: Mutex::default(),
             roots: Mutex::default(),
@@ -250,7 +254,8 @@ impl Certificates {
             return;
         }
         let mut identities = self.shared.identities.lock();
-        identities.values_mut().for_each(|known| known.schedule.hasten(now, MOVE, dice()));
+        let spread = self.shared.spread;
+        identities.values_mut().for_each(|known| known.schedule.hasten(now, spread, dice()));
         let certificates = identities.len();
         drop(identities);
         tracing::info!(certificates, "the mesh's roots have changed: every certificate is renewed");
@@ -354,7 +359,7 @@ impl Shared {
                 let validity = (svid.not_before(), svid.not_after());
                 known.schedule.succeed(validity, wall, dice());
                 if self.is_of_before(&svid) {
-                    known.schedule.hasten((Instant::now(), wall), MOVE, dice());
+                    known.schedule.hasten((Instant::now(), wall), self.spread, dice());
                 }
                 let svid = Arc::new(svid);
                 self.current.rcu(|current| current.update(identity.clone(), Arc::clone(&svid)));

@@ -224,7 +224,8 @@ fn shared(ca: Ca, revocations: Revocations, limits: Limits, names: &Names) -> Ar
     }
     store.set_synced(ResourceKind::Address);
     store.set_synced(ResourceKind::Authorization);
-    let (certificates, renewal) = Certificates::new(ca, Arc::new(SystemClock), revocations);
+    let (certificates, renewal) =
+        Certificates::new(ca, Arc::new(SystemClock), revocations, Duration::from_secs(30));
     // The mesh goes on as it is, and so does its one writer.
     spawn_local(async move {
         renewal.run(CancellationToken::new()).await;

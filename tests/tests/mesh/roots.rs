@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::StatusCode;
-use kit::cluster::Agent;
+use kit::cluster::{Agent, ClusterOptions};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use super::hbone::{self, Root, Tunnel};
 
 const CLIENT: (&str, &str) = ("front", "client");
 const GOOD: &str = "spiffe://cluster.local/ns/good/sa/good";
-/// The control plane takes 10 s at most, agents half a minute; what the kubelet takes is not in it here.
+/// The control plane takes 10 s at most, agents as long as they are told to spread it; what the kubelet takes is not in it here.
 const STEP: Duration = Duration::from_secs(60);
 
 /// The commands of the section, without what looks at the agents: here that is done by their metrics themselves.
@@ -105,7 +105,11 @@ async fn is_believed(bench: &Bench, root: &Root, pod: IpAddr) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_root_is_changed_under_traffic_and_back() {
-    let bench = Bench::streams().await;
+    let bench = Bench::streams_with(ClusterOptions {
+        agent_flags: vec![String::from("--renewal-spread=3s")],
+        ..ClusterOptions::default()
+    })
+    .await;
     let pod = bench.ip("back", "echo").await;
     let old = Root::of_mesh(&bench.cluster).await;
     bench.shell(commands()).await;

@@ -20,7 +20,8 @@ fn start() -> Fixture {
     let clock = TestClock::new();
     let source = TestSource::new(Arc::clone(&clock) as _);
     let (of_renewal, wall) = (Arc::clone(&source), Arc::clone(&clock) as _);
-    let (certificates, renewal) = Certificates::new(of_renewal, wall, Revocations::default());
+    let (certificates, renewal) =
+        Certificates::new(of_renewal, wall, Revocations::default(), Duration::from_secs(30));
     let stop = CancellationToken::new();
     tokio::spawn(renewal.run(stop.clone()));
     Fixture { clock, source, certificates, stop }

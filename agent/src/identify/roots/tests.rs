@@ -28,7 +28,8 @@ async fn start() -> Node {
     let source = TestSource::new(Arc::clone(&clock) as _);
     let directory = tempfile::tempdir().unwrap();
     let of_renewal = Arc::clone(&source);
-    let (certificates, renewal) = Certificates::new(of_renewal, clock, Revocations::default());
+    let (certificates, renewal) =
+        Certificates::new(of_renewal, clock, Revocations::default(), Duration::from_secs(30));
     let node = Node { directory, source, certificates, stop: CancellationToken::new() };
     node.mount(&node.source.ca.lock().root_pem);
     let file = node.directory.path().join("root-cert.pem");

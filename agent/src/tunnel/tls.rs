@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use buffered::Buffered;
 use handshake::Handshake;
 use own::Own;
+pub use own::{Frozen, FrozenError};
 
 /// The one application protocol of tunnels.
 pub const ALPN: &[u8] = b"h2";
@@ -156,6 +157,26 @@ async fn shake(
 }
 
 impl Session {
+    /// What another process can go on with, which then is the only one to do so; the session itself if it has failed, or
+    /// if its records are rustls'.
+    ///
+    /// # Errors
+    /// It stays as it is, here.
+    pub fn freeze(self) -> Result<Frozen, Self> {
+        match self.0 {
+            Records::Own(records) => records.freeze().map_err(|own| Self(Records::Own(own))),
+            Records::Buffered(records) => Err(Self(Records::Buffered(records))),
+        }
+    }
+
+    /// The session that another process froze.
+    ///
+    /// # Errors
+    /// It is none that this version can go on with.
+    pub fn thaw(frozen: &Frozen) -> Result<Self, FrozenError> {
+        Ok(Self(Records::Own(Box::new(frozen.thaw()?))))
+    }
+
     /// Opens all whole records at the start of `wire`, and puts the plaintext in their place. What
     /// follows the peer's last word is dropped.
     ///

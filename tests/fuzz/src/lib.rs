@@ -3,11 +3,13 @@
 #[path = "../../../agent/src/tunnel"]
 pub mod tunnel {
     pub mod h2;
+    pub mod tls;
 }
 
 pub mod answers;
 pub mod drive;
 pub mod oracle;
+pub mod records;
 pub mod replies;
 pub mod script;
 pub mod verdict;

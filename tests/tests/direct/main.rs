@@ -18,6 +18,7 @@ mod lapse;
 mod largest;
 mod names;
 mod node;
+mod openssl;
 mod peer;
 mod pki;
 mod sinks;

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::CryptoProvider;
-use rustls::server::UnbufferedServerConnection;
 use rustls::{
     CipherSuite, ClientConfig, ClientConnection, CommonState, Error, ServerConfig, ServerConnection,
 };
@@ -27,8 +25,7 @@ impl Handshake {
         layer: RecordLayer,
     ) -> Result<Self, Error> {
         Ok(if is_ours(layer, config.enable_secret_extraction, config.crypto_provider()) {
-            let connection = UnbufferedClientConnection::new(config, name)?;
-            Self::Own(Box::new(Shaking::client(connection)))
+            Self::Own(Box::new(Shaking::client(&config, name)?))
         } else {
             Self::Buffered(Box::new(Buffered::new(ClientConnection::new(config, name)?)))
         })
@@ -36,8 +33,7 @@ impl Handshake {
 
     pub(super) fn server(config: Arc<ServerConfig>, layer: RecordLayer) -> Result<Self, Error> {
         Ok(if is_ours(layer, config.enable_secret_extraction, config.crypto_provider()) {
-            let connection = UnbufferedServerConnection::new(config)?;
-            Self::Own(Box::new(Shaking::server(connection)))
+            Self::Own(Box::new(Shaking::server(&config)?))
         } else {
             Self::Buffered(Box::new(Buffered::new(ServerConnection::new(config)?)))
         })

@@ -1,7 +1,8 @@
 //! Sessions whose records we open and seal ourselves, in the caller's buffers.
 //!
-//! rustls shakes hands, then gives up the traffic secrets and keeps what makes the next ones: see
-//! [`Shaking`]. Opening decrypts in place; sealing encrypts from the plaintext into the record.
+//! rustls shakes hands, and gives up the traffic secrets as it makes them: see [`Shaking`]. From then on the keys are
+//! ours, and a session is a plain value: see [`Frozen`]. Opening decrypts in place; sealing encrypts from the
+//! plaintext into the record.
 //!
 //! | of a peer | comes |
 //! |---|---|
@@ -16,9 +17,13 @@
 //! An error is for good: nothing is opened or sealed after it but its alert.
 
 mod fault;
+mod frozen;
 mod key;
 mod messages;
+mod schedule;
 mod shaking;
+mod tickets;
+mod traffic;
 
 use std::io;
 
@@ -28,8 +33,9 @@ use super::{HEADER, Opened, invalid};
 use fault::Fault;
 use key::{MAX_CONTENT, Opener, Sealer, record_length};
 use messages::{Message, Messages};
-use shaking::Secrets;
+use tickets::Tickets;
 
+pub use frozen::{Frozen, FrozenError};
 pub(super) use shaking::Shaking;
 
 /// Records without application data that are taken in a row.
@@ -46,7 +52,7 @@ const FATAL: u8 = 2;
 pub(super) struct Own {
     sealer: Sealer,
     opener: Opener,
-    secrets: Secrets,
+    tickets: Tickets,
     messages: Messages,
     /// Records without data since the last one with some.
     fruitless: u8,
@@ -65,11 +71,11 @@ pub(super) struct Own {
 }
 
 impl Own {
-    fn new(sealer: Sealer, opener: Opener, secrets: Secrets) -> Self {
+    fn new(sealer: Sealer, opener: Opener, tickets: Tickets) -> Self {
         Self {
             sealer,
             opener,
-            secrets,
+            tickets,
             messages: Messages::default(),
             fruitless: 0,
             closed: false,
@@ -161,17 +167,16 @@ impl Own {
     fn handshake(&mut self, content: &[u8]) -> Result<(), Fault> {
         let mut messages = std::mem::take(&mut self.messages);
         messages.take_in(content)?;
-        while let Some(message) = messages.next(self.secrets.takes_tickets())? {
+        while let Some(message) = messages.next(self.tickets.are_taken())? {
             match message {
-                Message::Ticket(ticket) => self.secrets.keep_ticket(&ticket)?,
+                Message::Ticket(ticket) => self.tickets.keep(&ticket)?,
                 Message::KeyUpdate { asks } => {
                     // RFC 8446 5.1: nothing follows in the same record.
                     if !messages.is_done() {
                         let error = PeerMisbehaved::KeyEpochWithPendingFragment;
                         return Err(Fault::unexpected(error));
                     }
-                    self.opener = Opener::new(self.secrets.next_to_open().map_err(Fault::ours)?)
-                        .map_err(Fault::ours)?;
+                    self.opener.update().map_err(Fault::ours)?;
                     self.asked |= asks;
                 }
             }
@@ -199,7 +204,7 @@ impl Own {
         for content in plain.chunks(MAX_CONTENT) {
             if self.asked || self.sealer.sealed() >= self.rekey_after {
                 self.sealer.seal(ContentType::Handshake, &KEY_UPDATE, out)?;
-                self.sealer = Sealer::new(self.secrets.next_to_seal()?)?;
+                self.sealer.update()?;
                 self.asked = false;
             }
             self.sealer.seal(ContentType::ApplicationData, content, out)?;

@@ -9,6 +9,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use super::*;
 use crate::tunnel::testing::{Pki, tcp_pair};
 
+mod corpus;
 mod differential;
 mod peer;
 mod stranger;

@@ -1,13 +1,11 @@
 //! One direction's key, and records under it (RFC 8446 5.2 to 5.4).
 
-use aws_lc_rs::aead::{
-    AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, UnboundKey,
-};
-use rustls::{AlertDescription, ConnectionTrafficSecrets, ContentType, Error, InvalidMessage};
-use zeroize::Zeroizing;
+use aws_lc_rs::aead::{Aad, MAX_TAG_LEN, NONCE_LEN, Nonce};
+use rustls::{AlertDescription, ContentType, Error, InvalidMessage};
 
 use super::super::{HEADER, header};
 use super::fault::Fault;
+use super::schedule::{RecordKey, TrafficSecret};
 
 /// A record's content, in bytes (RFC 8446 5.1).
 pub(super) const MAX_CONTENT: usize = 1 << 14;
@@ -19,9 +17,6 @@ const EXTRA: usize = 1 + TAG;
 const VERSION: [u8; 2] = [3, 3];
 const _: () = assert!(MAX_TAG_LEN == TAG);
 
-/// Where a secret stands: how many records it has protected.
-pub(super) type Secret = (u64, ConnectionTrafficSecrets);
-
 /// Seals records of one direction.
 pub(super) struct Sealer(Key);
 
@@ -30,20 +25,33 @@ pub(super) struct Opener(Key);
 
 /// Wiped when dropped: what is the AEAD's, by aws-lc.
 struct Key {
-    aead: LessSafeKey,
-    iv: Zeroizing<[u8; NONCE_LEN]>,
+    secret: TrafficSecret,
+    of_records: RecordKey,
     /// Of the next record.
     sequence: u64,
 }
 
 impl Sealer {
-    pub(super) fn new(secret: Secret) -> Result<Self, Error> {
-        Key::new(secret).map(Self)
+    /// Under a secret that has sealed so many records.
+    ///
+    /// # Errors
+    /// The cryptographic library fails; so everywhere here.
+    pub(super) fn new(secret: TrafficSecret, sealed: u64) -> Result<Self, Error> {
+        Key::new(secret, sealed).map(Self)
+    }
+
+    /// Under the next key.
+    pub(super) fn update(&mut self) -> Result<(), Error> {
+        self.0.update()
     }
 
     /// Records sealed under this key.
     pub(super) fn sealed(&self) -> u64 {
         self.0.sequence
+    }
+
+    pub(super) fn secret(&self) -> &TrafficSecret {
+        &self.0.secret
     }
 
     /// Appends `content`, of [`MAX_CONTENT`] bytes at most, to `out` as a record.
@@ -64,7 +72,7 @@ impl Sealer {
         out.extend_from_slice(&header);
         out.resize(start + HEADER + usize::from(length), 0);
         let (sealed, extra) = out[start + HEADER..].split_at_mut(content.len());
-        let (aead, kind) = (&self.0.aead, [kind.into()]);
+        let (aead, kind) = (&self.0.of_records.aead, [kind.into()]);
         aead.seal_out_of_place_scatter(nonce, Aad::from(header), content, sealed, &kind, extra)
             .map_err(|_| {
                 out.truncate(start);
@@ -74,8 +82,23 @@ impl Sealer {
 }
 
 impl Opener {
-    pub(super) fn new(secret: Secret) -> Result<Self, Error> {
-        Key::new(secret).map(Self)
+    /// Under a secret that has opened so many records.
+    pub(super) fn new(secret: TrafficSecret, opened: u64) -> Result<Self, Error> {
+        Key::new(secret, opened).map(Self)
+    }
+
+    /// Under the next key.
+    pub(super) fn update(&mut self) -> Result<(), Error> {
+        self.0.update()
+    }
+
+    /// Records opened under this key.
+    pub(super) fn opened(&self) -> u64 {
+        self.0.sequence
+    }
+
+    pub(super) fn secret(&self) -> &TrafficSecret {
+        &self.0.secret
     }
 
     /// Opens one record in place. Gives the type of its content, and the content's length: it is
@@ -87,7 +110,7 @@ impl Opener {
         let nonce = self.0.next_nonce().map_err(Fault::ours)?;
         let forged = || Fault::new(AlertDescription::BadRecordMac, Error::DecryptError);
         let (header, payload) = record.split_first_chunk_mut::<HEADER>().ok_or_else(forged)?;
-        let inner = self.0.aead.open_in_place(nonce, Aad::from(&*header), payload);
+        let inner = self.0.of_records.aead.open_in_place(nonce, Aad::from(&*header), payload);
         let inner = inner.map_err(|_| forged())?;
         // RFC 8446 5.4: what is not zero and last is the type.
         let Some(length) = inner.iter().rposition(|byte| *byte != 0) else {
@@ -98,16 +121,13 @@ impl Opener {
 }
 
 impl Key {
-    fn new((sequence, secrets): Secret) -> Result<Self, Error> {
-        let unusable = || Error::General("these secrets are none of AES-GCM".into());
-        let (algorithm, key, iv) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            _ => return Err(unusable()),
-        };
-        let aead = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| unusable())?;
-        let iv = iv.as_ref().try_into().map_err(|_| unusable())?;
-        Ok(Self { aead: LessSafeKey::new(aead), iv: Zeroizing::new(iv), sequence })
+    fn new(secret: TrafficSecret, sequence: u64) -> Result<Self, Error> {
+        Ok(Self { of_records: secret.key()?, secret, sequence })
+    }
+
+    fn update(&mut self) -> Result<(), Error> {
+        *self = Self::new(self.secret.next()?, 0)?;
+        Ok(())
     }
 
     /// RFC 8446 5.3. No two records of a key have the same.
@@ -115,7 +135,7 @@ impl Key {
         let sequence = self.sequence.to_be_bytes();
         // The last number is never used, so the next one is always there.
         self.sequence = self.sequence.checked_add(1).ok_or(Error::EncryptError)?;
-        let mut nonce = *self.iv;
+        let mut nonce = *self.of_records.iv;
         for (byte, of) in nonce[NONCE_LEN - sequence.len()..].iter_mut().zip(sequence) {
             *byte ^= of;
         }

@@ -25,6 +25,22 @@ pub(super) struct Messages {
 }
 
 impl Messages {
+    /// What of a message has come so far.
+    pub(super) fn begun(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    /// With what had come of a message elsewhere.
+    pub(super) fn resume(bytes: Vec<u8>) -> Self {
+        Self { bytes, taken: 0 }
+    }
+
+    /// Whether it may be what had come of one.
+    pub(super) fn is_sound(&self, tickets: bool) -> bool {
+        let mut probe = Self { bytes: self.bytes.clone(), taken: self.taken };
+        matches!(probe.next(tickets), Ok(None))
+    }
+
     /// A record's content, which is another part.
     pub(super) fn take_in(&mut self, content: &[u8]) -> Result<(), Fault> {
         if content.is_empty() {

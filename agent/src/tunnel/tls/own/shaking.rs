@@ -1,17 +1,20 @@
-//! rustls' handshake without its records, and what makes the next secrets after it.
+//! rustls' handshake without its records.
 
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
-use rustls::kernel::KernelConnection;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use std::sync::Arc;
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{CommonState, Error, ExtractedSecrets};
+use rustls::{ClientConfig, CommonState, Error, ExtractedSecrets, ServerConfig};
+use rustls_pki_types::ServerName;
 
 use super::super::framing::Framing;
 use super::Own;
-use super::fault::Fault;
-use super::key::{Opener, Sealer, Secret};
+use super::key::{Opener, Sealer};
+use super::tickets::Tickets;
+use super::traffic::Traffic;
 
 /// Bytes of records that one handshake message may take: rustls bounds the message only, and a peer
 /// who has shown nothing yet may pad each of its bytes to a whole record. Its buffered connections
@@ -21,6 +24,7 @@ const MAX_SEEN: usize = 64 << 10;
 /// A handshake whose session will be ours.
 pub(in super::super) struct Shaking {
     connection: Unbuffered,
+    traffic: Arc<Traffic>,
     framing: Framing,
     /// Bytes that rustls has seen and wants to see again, with what follows.
     seen: usize,
@@ -41,16 +45,35 @@ enum Step {
 }
 
 impl Shaking {
-    pub(in super::super) fn client(connection: UnbufferedClientConnection) -> Self {
-        Self::new(Unbuffered::Client(connection))
+    /// As the one who dialled. The configuration is copied, as the secrets of this handshake are taken through it.
+    ///
+    /// # Errors
+    /// rustls cannot begin.
+    pub(in super::super) fn client(
+        config: &ClientConfig,
+        name: ServerName<'static>,
+    ) -> Result<Self, Error> {
+        let traffic = Arc::new(Traffic::default());
+        let mut config = config.clone();
+        config.key_log = Arc::clone(&traffic) as _;
+        let connection = UnbufferedClientConnection::new(Arc::new(config), name)?;
+        Ok(Self::new(Unbuffered::Client(connection), traffic))
     }
 
-    pub(in super::super) fn server(connection: UnbufferedServerConnection) -> Self {
-        Self::new(Unbuffered::Server(connection))
+    /// As the one who was dialled; else as [`client`](Self::client).
+    ///
+    /// # Errors
+    /// rustls cannot begin.
+    pub(in super::super) fn server(config: &ServerConfig) -> Result<Self, Error> {
+        let traffic = Arc::new(Traffic::default());
+        let mut config = config.clone();
+        config.key_log = Arc::clone(&traffic) as _;
+        let connection = UnbufferedServerConnection::new(Arc::new(config))?;
+        Ok(Self::new(Unbuffered::Server(connection), traffic))
     }
 
-    fn new(connection: Unbuffered) -> Self {
-        Self { connection, framing: Framing::default(), seen: 0, done: false }
+    fn new(connection: Unbuffered, traffic: Arc<Traffic>) -> Self {
+        Self { connection, traffic, framing: Framing::default(), seen: 0, done: false }
     }
 
     pub(in super::super) fn common(&self) -> &CommonState {
@@ -114,17 +137,20 @@ impl Shaking {
     /// # Errors
     /// It is not, or its secrets are not for us.
     pub(in super::super) fn finish(self) -> Result<Own, Error> {
-        let (ExtractedSecrets { tx, rx }, secrets) = match self.connection {
+        let suite = self.common().negotiated_cipher_suite().map(|suite| suite.suite());
+        let [client, server] = self.traffic.take(suite)?;
+        // Of what rustls gives, how many records it has sealed and opened itself is what is missing.
+        let (ExtractedSecrets { tx, rx }, [seal, open], tickets) = match self.connection {
             Unbuffered::Client(connection) => {
                 let (extracted, kernel) = connection.dangerous_into_kernel_connection()?;
-                (extracted, Secrets::Client(kernel))
+                (extracted, [client, server], Tickets::Kept(Box::new(kernel)))
             }
             Unbuffered::Server(connection) => {
-                let (extracted, kernel) = connection.dangerous_into_kernel_connection()?;
-                (extracted, Secrets::Server(kernel))
+                let (extracted, _) = connection.dangerous_into_kernel_connection()?;
+                (extracted, [server, client], Tickets::Refused)
             }
         };
-        Ok(Own::new(Sealer::new(tx)?, Opener::new(rx)?, secrets))
+        Ok(Own::new(Sealer::new(seal, tx.0)?, Opener::new(open, rx.0)?, tickets))
     }
 }
 
@@ -166,43 +192,5 @@ fn encode<Data>(mut data: EncodeTlsData<'_, Data>, out: &mut Vec<u8>) -> Result<
                 return Err(Error::General(error.to_string()));
             }
         }
-    }
-}
-
-/// Where the next secrets come from.
-pub(super) enum Secrets {
-    Client(KernelConnection<ClientConnectionData>),
-    Server(KernelConnection<ServerConnectionData>),
-}
-
-impl Secrets {
-    pub(super) fn next_to_seal(&mut self) -> Result<Secret, Error> {
-        match self {
-            Self::Client(kernel) => kernel.update_tx_secret(),
-            Self::Server(kernel) => kernel.update_tx_secret(),
-        }
-    }
-
-    pub(super) fn next_to_open(&mut self) -> Result<Secret, Error> {
-        match self {
-            Self::Client(kernel) => kernel.update_rx_secret(),
-            Self::Server(kernel) => kernel.update_rx_secret(),
-        }
-    }
-
-    /// Whether the peer may send tickets: it is the server.
-    pub(super) fn takes_tickets(&self) -> bool {
-        matches!(self, Self::Client(_))
-    }
-
-    pub(super) fn keep_ticket(&mut self, ticket: &[u8]) -> Result<(), Fault> {
-        let kept = match self {
-            Self::Client(kernel) => kernel.handle_new_session_ticket(ticket),
-            Self::Server(_) => Ok(()),
-        };
-        kept.map_err(|error| match error {
-            Error::InvalidMessage(invalid) => Fault::malformed(invalid),
-            other => Fault::ours(other),
-        })
     }
 }

@@ -14,26 +14,26 @@ use crate::tunnel::testing::Pki;
 const OWN: RecordLayer = RecordLayer::Own;
 const RUSTLS: RecordLayer = RecordLayer::Rustls;
 
-fn own(session: &mut Session) -> &mut Own {
+pub(super) fn own(session: &mut Session) -> &mut Own {
     match &mut session.0 {
         Records::Own(own) => own,
         Records::Buffered(_) => panic!("the records are rustls'"),
     }
 }
 
-fn rustls(session: &mut Session) -> &mut Connection {
+pub(super) fn rustls(session: &mut Session) -> &mut Connection {
     match &mut session.0 {
         Records::Buffered(buffered) => &mut buffered.connection,
         Records::Own(_) => panic!("the records are ours"),
     }
 }
 
-fn pair(pki: &Pki) -> [Session; 2] {
+pub(super) fn pair(pki: &Pki) -> [Session; 2] {
     sessions(pki, [OWN; 2])
 }
 
 /// A record as only the peer can make it.
-fn forge(peer: &mut Session, kind: u8, content: &[u8]) -> Vec<u8> {
+pub(super) fn forge(peer: &mut Session, kind: u8, content: &[u8]) -> Vec<u8> {
     let mut wire = Vec::new();
     own(peer).sealer.seal(ContentType::from(kind), content, &mut wire).unwrap();
     wire
@@ -158,8 +158,7 @@ fn records_without_data_are_taken_only_so_often() {
             for _ in 0..times {
                 client.open(&mut forge(server, kind, content)).unwrap();
                 if kind == HANDSHAKE {
-                    let own = own(server);
-                    own.sealer = Sealer::new(own.secrets.next_to_seal().unwrap()).unwrap();
+                    own(server).sealer.update().unwrap();
                 }
             }
         };
@@ -218,8 +217,7 @@ fn a_message_may_come_in_parts() {
         let mut wire = forge(&mut server, HANDSHAKE, part);
         assert_eq!(client.open(&mut wire).unwrap().plain, 0);
     }
-    let peer = own(&mut server);
-    peer.sealer = Sealer::new(peer.secrets.next_to_seal().unwrap()).unwrap();
+    own(&mut server).sealer.update().unwrap();
     check_carries(&mut server, &mut client, b"under the next key");
 }
 
@@ -243,7 +241,7 @@ fn rustls_may_ask_for_new_keys_as_often_as_it_likes() {
 }
 
 /// Perhaps with a key update before it.
-fn check_arrives(from: &mut Session, to: &mut Session, plain: &[u8]) {
+pub(super) fn check_arrives(from: &mut Session, to: &mut Session, plain: &[u8]) {
     let mut wire = seal(from, plain);
     let opened = to.open(&mut wire).unwrap();
     assert_eq!((opened.consumed, &wire[..opened.plain]), (wire.len(), plain));
@@ -273,8 +271,7 @@ fn a_peer_that_asks_and_does_not_read_makes_nothing_pile_up() {
     let mut said = Vec::new();
     for _ in 0..PATIENCE {
         let mut wire = forge(&mut server, HANDSHAKE, &[24, 0, 0, 1, 1]);
-        let peer = own(&mut server);
-        peer.sealer = Sealer::new(peer.secrets.next_to_seal().unwrap()).unwrap();
+        own(&mut server).sealer.update().unwrap();
         client.open(&mut wire).unwrap();
         client.flush(&mut said).unwrap();
     }
@@ -289,11 +286,9 @@ fn a_peer_that_asks_and_does_not_read_makes_nothing_pile_up() {
 fn no_number_is_used_twice() {
     let [mut client, mut server] = pair(&Pki::new());
     let (near, far) = (own(&mut client), own(&mut server));
-    let (_, secret) = near.secrets.next_to_seal().unwrap();
-    near.sealer = Sealer::new((u64::MAX - 1, secret)).unwrap();
+    near.sealer = Sealer::new(near.sealer.secret().clone(), u64::MAX - 1).unwrap();
     near.rekey_after = u64::MAX;
-    let (_, secret) = far.secrets.next_to_open().unwrap();
-    far.opener = Opener::new((u64::MAX - 1, secret)).unwrap();
+    far.opener = Opener::new(far.opener.secret().clone(), u64::MAX - 1).unwrap();
     check_carries(&mut client, &mut server, b"the last");
     let mut wire = Vec::new();
     client.seal(b"one more", &mut wire).unwrap_err();

@@ -8,8 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use kit::lab::{LabPod, ask, ask_from, connect};
 use kit::wire::Capture;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use sotto::capture::Role;
+use sotto::sys::socket::AppDialler;
 use sotto_abi::names;
 
 use super::{Bench, PORT, SECRET, assert_quiet, ip, seen, tcp, who_am_i};
@@ -394,6 +396,54 @@ fn many_connections_to_one_destination_are_not_limited_by_the_agents_ports() -> 
     })?;
     assert_eq!(open.len(), count);
     assert_soon(|| relay.count() == count);
+    Ok(())
+}
+
+/// As many as the client has ports: each keeps its own.
+#[test]
+fn one_client_has_more_connections_to_a_port_than_an_ephemeral_range_holds() -> Result<()> {
+    const COUNT: u16 = 17_000;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(hard > u64::from(COUNT) + 500, "a process may have {hard} files here: too few");
+    setrlimit(Resource::RLIMIT_NOFILE, hard.max(soft), hard)?;
+    let mut bench = Bench::new("ports")?;
+    let _relay = bench.enrol_server()?;
+    bench.server.run(|| {
+        sotto::sys::sysctl::write("net.core.somaxconn", "20000")?;
+        sotto::sys::sysctl::write("net.ipv4.tcp_max_syn_backlog", "20000")
+    })?;
+    let to = SocketAddr::new(bench.server.ip4(), PORT + 1);
+    // What waits to be accepted is no file yet.
+    let listener = bench.server.run(move || -> std::io::Result<Socket> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&to.into())?;
+        socket.listen(20_000)?;
+        Ok(socket)
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let dialler = AppDialler::new(bench.server.capture.netns.clone());
+    let client: IpAddr = "192.0.2.7".parse()?;
+    let stand_in = bench.kernel.stand_ins().of_client(client)?;
+    let ports = 1024..1024 + COUNT;
+    let dialled = runtime.block_on(async {
+        let mut dialled = Vec::new();
+        for port in ports.clone() {
+            let source = SocketAddr::new(stand_in, port);
+            let dial = dialler.dial(Some(source), to, Duration::from_secs(5));
+            let stream = dial.await.with_context(|| format!("port {port}"))?;
+            dialled.push(stream.into_std()?);
+        }
+        anyhow::Ok(dialled)
+    })?;
+    assert_eq!(dialled.len(), usize::from(COUNT));
+    // Who was dialled last is answered as who it is, too.
+    drop(dialled.into_iter().take(usize::from(COUNT) - 100).collect::<Vec<_>>());
+    let mut last = None;
+    for _ in ports.clone() {
+        let (_, from) = listener.accept()?;
+        last = from.as_socket();
+    }
+    assert_eq!(last, Some(SocketAddr::new(client, ports.end - 1)));
     Ok(())
 }
 

@@ -223,11 +223,15 @@ impl Certificates {
         &self.shared.revocations
     }
 
-    /// Asks for the certificate of `identity`, ahead of its first connection.
+    /// Asks for the certificate of `identity`, ahead of its first connection: for each pod that has it, so that none waits
+    /// for what was refused to another.
     pub fn prefetch(&self, identity: &SpiffeId) {
         let mut identities = self.shared.identities.lock();
-        if !identities.contains_key(identity) {
-            identities.insert(identity.clone(), Identity::new());
+        let due = match identities.get_mut(identity) {
+            Some(known) => known.schedule.ask_anew(),
+            None => identities.insert(identity.clone(), Identity::new()).is_none(),
+        };
+        if due {
             self.shared.wake.notify_one();
         }
     }
@@ -260,6 +264,25 @@ impl Certificates {
         drop(identities);
         tracing::info!(certificates, "the mesh's roots have changed: every certificate is renewed");
         self.shared.wake.notify_one();
+    }
+
+    /// How many identities have a certificate that can be used; and of the others those that were denied one `times` in a
+    /// row or more, sorted, each with the last reason.
+    pub fn denied(&self, times: u32) -> (usize, Vec<(SpiffeId, Arc<FetchError>)>) {
+        let now = self.shared.clock.now();
+        let (mut usable, mut denied) = (0, Vec::new());
+        for (id, known) in self.shared.identities.lock().iter() {
+            let state = known.state.borrow();
+            if state.svid.as_ref().is_some_and(|svid| svid.is_valid(now)) {
+                usable += 1;
+            } else if let Some(error) =
+                state.error.as_ref().filter(|_| known.schedule.failures() >= times)
+            {
+                denied.push((id.clone(), Arc::clone(error)));
+            }
+        }
+        denied.sort_by(|(a, _), (b, _)| a.cmp(b));
+        (usable, denied)
     }
 
     /// What is known of every identity, sorted.

@@ -101,6 +101,22 @@ async fn a_client_of_another_root_is_refused() {
     client.unwrap_err();
 }
 
+/// As where istiod, or cert-manager before it, signs below a root that is kept elsewhere.
+#[tokio::test]
+async fn workloads_of_different_authorities_below_one_root_trust_each_other() {
+    let root = TestCa::new();
+    let (one, other) = (root.below(), root.below().below());
+    for (server, client) in [(&one, &other), (&other, &one), (&one, &root)] {
+        let client = expecting(&svid(client, CLIENT), &[SERVER]);
+        let (server, client) = shake(svid(server, SERVER).server_config(), client).await;
+        assert_eq!(server.unwrap(), CLIENT);
+        client.unwrap();
+    }
+    let stranger = expecting(&svid(&TestCa::new().below(), CLIENT), &[SERVER]);
+    let (server, _) = shake(svid(&one, SERVER).server_config(), stranger).await;
+    server.unwrap_err();
+}
+
 #[tokio::test]
 async fn any_root_of_the_bundle_will_do() {
     let (old, new) = (TestCa::new(), TestCa::new());

@@ -6,8 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-/// First pause after a failure; doubled at each further one.
+/// First pause after a failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// So many failures have the first pause; it is doubled at each further one. A CA that does not know of a new pod yet
+/// does a moment later.
+const QUICK: u32 = 4;
 /// Longest pause between failures.
 const MAX_BACKOFF: Duration = Duration::from_secs(150);
 /// Longest pause while a connection waits for the certificate.
@@ -76,10 +79,20 @@ impl Schedule {
 
     /// It failed. `dice` is within -1 and 1.
     pub(super) fn fail(&mut self, now: Instant, dice: f64) {
-        let doubled = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(16));
-        let pause = doubled.min(MAX_BACKOFF).mul_f64(1.0 + BACKOFF_JITTER * dice.clamp(-1.0, 1.0));
         self.failures = self.failures.saturating_add(1);
+        let doubled =
+            FIRST_BACKOFF.saturating_mul(1 << self.failures.saturating_sub(QUICK).min(16));
+        let pause = doubled.min(MAX_BACKOFF).mul_f64(1.0 + BACKOFF_JITTER * dice.clamp(-1.0, 1.0));
         self.phase = Phase::Failed(now, pause);
+    }
+
+    /// Another pod has it: what the CA said before was not about that one. Tells whether that makes it due.
+    pub(super) fn ask_anew(&mut self) -> bool {
+        let failed = matches!(self.phase, Phase::Failed(..));
+        if failed {
+            *self = Self::new();
+        }
+        failed
     }
 
     /// The certificate is of no use for long: the next call is due within `within`. `dice` is within -1 and 1.
@@ -118,18 +131,36 @@ mod tests {
         let now = Instant::now();
         let mut schedule = Schedule::new();
         let mut pauses = Vec::new();
-        for _ in 0..12 {
+        for _ in 0..15 {
             schedule.fail(now, 0.0);
             pauses.push(schedule.wait(now, UNIX_EPOCH, false).unwrap().as_millis());
         }
         assert_eq!(
             pauses,
             [
-                500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 150_000, 150_000,
-                150_000
+                500, 500, 500, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000,
+                150_000, 150_000, 150_000
             ]
         );
         assert_eq!(schedule.wait(now, UNIX_EPOCH, true), Some(MAX_BACKOFF_WANTED));
+    }
+
+    #[test]
+    fn another_pod_makes_a_failed_one_due_and_no_other() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new();
+        assert!(!schedule.ask_anew(), "it is due already");
+        (0..9).for_each(|_| schedule.fail(now, 0.0));
+        assert!(schedule.ask_anew());
+        assert_eq!(
+            (schedule.wait(now, UNIX_EPOCH, false), schedule.failures()),
+            (Some(Duration::ZERO), 0)
+        );
+        schedule.start();
+        assert!(!schedule.ask_anew());
+        schedule.succeed((UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(60)), UNIX_EPOCH, 0.0);
+        assert!(!schedule.ask_anew());
+        assert_eq!(schedule.wait(now, UNIX_EPOCH, false), Some(Duration::from_secs(30)));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
@@ -54,6 +54,8 @@ pub(super) struct TestCa {
     pub(super) issuer: Issuer<'static, KeyPair>,
     pub(super) root: CertificateDer<'static>,
     pub(super) root_pem: String,
+    /// What stands between the root and what is issued.
+    between: Vec<CertificateDer<'static>>,
 }
 
 impl TestCa {
@@ -63,7 +65,19 @@ impl TestCa {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root = params.self_signed(&key).unwrap();
         let (root, root_pem) = (root.der().clone(), root.pem());
-        Self { issuer: Issuer::new(params, key), root, root_pem }
+        Self { issuer: Issuer::new(params, key), root, root_pem, between: Vec::new() }
+    }
+
+    /// An authority below this one.
+    pub(super) fn below(&self) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "below");
+        let own = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let between = std::iter::once(own).chain(self.between.iter().cloned()).collect();
+        let (root, root_pem) = (self.root.clone(), self.root_pem.clone());
+        Self { issuer: Issuer::new(params, key), root, root_pem, between }
     }
 
     /// A certificate with these URI names, valid from `start` for `life`.
@@ -72,7 +86,9 @@ impl TestCa {
         let params = leaf(uris, start, life);
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         Issued {
-            chain: vec![leaf.der().clone()],
+            chain: std::iter::once(leaf.der().clone())
+                .chain(self.between.iter().cloned())
+                .collect(),
             roots: vec![self.root.clone()],
             key: Zeroizing::new(key.serialize_der()),
         }

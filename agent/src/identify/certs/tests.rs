@@ -85,6 +85,36 @@ async fn keeps_the_old_until_it_expires_while_the_ca_is_away() {
     assert!(renewed.is_valid(f.clock.now()));
 }
 
+/// As with istiod: its informer learns of a pod a moment after the runtime has asked us to let that start.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_the_authority_does_not_know_yet_waits_for_little_longer_than_it_takes_to() {
+    let f = start();
+    *f.source.mood.lock() = Mood::Failing;
+    let before = f.clock.now();
+    let known = async {
+        tokio::time::sleep(Duration::from_millis(1900)).await;
+        *f.source.mood.lock() = Mood::Good;
+    };
+    let id = identity(REVIEWS);
+    let (svid, ()) = tokio::join!(f.certificates.svid(&id), known);
+    svid.unwrap();
+    let waited = f.clock.now().duration_since(before).unwrap();
+    assert!(waited < Duration::from_millis(3100), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_pod_does_not_wait_for_what_was_refused_to_another_before() {
+    let f = start();
+    let id = identity(REVIEWS);
+    *f.source.mood.lock() = Mood::Failing;
+    f.certificates.prefetch(&id);
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    *f.source.mood.lock() = Mood::Good;
+    f.certificates.prefetch(&id);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(f.certificates.current(&id).is_some());
+}
+
 #[tokio::test(start_paused = true)]
 async fn refuses_somebody_elses_certificate() {
     let f = start();

@@ -9,7 +9,7 @@ use divan::{Bencher, black_box};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use sotto::mesh::local::Exclusions;
-use sotto::mesh::service::{LoadBalancing, Port};
+use sotto::mesh::service::{Families, LoadBalancing, Port, Visibility};
 use sotto::mesh::{
     Account, LocalPod, Mesh, MeshEvent, Network, NetworkAddress, PodUid, Service, ServiceKey,
     Store, Workload,
@@ -96,6 +96,8 @@ fn mesh(workloads: u32) -> Arc<Mesh> {
             waypoint: None,
             load_balancing: LoadBalancing::default(),
             canonical: true,
+            families: Families::default(),
+            visibility: Visibility::default(),
         }))
     });
     let (mut store, reader) = Store::new();

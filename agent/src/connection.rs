@@ -4,6 +4,7 @@
 //! whatever goes wrong ends in a reset for the app and one line in the access log.
 
 mod accepted;
+mod across;
 mod carry;
 mod context;
 mod denied;
@@ -121,7 +122,6 @@ async fn outbound(
     let record = record::outbound(&context, &home, &captured, source.clone(), &route);
     match &route {
         Route::Tunnel(to) => {
-            let app = (captured.stream, record.live());
             let from = upstream::From {
                 context: &context,
                 home: &home,
@@ -131,7 +131,12 @@ async fn outbound(
                 source: source.as_deref(),
                 route: to,
             };
-            match upstream::tunnel(&from, app).await {
+            if let Some(across) = &to.across {
+                let whose = (record, place);
+                return Box::pin(across::open(&from, across, captured.stream, whose)).await;
+            }
+            let live = record.live();
+            match upstream::tunnel(&from, (captured.stream, live.progress())).await {
                 Ok(tunnel) => return Some(carry::outbound_tunnel(record, place, tunnel)),
                 Err(error) => record.fail(error.flags(), &error),
             }

@@ -5,10 +5,12 @@
 //! local pod, or a refusal. Nothing here ever turns a tunnel into plaintext: what cannot be
 //! reached the way the mesh says is refused.
 
+mod across;
 pub mod authority;
 mod balance;
 mod inbound;
 mod outbound;
+mod peer;
 mod waypoint;
 
 use std::net::SocketAddr;
@@ -58,8 +60,18 @@ pub struct TunnelRoute {
     pub authority: String,
     /// SPIFFE URIs, one of which the far end must prove; never empty.
     pub expected: Vec<ArcStr>,
-    /// What the authority says, as an address.
+    /// What the authority says, as an address; what the app addressed, if it says a name.
     pub target: SocketAddr,
+    /// Set if the destination is on another network: it takes a tunnel inside of one to the gateway.
+    pub across: Option<Across>,
+}
+
+/// The inner of two tunnels, whose bytes the outer one carries to the gateway of another network, and the gateway to
+/// whoever serves there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Across {
+    /// SPIFFE URIs, one of which its far end must prove; never empty.
+    pub expected: Vec<ArcStr>,
 }
 
 /// A plain connection.
@@ -96,15 +108,23 @@ pub enum RouteError {
     /// The waypoint in front of the destination cannot be found or used.
     #[error("no usable waypoint in front of {0}")]
     NoWaypoint(SocketAddr),
-    /// The destination is on another network, which takes a tunnel in a tunnel.
+    /// The destination is on another network, to which no usable gateway leads.
     #[error(
-        "workload {workload} is on network {network:?}, and tunnels across networks are not supported"
+        "workload {workload} is on network {network:?}, and no gateway is known that leads there"
     )]
     OtherNetwork {
         /// The destination.
         workload: WorkloadUid,
         /// Its network.
         network: Network,
+    },
+    /// Nobody is told who may answer on another network.
+    #[error(
+        "{service} is reached across networks, and it is not told whose identities may answer there"
+    )]
+    NobodyExpected {
+        /// The service.
+        service: ServiceKey,
     },
     /// The destination takes tunnels that are not HBONE.
     #[error("workload {0} takes tunnels of a kind that is not supported")]

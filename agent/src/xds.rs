@@ -11,6 +11,8 @@ mod connect;
 pub mod decode;
 pub mod delta;
 mod encode;
+#[cfg(test)]
+mod istiod_tests;
 pub mod kept;
 pub mod status;
 

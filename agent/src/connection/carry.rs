@@ -7,8 +7,10 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::context::Context;
 use super::inbound::Arrival;
@@ -18,12 +20,29 @@ use crate::authorize::{Denial, Permit, watch};
 use crate::observe::labels::ResponseFlags;
 use crate::tunnel::{Account, Passage, RelayError, TunnelStream, relay, relay_aboard, relay_tcp};
 
+/// How long the end of a tunnel within another may take to arrive.
+const LINGER: Duration = Duration::from_secs(10);
+
 /// An open connection, until it ends.
 pub(super) type Carrying = Pin<Box<dyn Future<Output = ()>>>;
 
 /// From an app of this node into the tunnel it is aboard of.
 pub(super) fn outbound_tunnel(record: Record, place: Place, tunnel: TunnelStream) -> Carrying {
     run(record, place, relay_aboard(tunnel), std::future::pending())
+}
+
+/// From an app of this node into a tunnel within a tunnel. The outer one goes on for a while after the end of the inner
+/// one: what that has sent last may be under way in it.
+pub(super) fn outbound_across(
+    record: Record,
+    place: Place,
+    (inner, outer): (TunnelStream, TunnelStream),
+) -> Carrying {
+    let carrying = outbound_tunnel(record, place, inner);
+    Box::pin(async move {
+        carrying.await;
+        drop(timeout(LINGER, relay_aboard(outer)).await);
+    })
 }
 
 /// From an app of this node to where no tunnel leads.

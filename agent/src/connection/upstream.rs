@@ -12,7 +12,6 @@ use tokio::net::TcpStream;
 
 use super::context::Context;
 use super::inbound::Arrival;
-use super::record::Live;
 use super::trust;
 use crate::capture::PodCapture;
 use crate::capture::bpf::StandInError;
@@ -23,7 +22,7 @@ use crate::observe::labels::ResponseFlags;
 use crate::route::TunnelRoute;
 use crate::sys::socket::{self, AppDialler};
 use crate::tunnel::hbone::{self, Baggage, Forwarded, TraceParent};
-use crate::tunnel::{Account, Asked, Caller, ConnectError, PoolKey, TunnelStream};
+use crate::tunnel::{Account, Asked, Caller, ConnectError, PoolKey, Progress, TunnelStream};
 
 /// When a dial is worth a line of the log. There is one at a time of a pod to a destination.
 const SLOW: Duration = Duration::from_secs(10);
@@ -37,6 +36,12 @@ pub(super) enum TunnelError {
     /// The far end did not take the stream.
     #[error("failed to tunnel")]
     Connect(#[source] ConnectError),
+    /// Behind the gateway of another network nobody took the stream.
+    #[error("failed to tunnel to who serves on the other network")]
+    Beyond(#[source] ConnectError),
+    /// There is no way to put one tunnel into another.
+    #[error("failed to make a connection of the agent's own")]
+    Pair(#[source] io::Error),
     /// The far end did not answer on port 15008 at all.
     #[error("connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008")]
     Blocked(#[source] ConnectError),
@@ -48,7 +53,8 @@ impl TunnelError {
         match self {
             Self::Identity(_) => ResponseFlags::IdentityError,
             Self::Blocked(_) => ResponseFlags::NetworkPolicy,
-            Self::Connect(error) => match error {
+            Self::Pair(_) => ResponseFlags::Connect,
+            Self::Connect(error) | Self::Beyond(error) => match error {
                 ConnectError::Tls { .. } => ResponseFlags::TlsFailure,
                 ConnectError::H2 { .. } => ResponseFlags::H2HandshakeFailure,
                 ConnectError::App { .. } => ResponseFlags::None,
@@ -75,7 +81,7 @@ pub(super) struct From<'a> {
 /// A stream to where the route leads, as the pod's own identity, with the app aboard.
 pub(super) async fn tunnel(
     from: &From<'_>,
-    (app, live): (TcpStream, Rc<Live>),
+    (app, progress): (TcpStream, &Rc<Progress>),
 ) -> Result<TunnelStream, TunnelError> {
     let From { context, pod, route, .. } = *from;
     let local = &pod.pod;
@@ -86,6 +92,7 @@ pub(super) async fn tunnel(
         pod: local.uid.clone(),
         gateway: route.gateway,
         expected: route.expected.clone(),
+        alone: None,
     };
     // Boxed once it is needed, as most find a tunnel that is there, and lent: many futures pass it on.
     let timeout = context.limits.dial_timeout;
@@ -95,7 +102,7 @@ pub(super) async fn tunnel(
     });
     let tls = svid.client_config(&route.expected);
     let caller = Caller { tls, trust: trust::of(&svid), account: Rc::clone(from.account) };
-    let connect = context.pool.connect_aboard(&key, dial, caller, from, (app, live.progress()));
+    let connect = context.pool.connect_aboard(&key, dial, caller, from, (app, progress));
     let connected = connect.await;
     let tunnel = connected.map_err(|error| match &error {
         ConnectError::Tcp { source, .. } if source.kind() == io::ErrorKind::TimedOut => {

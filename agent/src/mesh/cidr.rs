@@ -53,15 +53,17 @@ impl<K: Clone + PartialEq> CidrIndex<K> {
 
     /// The claimants of the longest range that holds `address`.
     pub(super) fn longest(&self, network: &Network, address: IpAddr) -> &[K] {
-        let v6 = address.is_ipv6();
+        self.holding(network, address).next().unwrap_or_default()
+    }
+
+    /// The claimants of each range that holds `address`, the longest first.
+    pub(super) fn holding(&self, network: &Network, address: IpAddr) -> impl Iterator<Item = &[K]> {
+        let (v6, network) = (address.is_ipv6(), network.clone());
         let lengths = self.lengths.range((v6, 0)..=(v6, 128)).rev();
-        for (&(_, length), _) in lengths {
-            let Ok(range) = IpNet::new(address, length) else { continue };
-            if let Some(claims) = self.entries.get(&(network.clone(), range.trunc())) {
-                return claims.as_slice();
-            }
-        }
-        &[]
+        lengths.filter_map(move |(&(_, length), _)| {
+            let range = IpNet::new(address, length).ok()?.trunc();
+            self.entries.get(&(network.clone(), range)).map(Claims::as_slice)
+        })
     }
 }
 

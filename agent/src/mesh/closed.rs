@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::address::{Network, NetworkAddress};
-use super::service::{BalancingMode, Service, ServiceKey};
+use super::service::{BalancingMode, Service, ServiceKey, Visibility};
 use super::snapshot::Mesh;
 use super::workload::Workload;
 
@@ -55,19 +55,30 @@ impl Touched {
     }
 }
 
-/// Whether a service has the port, and nobody to serve it.
+/// Whether every client means a service by the address that has the port, and nobody serves any of those.
+///
+/// Ranges do not count: which of the services of an address within is meant is another question.
 fn is_closed(mesh: &Mesh, network: &Network, destination: SocketAddr) -> bool {
-    let Some(service) = mesh.service_at(network, destination) else { return false };
-    let balancing = &service.load_balancing;
     let at = NetworkAddress::new(network.clone(), destination.ip());
-    // Not one that has the address in a range: it counts as little as all others of the range.
-    let has_port = service.vips.contains(&at)
-        && service.ports.iter().any(|port| port.service_port == destination.port());
+    let mut is_there_for_all = false;
+    for service in mesh.services_with(&at) {
+        if !service.has_port(destination.port()) {
+            continue;
+        }
+        if is_served(mesh, service, destination.port()) {
+            return false;
+        }
+        is_there_for_all |= service.visibility == Visibility::Public;
+    }
+    is_there_for_all
+}
+
+fn is_served(mesh: &Mesh, service: &Service, port: u16) -> bool {
+    let balancing = &service.load_balancing;
     let serves = |(workload, own): (&Arc<Workload>, &[_])| {
-        workload.may_serve(balancing) && service.target_port(own, destination.port()).is_some()
+        workload.may_serve(balancing) && service.target_port(own, port).is_some()
     };
-    has_port
-        && service.waypoint.is_none()
-        && balancing.mode != BalancingMode::Passthrough
-        && !mesh.endpoints(&service.key).any(serves)
+    service.waypoint.is_some()
+        || balancing.mode == BalancingMode::Passthrough
+        || mesh.endpoints(&service.key).any(serves)
 }

@@ -1,6 +1,7 @@
 //! A service: virtual addresses and names in front of workloads.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use arcstr::ArcStr;
 use ipnet::IpNet;
@@ -104,6 +105,41 @@ pub struct LoadBalancing {
     pub sticky: bool,
 }
 
+/// Of which families the addresses are that clients of a service are sent to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Families {
+    /// Not told: any.
+    #[default]
+    Any,
+    /// IPv4 alone.
+    Ip4,
+    /// IPv6 alone.
+    Ip6,
+    /// Both.
+    Dual,
+}
+
+impl Families {
+    /// Whether an address is of one of them.
+    pub fn include(self, address: IpAddr) -> bool {
+        match self {
+            Self::Any | Self::Dual => true,
+            Self::Ip4 => address.is_ipv4(),
+            Self::Ip6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// For whom a service is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Visibility {
+    /// Every client.
+    #[default]
+    Public,
+    /// Clients of its own namespace.
+    Namespace,
+}
+
 /// The name of the extension of a service's resource that says that a client keeps its endpoint.
 pub const STICKY_EXTENSION: &str = "sotto.io/client-affinity";
 
@@ -128,9 +164,26 @@ pub struct Service {
     pub load_balancing: LoadBalancing,
     /// The service that stands for its hostname when namespaces disagree.
     pub canonical: bool,
+    /// The families of its endpoints' addresses that are used.
+    pub families: Families,
+    /// For whom it is there.
+    pub visibility: Visibility,
 }
 
 impl Service {
+    /// Whether it is there for clients of a namespace.
+    pub fn is_visible_to(&self, namespace: &str) -> bool {
+        match self.visibility {
+            Visibility::Public => true,
+            Visibility::Namespace => self.key.namespace == namespace,
+        }
+    }
+
+    /// Whether it has a port.
+    pub fn has_port(&self, port: u16) -> bool {
+        self.ports.iter().any(|own| own.service_port == port)
+    }
+
     /// The port of an endpoint behind one of the service's: the endpoint's `own` mapping first, which alone knows
     /// named ports.
     pub fn target_port(&self, own: &[Port], port: u16) -> Option<u16> {

@@ -149,22 +149,42 @@ impl Mesh {
         self.services.values()
     }
 
-    /// The service with a virtual address, else the one with the longest range that holds it.
+    /// The service with a virtual address, else the one with the longest range that holds it, whoever asks.
     pub fn service_by_vip(&self, network: &Network, address: IpAddr) -> Option<&Arc<Service>> {
-        let at = NetworkAddress::new(network.clone(), address);
-        self.preferred(self.claims(&at), None)
+        self.find_service(&NetworkAddress::new(network.clone(), address), Seeker::default())
     }
 
-    /// The service that a connection to an address is meant for: of those that share it, one that has the port.
-    pub fn service_at(&self, network: &Network, destination: SocketAddr) -> Option<&Arc<Service>> {
-        let at = NetworkAddress::new(network.clone(), destination.ip());
-        self.preferred(self.claims(&at), Some(destination.port()))
+    /// The service that a client of a namespace means by a destination: of those that are there for it one with the
+    /// address, else with a range that holds it.
+    ///
+    /// Of those that share the address one that has the port, then one of the client's own namespace, then the canonical
+    /// one. Of ranges those of the client's own namespace count first, then the longest.
+    pub fn service_at(
+        &self,
+        network: &Network,
+        destination: SocketAddr,
+        namespace: &str,
+    ) -> Option<&Arc<Service>> {
+        let seeker = Seeker { namespace: Some(namespace), port: Some(destination.port()) };
+        self.find_service(&NetworkAddress::new(network.clone(), destination.ip()), seeker)
     }
 
-    /// The services with an address, else those with the longest range that holds it.
-    fn claims(&self, at: &NetworkAddress) -> &[ServiceKey] {
+    fn find_service(&self, at: &NetworkAddress, seeker: Seeker<'_>) -> Option<&Arc<Service>> {
         let exact = self.by_vip.get(at).map_or(&[][..], Claims::as_slice);
-        if exact.is_empty() { self.by_cidr.longest(&at.network, at.address) } else { exact }
+        self.preferred(exact, seeker).or_else(|| {
+            let ranges = self.by_cidr.holding(&at.network, at.address);
+            let found = ranges.filter_map(|claims| self.preferred(claims, seeker));
+            // Of equals the first is kept.
+            found.reduce(|best, next| {
+                if seeker.is_at_home(next) && !seeker.is_at_home(best) { next } else { best }
+            })
+        })
+    }
+
+    /// The services with an address, in no order; not those with a range that holds it.
+    pub(super) fn services_with(&self, at: &NetworkAddress) -> impl Iterator<Item = &Arc<Service>> {
+        let claims = self.by_vip.get(at).map_or(&[][..], Claims::as_slice);
+        claims.iter().filter_map(|key| self.services.get(key))
     }
 
     /// The name of a resource that has an address, and whose content cannot be read.
@@ -240,15 +260,30 @@ impl Mesh {
         &self.closed
     }
 
-    /// Among claimants, those with the port, the canonical one, then the first by key: the order of arrival is chance.
-    fn preferred(&self, claims: &[ServiceKey], port: Option<u16>) -> Option<&Arc<Service>> {
-        let lacks = |service: &Service| {
-            port.is_some_and(|port| !service.ports.iter().any(|own| own.service_port == port))
-        };
-        claims
-            .iter()
-            .filter_map(|key| self.services.get(key))
-            .min_by_key(|service| (lacks(service), !service.canonical, &service.key))
+    /// Among claimants that are there for who asks: those with the port, of their own namespace, the canonical one, then
+    /// the first by key: the order of arrival is chance.
+    fn preferred(&self, claims: &[ServiceKey], seeker: Seeker<'_>) -> Option<&Arc<Service>> {
+        let Seeker { namespace, port } = seeker;
+        let services = claims.iter().filter_map(|key| self.services.get(key));
+        let visible =
+            services.filter(|service| namespace.is_none_or(|ns| service.is_visible_to(ns)));
+        visible.min_by_key(|service| {
+            let lacks = port.is_some_and(|port| !service.has_port(port));
+            (lacks, !seeker.is_at_home(service), !service.canonical, &service.key)
+        })
+    }
+}
+
+/// Who asks for a service, as far as that matters.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seeker<'a> {
+    namespace: Option<&'a str>,
+    port: Option<u16>,
+}
+
+impl Seeker<'_> {
+    fn is_at_home(&self, service: &Service) -> bool {
+        self.namespace.is_some_and(|namespace| service.key.namespace == namespace)
     }
 }
 

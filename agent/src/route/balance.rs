@@ -104,23 +104,37 @@ fn claim(pod: &LocalPod, workload: &Workload) -> f64 {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     reachable: bool,
+    /// Where the network is what matters most.
+    same_network: bool,
     preferences: usize,
 }
 
 fn rank(client: &Client<'_>, balancing: &LoadBalancing, workload: &Workload) -> Option<Rank> {
-    let reachable = workload.network == *client.network && !workload.addresses.is_empty();
-    let matched = || {
-        let shared = |scope: &&Scope| shares(client, workload, **scope);
-        balancing.preferences.iter().take_while(shared).count()
+    let reachable = if workload.network == *client.network {
+        !workload.addresses.is_empty()
+    } else {
+        workload.network_gateway.is_some()
     };
-    let preferences = match balancing.mode {
-        BalancingMode::Any | BalancingMode::Passthrough => 0,
-        BalancingMode::Failover => matched(),
+    let (same_network, preferences) = match balancing.mode {
+        BalancingMode::Any | BalancingMode::Passthrough => (false, 0),
+        BalancingMode::Failover => matched(client, balancing, workload),
         BalancingMode::Strict => {
-            Some(matched()).filter(|count| *count == balancing.preferences.len())?
+            let all = balancing.preferences.iter().all(|scope| shares(client, workload, *scope));
+            all.then_some((false, 0))?
         }
     };
-    Some(Rank { reachable, preferences })
+    Some(Rank { reachable, same_network, preferences })
+}
+
+/// How many of the preferences are met in order. If the network is the first of them, the others count on other networks
+/// too, among those.
+fn matched(client: &Client<'_>, balancing: &LoadBalancing, workload: &Workload) -> (bool, usize) {
+    let shared = |scope: &&Scope| shares(client, workload, **scope);
+    let count = |scopes: &[Scope]| scopes.iter().take_while(shared).count();
+    match &balancing.preferences[..] {
+        [Scope::Network, others @ ..] => (shares(client, workload, Scope::Network), count(others)),
+        all => (false, count(all)),
+    }
 }
 
 /// Whether client and endpoint share a place.

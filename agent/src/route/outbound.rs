@@ -1,16 +1,18 @@
 //! The outbound half: where a captured connection of a local pod goes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rand::Rng;
 
-use crate::mesh::service::BalancingMode;
+use crate::mesh::service::{BalancingMode, Families};
 use crate::mesh::workload::TunnelProtocol;
 use crate::mesh::{LocalPod, Mesh, Network, Service, Workload};
 
+use super::across::{self, Far};
 use super::balance::{self, Client};
-use super::waypoint;
+use super::peer::{address_for, expected};
+use super::waypoint::{self, Instance};
 use super::{DirectRoute, HBONE_PORT, Route, RouteError, TunnelRoute, is_illegal_port};
 
 /// Where a connection of `source` to `destination` goes.
@@ -29,7 +31,7 @@ pub fn outbound(
     let client = Client { pod: source, workload: source_workload, network };
     let route = if source.owns(destination.ip()) {
         to_self(mesh, &client, destination)
-    } else if let Some(service) = mesh.service_at(network, destination) {
+    } else if let Some(service) = mesh.service_at(network, destination, &source.namespace) {
         to_service(mesh, &client, service, destination, rng)
     } else if let Some(workload) = mesh.workload_by_address(network, destination.ip()) {
         to_workload(mesh, &client, workload, destination, rng)
@@ -59,13 +61,22 @@ fn to_service(
         && !waypoint::is_client(mesh, waypoint, client)
     {
         let gateway = waypoint::resolve(mesh, waypoint, client, destination, rng)?;
-        return through(gateway, Some(service), destination);
+        if let Some(behind) = gateway.service.filter(|_| is_far(client, gateway.workload)) {
+            let far = Far { workload: gateway.workload, service: behind };
+            return across::route(mesh, client, &far, (service, destination), rng);
+        }
+        return through(client, &gateway, Some(service), destination);
     }
     if service.load_balancing.mode == BalancingMode::Passthrough {
         return passthrough(mesh, client, service, destination);
     }
     let endpoint = balance::choose(mesh, client, service, destination, rng)?;
-    let ip = address_of(endpoint.workload, client, destination.ip())?;
+    if is_far(client, endpoint.workload) {
+        let far = Far { workload: endpoint.workload, service };
+        return across::route(mesh, client, &far, (service, destination), rng);
+    }
+    let families = service.families;
+    let ip = address_for(endpoint.workload, destination.ip(), |ip| families.include(ip))?;
     finish(client, endpoint.workload, Some(service), SocketAddr::new(ip, endpoint.port))
 }
 
@@ -110,28 +121,41 @@ fn to_workload(
         && !waypoint::is_client(mesh, waypoint, client)
     {
         let gateway = waypoint::resolve(mesh, waypoint, client, destination, rng)?;
-        return through(gateway, None, destination);
+        return through(client, &gateway, None, destination);
     }
     finish(client, workload, None, destination)
 }
 
 /// A tunnel to a waypoint, which gets the destination as the app named it.
 fn through(
-    gateway: waypoint::Gateway,
+    client: &Client<'_>,
+    gateway: &Instance<'_>,
     service: Option<&Arc<Service>>,
     destination: SocketAddr,
 ) -> Result<Route, RouteError> {
     if is_illegal_port(destination.port()) {
         return Err(RouteError::IllegalPort(destination));
     }
+    let Instance { workload, service: behind, port } = *gateway;
+    if is_far(client, workload) {
+        let (workload, network) = (workload.uid.clone(), workload.network.clone());
+        return Err(RouteError::OtherNetwork { workload, network });
+    }
+    let families = behind.map_or(Families::Any, |service| service.families);
+    let ip = address_for(workload, destination.ip(), |ip| families.include(ip))?;
     Ok(Route::Tunnel(TunnelRoute {
-        expected: expected(&gateway.workload, gateway.service.as_deref()),
-        workload: gateway.workload,
+        expected: expected(workload, behind.map(Arc::as_ref)),
+        workload: workload.clone(),
         service: service.cloned(),
-        gateway: gateway.address,
+        gateway: SocketAddr::new(ip, port),
         authority: destination.to_string(),
         target: destination,
+        across: None,
     }))
+}
+
+fn is_far(client: &Client<'_>, workload: &Workload) -> bool {
+    workload.network != *client.network
 }
 
 /// The last step to a workload: a tunnel where it takes one, else a plain connection.
@@ -170,34 +194,6 @@ fn finish(
         authority: target.to_string(),
         expected: expected(workload, service.map(Arc::as_ref)),
         target,
+        across: None,
     }))
-}
-
-/// Whom the far end may prove to be: the workload, or an alternative the service names.
-fn expected(workload: &Workload, service: Option<&Service>) -> Vec<arcstr::ArcStr> {
-    let alternatives = service.into_iter().flat_map(|service| &service.subject_alt_names);
-    let own = arcstr::format!("{}", workload.identity);
-    std::iter::once(own).chain(alternatives.cloned()).collect()
-}
-
-/// An address to reach a workload at.
-pub(super) fn address_of(
-    workload: &Workload,
-    client: &Client<'_>,
-    like: IpAddr,
-) -> Result<IpAddr, RouteError> {
-    if workload.network != *client.network {
-        return Err(RouteError::OtherNetwork {
-            workload: workload.uid.clone(),
-            network: workload.network.clone(),
-        });
-    }
-    let same_family = |address: &&IpAddr| address.is_ipv4() == like.is_ipv4();
-    let addresses = &workload.addresses;
-    addresses.iter().find(same_family).or_else(|| addresses.first()).copied().ok_or_else(|| {
-        RouteError::NoAddress {
-            workload: workload.uid.clone(),
-            hostname: workload.hostname.clone(),
-        }
-    })
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::mesh::local::Exclusions;
 use crate::mesh::service::{
-    BalancingMode, LoadBalancing, Locality, Port, Scope, Waypoint, WaypointDestination,
+    BalancingMode, Families, LoadBalancing, Locality, Port, Scope, Visibility, Waypoint,
+    WaypointDestination,
 };
 use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol};
 use crate::mesh::{
@@ -13,7 +14,9 @@ use crate::mesh::{
 
 use super::*;
 
+mod across;
 mod balancing;
+mod clients;
 mod incoming;
 mod outgoing;
 
@@ -77,6 +80,8 @@ fn service(name: &str, vip: &str, ports: &[(u16, u16)]) -> Service {
         waypoint: None,
         load_balancing: LoadBalancing::default(),
         canonical: true,
+        families: Families::default(),
+        visibility: Visibility::default(),
     }
 }
 
@@ -120,7 +125,12 @@ fn world(workloads: Vec<Workload>, services: Vec<Service>) -> World {
     World { workloads, services }
 }
 
-/// `tunnel <workload> <authority> via <gateway> as <accounts> [for <service>]`, `direct <target>
+fn accounts(uris: &[ArcStr]) -> String {
+    let accounts: Vec<_> = uris.iter().map(|uri| uri.rsplit('/').next().unwrap()).collect();
+    accounts.join(",")
+}
+
+/// `tunnel <workload> <authority> via <gateway> as <accounts> [to <inner accounts>] [for <service>]`, `direct <target>
 /// [to <workload>] [for <service>]`, or `refuse: <why>`.
 fn summary(route: &Route) -> String {
     let of = |service: &Option<Arc<Service>>| {
@@ -128,12 +138,14 @@ fn summary(route: &Route) -> String {
     };
     match route {
         Route::Tunnel(t) => {
-            let accounts: Vec<_> =
-                t.expected.iter().map(|uri| uri.rsplit('/').next().unwrap()).collect();
             let (name, gateway, authority) = (&t.workload.name, t.gateway, &t.authority);
-            let accounts = accounts.join(",");
-            assert_eq!(t.target.to_string(), *authority);
-            format!("tunnel {name} {authority} via {gateway} as {accounts}{}", of(&t.service))
+            let accounts = accounts(&t.expected);
+            let inner = t.across.as_ref();
+            let inner = inner.map(|inner| format!(" to {}", self::accounts(&inner.expected)));
+            assert!(inner.is_some() || t.target.to_string() == *authority);
+            let inner = inner.unwrap_or_default();
+            let service = of(&t.service);
+            format!("tunnel {name} {authority} via {gateway} as {accounts}{inner}{service}")
         }
         Route::Direct(d) => {
             let to = d.workload.as_ref().map(|w| format!(" to {}", w.name)).unwrap_or_default();

@@ -10,16 +10,15 @@ use crate::mesh::{Mesh, NetworkAddress, Service, Workload};
 
 use super::RouteError;
 use super::balance::{self, Client, Endpoint};
-use super::outbound::address_of;
 
-/// A waypoint's instance.
-pub(super) struct Gateway {
+/// An instance of a waypoint or of a network's gateway.
+pub(super) struct Instance<'a> {
     /// The instance.
-    pub(super) workload: Arc<Workload>,
+    pub(super) workload: &'a Arc<Workload>,
     /// The service it stands behind.
-    pub(super) service: Option<Arc<Service>>,
-    /// Where it takes tunnels.
-    pub(super) address: SocketAddr,
+    pub(super) service: Option<&'a Arc<Service>>,
+    /// The port where it takes tunnels.
+    pub(super) port: u16,
 }
 
 /// Whether the client is an instance of the waypoint: then it is the one that goes on.
@@ -33,29 +32,38 @@ pub(super) fn is_client(mesh: &Mesh, waypoint: &Waypoint, client: &Client<'_>) -
 }
 
 /// An instance to connect to. A waypoint that cannot be used is an error, never a detour around it.
-pub(super) fn resolve(
-    mesh: &Mesh,
+pub(super) fn resolve<'a>(
+    mesh: &'a Mesh,
     waypoint: &Waypoint,
     client: &Client<'_>,
     destination: SocketAddr,
     rng: &mut impl Rng,
-) -> Result<Gateway, RouteError> {
-    let unusable = || RouteError::NoWaypoint(destination);
-    let (workload, service, port) = match find(mesh, waypoint) {
-        Found::Nothing => return Err(unusable()),
-        Found::Workload(workload) => (workload, None, waypoint.hbone_port),
+) -> Result<Instance<'a>, RouteError> {
+    instance(mesh, waypoint, client, rng).ok_or(RouteError::NoWaypoint(destination))
+}
+
+/// An instance of a waypoint or of a gateway, if any can be used.
+pub(super) fn instance<'a>(
+    mesh: &'a Mesh,
+    waypoint: &Waypoint,
+    client: &Client<'_>,
+    rng: &mut impl Rng,
+) -> Option<Instance<'a>> {
+    match find(mesh, waypoint) {
+        Found::Nothing => None,
+        Found::Workload(workload) => {
+            Some(Instance { workload, service: None, port: waypoint.hbone_port })
+        }
         Found::Service(service) => {
             let endpoints = mesh.endpoints(&service.key).map(|(workload, own)| {
                 let port = service.target_port(own, waypoint.hbone_port);
                 Endpoint { workload, port: port.unwrap_or(waypoint.hbone_port) }
             });
-            let endpoint = balance::pick(client, &service.load_balancing, endpoints, rng)
-                .ok_or_else(unusable)?;
-            (endpoint.workload, Some(service.clone()), endpoint.port)
+            let chosen = balance::pick(client, &service.load_balancing, endpoints, rng)?;
+            let Endpoint { workload, port } = chosen;
+            Some(Instance { workload, service: Some(service), port })
         }
-    };
-    let ip = address_of(workload, client, destination.ip())?;
-    Ok(Gateway { workload: workload.clone(), service, address: SocketAddr::new(ip, port) })
+    }
 }
 
 enum Found<'a> {

@@ -5,6 +5,7 @@
 
 mod canary;
 mod dial;
+mod pair;
 mod patience;
 mod ports;
 
@@ -19,6 +20,7 @@ use tokio::net::TcpStream;
 
 pub use canary::Canary;
 pub use dial::{AppDialler, dial_from};
+pub use pair::pair;
 pub use patience::{DIAL, gave_up};
 
 /// What the kernel takes for a reader that does not read, in bytes, beyond what the reader's own end holds.

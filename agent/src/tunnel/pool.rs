@@ -47,6 +47,8 @@ pub struct PoolKey {
     pub gateway: SocketAddr,
     /// Whom we expect there: SPIFFE URIs, any of them.
     pub expected: Vec<ArcStr>,
+    /// A number of its own for a stream that is to share its tunnel with none.
+    pub alone: Option<u64>,
 }
 
 /// As whom a tunnel is dialled.
@@ -218,6 +220,13 @@ impl Pool {
         let of_pod = slots.iter().filter(|(key, _)| key.pod == *pod);
         of_pod
             .for_each(|(_, slot)| slot.tunnels.borrow().iter().for_each(|tunnel| tunnel.retire()));
+    }
+
+    /// Ends the tunnels of a key, each with its last stream.
+    pub fn retire(&self, key: &PoolKey) {
+        let slots = self.inner.slots.borrow();
+        let tunnels = slots.get(key).into_iter().flat_map(|slot| slot.tunnels.borrow().clone());
+        tunnels.for_each(|tunnel| tunnel.retire());
     }
 
     /// Looks at every tunnel, also at those that take no more streams: `judge` is asked as whom and with whom it is, and

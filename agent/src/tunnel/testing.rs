@@ -162,6 +162,7 @@ pub(super) fn key(gateway: SocketAddr) -> PoolKey {
         pod: PodUid("uid".into()),
         gateway,
         expected: Vec::new(),
+        alone: None,
     }
 }
 

@@ -19,7 +19,7 @@ use sotto_proto::workload::{Address, address};
 
 use crate::mesh::policy::PolicyScope;
 use crate::mesh::spiffe::SpiffeIdError;
-use crate::mesh::{MeshEvent, Network, PolicyKey, ResourceKind, ServiceKey};
+use crate::mesh::{MeshEvent, Network, PolicyKey, ResourceKind, ServiceKey, WorkloadUid};
 
 use super::delta::type_url;
 
@@ -76,6 +76,9 @@ pub fn event(kind: ResourceKind, resource: Option<&Any>) -> Result<MeshEvent, De
         ResourceKind::Address => {
             let address = Address::decode(any.value.as_slice())?;
             Ok(match address.r#type.ok_or(DecodeError::Missing("workload or service"))? {
+                address::Type::Workload(w) if workload::is_nobody(&w) => {
+                    MeshEvent::RemoveWorkload(WorkloadUid(named(w.uid, "uid")?))
+                }
                 address::Type::Workload(w) => MeshEvent::Workload(Arc::new(workload::workload(w)?)),
                 address::Type::Service(s) => MeshEvent::Service(Arc::new(service::service(s)?)),
             })

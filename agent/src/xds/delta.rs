@@ -262,14 +262,14 @@ impl DeltaState {
 }
 
 impl ResourceKey {
-    /// The key of a resource that came; none for one that went.
+    /// The key of a resource that came, also of one that is nobody; none for one that went.
     fn of(event: &MeshEvent) -> Option<Self> {
         match event {
             MeshEvent::Workload(workload) => Some(Self::Workload(workload.uid.clone())),
             MeshEvent::Service(service) => Some(Self::Service(service.key.clone())),
             MeshEvent::Policy(policy) => Some(Self::Policy(policy.key.clone())),
-            MeshEvent::RemoveWorkload(_)
-            | MeshEvent::RemoveService(_)
+            MeshEvent::RemoveWorkload(nobody) => Some(Self::Workload(nobody.clone())),
+            MeshEvent::RemoveService(_)
             | MeshEvent::UnreadableAddress(..)
             | MeshEvent::RemoveUnreadableAddress(_)
             | MeshEvent::UnreadablePolicy(..)

@@ -7,7 +7,8 @@ use sotto_proto::workload::{self as proto, application_tunnel, gateway_address, 
 
 use crate::mesh::policy::{Action, Match, PolicyScope, ServiceAccountMatch, StringMatch};
 use crate::mesh::service::{
-    BalancingMode, Port, STICKY_EXTENSION, Scope, Waypoint, WaypointDestination,
+    BalancingMode, Families, Port, STICKY_EXTENSION, Scope, Visibility, Waypoint,
+    WaypointDestination,
 };
 use crate::mesh::workload::{TunnelProtocol, WorkloadKind};
 use crate::mesh::{Authorization, Network, NetworkAddress, PolicyKey, Service, Workload};
@@ -110,6 +111,18 @@ pub(super) fn service(from: &Service) -> proto::Service {
         }),
         extensions: balancing.sticky.then(sticky).into_iter().collect(),
         canonical: from.canonical,
+        ip_families: match from.families {
+            Families::Any => proto::IpFamilies::Automatic,
+            Families::Ip4 => proto::IpFamilies::Ipv4Only,
+            Families::Ip6 => proto::IpFamilies::Ipv6Only,
+            Families::Dual => proto::IpFamilies::Dual,
+        }
+        .into(),
+        visibility: match from.visibility {
+            Visibility::Public => proto::Visibility::Public,
+            Visibility::Namespace => proto::Visibility::Namespace,
+        }
+        .into(),
         ..proto::Service::default()
     }
 }

@@ -220,6 +220,7 @@ impl Dialler {
             pod: PodUid("uid".into()),
             gateway: self.gateway,
             expected: Vec::new(),
+            alone: None,
         };
         let request = ConnectRequest { authority: authority.to_owned(), headers: HeaderMap::new() };
         let dial = TcpStream::connect(self.gateway);

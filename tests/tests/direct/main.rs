@@ -7,6 +7,7 @@
 #![expect(clippy::large_futures, reason = "a test is one future")]
 #![expect(clippy::print_stdout, reason = "the figures behind what is asserted")]
 
+mod across;
 mod bytes;
 mod clock;
 mod ends;

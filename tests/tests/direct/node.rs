@@ -37,8 +37,8 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 /// The client's pod; the server's is where the kernel's own address on loopback is.
-const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
-const SERVER: Ipv4Addr = Ipv4Addr::LOCALHOST;
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// How long a connection waits for what should be known. All is told at the start here.
 const HOLD: Duration = Duration::from_millis(500);
 
@@ -215,13 +215,24 @@ impl Default for Names {
 
 /// What all data threads share.
 fn shared(ca: Ca, revocations: Revocations, limits: Limits, names: &Names) -> Arc<Shared> {
-    let (mut store, mesh) = Store::on(names.given.clone());
-    for (name, address) in [("client", CLIENT), ("server", SERVER)] {
+    let pods = [("client", CLIENT), ("server", SERVER)].map(|(name, address)| {
         let mut pod = Workload::pod(names.cluster, "shop", name, name, address.into()).unwrap();
         pod.network = names.network.into();
         pod.identity = SpiffeId::new(names.trust_domain, "shop", name).unwrap();
-        store.apply([MeshEvent::Workload(Arc::new(pod))]);
-    }
+        MeshEvent::Workload(Arc::new(pod))
+    });
+    told(ca, (revocations, limits), names.given.clone(), pods)
+}
+
+/// What all data threads share of a node that is told this of the mesh.
+pub(crate) fn told(
+    ca: Ca,
+    (revocations, limits): (Revocations, Limits),
+    given: Given,
+    events: impl IntoIterator<Item = MeshEvent>,
+) -> Arc<Shared> {
+    let (mut store, mesh) = Store::on(given);
+    store.apply(events);
     store.set_synced(ResourceKind::Address);
     store.set_synced(ResourceKind::Authorization);
     let (certificates, renewal) =
@@ -245,6 +256,8 @@ pub(crate) struct Bench {
     pub(crate) client: Node,
     pub(crate) server: Rc<Node>,
     pub(crate) metrics: Metrics,
+    /// What applications ask for.
+    pub(crate) destination: SocketAddr,
     apps: TcpListener,
     redirected: TcpListener,
     /// Ends of applications: the client's, the server's.
@@ -270,9 +283,20 @@ impl Bench {
         names: &Names,
     ) -> Self {
         let shared = shared(ca, revocations, limits, names);
+        let apps = TcpListener::bind((SERVER, 0)).unwrap();
+        Self::between(place, apps, &shared, &shared).await
+    }
+
+    /// Of nodes that are told different things of the mesh.
+    pub(crate) async fn between(
+        place: &Place,
+        apps: TcpListener,
+        near: &Arc<Shared>,
+        beyond: &Arc<Shared>,
+    ) -> Self {
         let tunnels = SocketAddr::from((SERVER, 15008));
         let listener = tokio::net::TcpListener::bind(tunnels).await.unwrap();
-        let server = Rc::new(Node::new(&shared, place, "server", SERVER));
+        let server = Rc::new(Node::new(beyond, place, "server", SERVER));
         let accepting = Rc::clone(&server);
         spawn_local(async move {
             loop {
@@ -280,12 +304,11 @@ impl Bench {
                 accepting.take(stream, Role::Hbone, tunnels);
             }
         });
-        let listen = || TcpListener::bind((SERVER, 0)).unwrap();
-        let (apps, redirected) = (listen(), listen());
+        let redirected = TcpListener::bind((SERVER, 0)).unwrap();
         apps.set_nonblocking(true).unwrap();
-        let client = Node::new(&shared, place, "client", CLIENT);
-        let metrics = shared.metrics.clone();
-        Self { client, server, metrics, apps, redirected, open: Vec::new() }
+        let client = Node::new(near, place, "client", CLIENT);
+        let (metrics, destination) = (near.metrics.clone(), apps.local_addr().unwrap());
+        Self { client, server, metrics, destination, apps, redirected, open: Vec::new() }
     }
 
     /// What an application opens towards the server: its end.
@@ -294,7 +317,7 @@ impl Bench {
         let (captured, _) = self.redirected.accept().unwrap();
         captured.set_nonblocking(true).unwrap();
         let captured = tokio::net::TcpStream::from_std(captured).unwrap();
-        self.client.take(captured, Role::Outbound, self.apps.local_addr().unwrap());
+        self.client.take(captured, Role::Outbound, self.destination);
         near
     }
 

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::mesh::policy::{Action, PolicyScope};
-use crate::mesh::service::{LoadBalancing, Waypoint, WaypointDestination};
+use crate::mesh::service::{Families, LoadBalancing, Visibility, Waypoint, WaypointDestination};
 use crate::mesh::{DestinationsDelta, MeshEvent, Store};
 
 use super::*;
@@ -65,8 +65,9 @@ fn any_service() -> impl Strategy<Value = Service> {
         some(&PORTS),
         any::<bool>(),
         proptest::bool::weighted(0.2),
+        any::<bool>(),
     );
-    parts.prop_map(|(name, network, vips, ranges, ports, canonical, waypoint)| Service {
+    parts.prop_map(|(name, network, vips, ranges, ports, canonical, waypoint, private)| Service {
         name: name.into(),
         key: service_key(name),
         vips: vips.iter().map(|ip| NetworkAddress::new(network, ip.parse().unwrap())).collect(),
@@ -79,6 +80,8 @@ fn any_service() -> impl Strategy<Value = Service> {
         }),
         load_balancing: LoadBalancing::default(),
         canonical,
+        families: Families::Any,
+        visibility: if private { Visibility::Namespace } else { Visibility::Public },
     })
 }
 
@@ -183,17 +186,24 @@ impl Model {
         uids.into_iter().map(|(_, uid)| uid).collect()
     }
 
-    fn by_vip(&self, at: &NetworkAddress) -> Option<&ServiceKey> {
-        let order = |s: &&Arc<Service>| (!s.canonical, s.key.clone());
-        let exact = self.services.values().filter(|s| s.vips.contains(at)).min_by_key(order);
+    /// As a client of a namespace sees it, or as whoever asks.
+    fn by_vip(&self, at: &NetworkAddress, client: Option<&str>) -> Option<&ServiceKey> {
+        let other = |s: &Service| client.is_some_and(|client| s.key.namespace != client);
+        let order = |s: &&Arc<Service>| (other(s), !s.canonical, s.key.clone());
+        let seen = |s: &&Arc<Service>| s.visibility == Visibility::Public || !other(s);
+        let seen = || self.services.values().filter(seen);
+        let exact = seen().filter(|s| s.vips.contains(at)).min_by_key(order);
         let longest = |s: &Service| {
             let holds =
                 |(of, range): &&(Network, IpNet)| *of == at.network && range.contains(&at.address);
             s.cidr_vips.iter().filter(holds).map(|(_, range)| range.prefix_len()).max()
         };
         let ranged = || {
-            let best = self.services.values().filter_map(|s| longest(s)).max()?;
-            self.services.values().filter(|s| longest(s) == Some(best)).min_by_key(order)
+            let ranged = seen().filter_map(|s| Some((s, longest(s)?)));
+            let order = |(s, length): &(&Arc<Service>, u8)| {
+                (other(s), std::cmp::Reverse(*length), !s.canonical, s.key.clone())
+            };
+            ranged.min_by_key(order).map(|(s, _)| s)
         };
         exact.or_else(ranged).map(|s| &s.key)
     }
@@ -205,13 +215,19 @@ impl Model {
         for service in self.services.values() {
             for at in service.vips.iter().filter(|at| at.network == network) {
                 for port in service.ports.iter().map(|port| port.service_port) {
-                    let meant = self.services.values().filter(|s| s.vips.contains(at));
-                    let order = |s: &&Arc<Service>| (!has(s, port), !s.canonical, s.key.clone());
-                    let Some(meant) = meant.min_by_key(order) else { continue };
-                    let serves = |w: &&Arc<Workload>| {
-                        w.healthy && port == 80 && w.services.contains_key(&meant.key)
+                    let meant: Vec<_> = self
+                        .services
+                        .values()
+                        .filter(|s| s.vips.contains(at) && has(s, port))
+                        .collect();
+                    let serves = |w: &Workload, key: &ServiceKey| {
+                        w.healthy && port == 80 && w.services.contains_key(key)
                     };
-                    if meant.waypoint.is_none() && !self.workloads.values().any(|w| serves(&w)) {
+                    let served = |s: &&Arc<Service>| {
+                        s.waypoint.is_some() || self.workloads.values().any(|w| serves(w, &s.key))
+                    };
+                    let public = |s: &&Arc<Service>| s.visibility == Visibility::Public;
+                    if !meant.iter().any(served) && meant.iter().any(public) {
                         closed.insert(SocketAddr::new(at.address, port));
                     }
                 }
@@ -251,7 +267,13 @@ fn check(mesh: &Mesh, model: &Model) -> Result<(), TestCaseError> {
             mesh.workloads_by_address(&at.network, at.address).map(|w| &w.uid).collect();
         prop_assert_eq!(owners, model.by_address(&at));
         let service = mesh.service_by_vip(&at.network, at.address).map(|s| &s.key);
-        prop_assert_eq!(service, model.by_vip(&at));
+        prop_assert_eq!(service, model.by_vip(&at, None));
+        for client in ["ns", "other", "third"] {
+            // On a port that none has: which they have is another question.
+            let destination = SocketAddr::new(at.address, 1);
+            let service = mesh.service_at(&at.network, destination, client).map(|s| &s.key);
+            prop_assert_eq!(service, model.by_vip(&at, Some(client)), "for {}", client);
+        }
         let unreadable = model.unreadable_at(&at);
         match mesh.unreadable_at(&at.network, at.address) {
             Some(name) => prop_assert!(unreadable.contains(name)),

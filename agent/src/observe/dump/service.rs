@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::workload::GatewayDump;
-use crate::mesh::service::{BalancingMode, LoadBalancing, Port, Scope, Service};
+use crate::mesh::service::{
+    BalancingMode, Families, LoadBalancing, Port, Scope, Service, Visibility,
+};
 use crate::mesh::workload::Workload;
 
 /// A service of the mesh.
@@ -39,6 +41,8 @@ pub struct ServiceDump {
     pub ip_families: &'static str,
     /// Stands for its hostname when namespaces disagree.
     pub canonical: bool,
+    /// `Public`, or `Namespace`.
+    pub visibility: &'static str,
 }
 
 /// How endpoints are chosen.
@@ -94,6 +98,10 @@ impl ServiceDump {
             subject_alt_names: service.subject_alt_names.iter().map(ToString::to_string).collect(),
             ip_families: families(service),
             canonical: service.canonical,
+            visibility: match service.visibility {
+                Visibility::Public => "Public",
+                Visibility::Namespace => "Namespace",
+            },
         }
     }
 }
@@ -103,6 +111,12 @@ fn ports(ports: &[Port]) -> BTreeMap<u16, u16> {
 }
 
 fn families(service: &Service) -> &'static str {
+    match service.families {
+        Families::Ip4 => return "IPv4",
+        Families::Ip6 => return "IPv6",
+        Families::Dual => return "Dual",
+        Families::Any => {}
+    }
     let v4 = service.vips.iter().any(|vip| vip.address.is_ipv4());
     let v6 = service.vips.iter().any(|vip| vip.address.is_ipv6());
     match (v4, v6) {

@@ -7,7 +7,8 @@ use crate::mesh::policy::{
     Action, Authorization, Group, Match, PolicyKey, PolicyScope, Rule, StringMatch,
 };
 use crate::mesh::service::{
-    BalancingMode, LoadBalancing, Port, Scope, Service, ServiceKey, Waypoint, WaypointDestination,
+    BalancingMode, Families, LoadBalancing, Port, Scope, Service, ServiceKey, Visibility, Waypoint,
+    WaypointDestination,
 };
 use crate::mesh::workload::Workload;
 use crate::mesh::{Network, NetworkAddress};
@@ -74,6 +75,8 @@ fn a_service_has_the_keys_istioctl_reads() {
             sticky: false,
         },
         canonical: true,
+        families: Families::Any,
+        visibility: Visibility::Public,
     };
     let (workload, ports) = (workload(), [Port { service_port: 80, target_port: Some(8080) }]);
     let dump = ServiceDump::new(&service, [(&workload, &ports[..])].into_iter());
@@ -97,6 +100,7 @@ fn a_service_has_the_keys_istioctl_reads() {
             "subjectAltNames": ["spiffe://a/ns/b/sa/c"],
             "ipFamilies": "IPv4",
             "canonical": true,
+            "visibility": "Public",
         })
     );
 }

@@ -14,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use super::format::LineFormat;
 use super::level::Levels;
 use super::*;
-use crate::mesh::service::{LoadBalancing, Service, ServiceKey};
+use crate::mesh::service::{Families, LoadBalancing, Service, ServiceKey, Visibility};
 use crate::mesh::workload::Workload;
 use crate::mesh::{MatchedRule, PolicyKey};
 use crate::observe::access_log;
@@ -93,6 +93,8 @@ fn outbound() -> ConnectionInfo {
             waypoint: None,
             load_balancing: LoadBalancing::default(),
             canonical: false,
+            families: Families::default(),
+            visibility: Visibility::default(),
         })),
         hbone_target: Some("10.244.2.9:9080".into()),
         mutual_tls: true,

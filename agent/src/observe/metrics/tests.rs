@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::mesh::service::{LoadBalancing, Service, ServiceKey};
+use crate::mesh::service::{Families, LoadBalancing, Service, ServiceKey, Visibility};
 use crate::mesh::workload::Workload;
 use crate::mesh::{Account, LocalPod, MatchedRule, PodUid, PolicyKey};
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
@@ -40,6 +40,8 @@ fn details() -> Arc<Service> {
         waypoint: None,
         load_balancing: LoadBalancing::default(),
         canonical: false,
+        families: Families::default(),
+        visibility: Visibility::default(),
     })
 }
 

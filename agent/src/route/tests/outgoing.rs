@@ -251,7 +251,7 @@ fn a_waypoints_port_may_be_mapped() {
 }
 
 #[test]
-fn another_network_is_refused_unless_an_endpoint_is_on_ours() {
+fn another_network_without_a_gateway_is_refused_unless_an_endpoint_is_on_ours() {
     let mut world = details();
     let mut remote = backing(pod("details-remote", "10.0.0.3"), "details", &[(80, 9080)]);
     remote.network = "west".into();
@@ -265,7 +265,7 @@ fn another_network_is_refused_unless_an_endpoint_is_on_ours() {
     world.check(
         "10.96.0.1:80",
         "refuse: workload c//Pod/bookinfo/details-remote is on network \"west\", \
-         and tunnels across networks are not supported",
+         and no gateway is known that leads there",
     );
 }
 
@@ -278,6 +278,28 @@ fn a_workload_with_a_hostname_alone_is_refused() {
         "10.96.0.1:80",
         "refuse: workload c//Pod/bookinfo/details has the hostname \"example.com\" and no \
          address, and resolving it is not supported",
+    );
+}
+
+#[test]
+fn a_service_may_ask_for_a_family() {
+    let mut world = details();
+    world.workloads[1].addresses.push("fd00::2".parse().unwrap());
+    let via = |ip: &str| format!("tunnel details {ip}:9080 via {ip}:15008 as details for details");
+    for (families, expected) in [
+        (Families::Any, via("10.0.0.2")),
+        (Families::Dual, via("10.0.0.2")),
+        (Families::Ip4, via("10.0.0.2")),
+        (Families::Ip6, via("[fd00::2]")),
+    ] {
+        world.services[0].families = families;
+        world.check("10.96.0.1:80", &expected);
+    }
+    world.workloads[1].addresses.pop();
+    world.check(
+        "10.96.0.1:80",
+        "refuse: workload c//Pod/bookinfo/details has the hostname \"\" and no address, and \
+         resolving it is not supported",
     );
 }
 

@@ -113,7 +113,7 @@ pub async fn dial_from(
 }
 
 /// A socket in the calling thread's network namespace, for its applications.
-fn inside(destination: SocketAddr) -> io::Result<Socket> {
+pub(super) fn inside(destination: SocketAddr) -> io::Result<Socket> {
     let socket = tcp(destination)?;
     bound(&socket, true)?;
     unpace(&socket)?;
@@ -131,7 +131,7 @@ fn disguisable(destination: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn connect(socket: Socket, destination: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn connect(socket: Socket, destination: SocketAddr) -> io::Result<TcpStream> {
     match socket.connect(&destination.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         Ok(()) | Err(_) => {}
@@ -148,7 +148,7 @@ async fn connect(socket: Socket, destination: SocketAddr) -> io::Result<TcpStrea
     Ok(stream)
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     timeout: Duration,
     connect: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {

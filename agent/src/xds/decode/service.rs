@@ -4,7 +4,8 @@ use ipnet::IpNet;
 use sotto_proto::workload::{self as proto, gateway_address, load_balancing};
 
 use crate::mesh::service::{
-    BalancingMode, LoadBalancing, Port, STICKY_EXTENSION, Scope, Waypoint, WaypointDestination,
+    BalancingMode, Families, LoadBalancing, Port, STICKY_EXTENSION, Scope, Visibility, Waypoint,
+    WaypointDestination,
 };
 use crate::mesh::{Network, NetworkAddress, Service, ServiceKey};
 use crate::route::HBONE_PORT;
@@ -38,6 +39,8 @@ pub(super) fn service(from: proto::Service) -> Result<Service, DecodeError> {
         waypoint: waypoint.map(self::waypoint).transpose()?,
         load_balancing: LoadBalancing { sticky, ..balancing },
         canonical: from.canonical,
+        families: families(from.ip_families),
+        visibility: visibility(from.visibility),
     })
 }
 
@@ -48,6 +51,24 @@ pub(super) fn ranges(from: Vec<proto::NetworkAddress>) -> Vec<(Network, IpNet)> 
         VirtualAddress::Range(network, range) => Some((network, range)),
     };
     from.into_iter().filter_map(range).collect()
+}
+
+/// What this version does not know of is any.
+fn families(value: i32) -> Families {
+    match proto::IpFamilies::try_from(value) {
+        Ok(proto::IpFamilies::Ipv4Only) => Families::Ip4,
+        Ok(proto::IpFamilies::Ipv6Only) => Families::Ip6,
+        Ok(proto::IpFamilies::Dual) => Families::Dual,
+        Ok(proto::IpFamilies::Automatic) | Err(_) => Families::Any,
+    }
+}
+
+/// One that this version does not know of is everybody's: whom it is hidden from goes past its waypoint.
+fn visibility(value: i32) -> Visibility {
+    match proto::Visibility::try_from(value) {
+        Ok(proto::Visibility::Namespace) => Visibility::Namespace,
+        Ok(proto::Visibility::Public) | Err(_) => Visibility::Public,
+    }
 }
 
 pub(super) fn ports(from: &[proto::Port]) -> Result<Vec<Port>, DecodeError> {

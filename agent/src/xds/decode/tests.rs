@@ -9,7 +9,8 @@ use sotto_proto::workload as proto;
 
 use crate::mesh::policy::{Action, Match, PolicyScope, StringMatch};
 use crate::mesh::service::{
-    BalancingMode, LoadBalancing, Locality, Port, Scope, Waypoint, WaypointDestination,
+    BalancingMode, Families, LoadBalancing, Locality, Port, Scope, Visibility, Waypoint,
+    WaypointDestination,
 };
 use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol, WorkloadKind};
 use crate::mesh::{Authorization as Policy, NetworkAddress, Service, Workload, WorkloadUid};
@@ -162,6 +163,25 @@ fn a_workload_that_makes_no_sense_is_rejected() {
     );
 }
 
+/// As istiod tells of gateways between networks: rejected, each would be told as a mistake, and asked for again.
+#[test]
+fn gateways_between_networks_are_taken_as_they_come() {
+    let uid = "NetworkGateway/west/192.0.2.1/15008";
+    let from = proto::Workload { uid: uid.into(), network: "west".into(), ..minimal() };
+    let known = workload(from.clone()).unwrap();
+    assert_eq!((&*known.network, known.protocol), ("west", TunnelProtocol::Tcp));
+    let nobody = address::Type::Workload(proto::Workload { namespace: String::new(), ..from });
+    let event = address(nobody).unwrap();
+    assert!(matches!(&event, MeshEvent::RemoveWorkload(name) if *name.0 == *uid), "{event:?}");
+    // Each workload of a network names its gateway; of one that has a hostname, without a namespace.
+    let host = proto::NamespacedHostname { namespace: String::new(), hostname: "gate".into() };
+    for destination in [None, Some(proto::gateway_address::Destination::Hostname(host))] {
+        let gateway = proto::GatewayAddress { destination, hbone_mtls_port: 15008 };
+        let from = proto::Workload { network_gateway: Some(gateway), ..minimal() };
+        assert_eq!(workload(from).unwrap().network_gateway, None);
+    }
+}
+
 /// Left out, its address would be nobody's, and be reached in the clear.
 #[test]
 fn a_workload_of_a_tunnel_protocol_that_is_not_known_is_kept() {
@@ -176,11 +196,18 @@ fn a_workload_of_a_tunnel_protocol_that_is_not_known_is_kept() {
 fn a_service_whose_balancing_is_not_known_is_kept() {
     let from =
         proto::LoadBalancing { mode: 9, routing_preference: vec![2, 9, 0, 1], health_policy: 9 };
-    let decoded = service(proto::Service { load_balancing: Some(from), ..minimal_service() });
+    let decoded = service(proto::Service {
+        load_balancing: Some(from),
+        ip_families: 9,
+        visibility: 9,
+        ..minimal_service()
+    });
     let preferences = vec![Scope::Zone, Scope::Region];
     let (mode, allow_unhealthy, sticky) = (BalancingMode::Any, false, false);
     let expected = LoadBalancing { preferences, mode, allow_unhealthy, sticky };
-    assert_eq!(decoded.unwrap().load_balancing, expected);
+    let decoded = decoded.unwrap();
+    assert_eq!(decoded.load_balancing, expected);
+    assert_eq!((decoded.families, decoded.visibility), (Families::Any, Visibility::Public));
 }
 
 #[test]
@@ -217,6 +244,8 @@ fn every_field_of_a_service_arrives() {
             config: None,
         }],
         canonical: true,
+        ip_families: 3,
+        visibility: 1,
         ..minimal_service()
     })
     .unwrap();
@@ -246,6 +275,8 @@ fn every_field_of_a_service_arrives() {
             sticky: true,
         },
         canonical: true,
+        families: Families::Dual,
+        visibility: Visibility::Namespace,
     };
     assert_eq!(decoded, expected);
     assert_eq!(service(encode::service(&expected)).unwrap(), expected);

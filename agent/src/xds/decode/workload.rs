@@ -15,6 +15,8 @@ use super::{DecodeError, ip, named, optional_port, policy_key, service, service_
 
 /// The service account of pods that name none.
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+/// What the names of istiod's workloads for gateways between networks begin with.
+const NETWORK_GATEWAY: &str = "NetworkGateway/";
 
 pub(super) fn workload(from: proto::Workload) -> Result<Workload, DecodeError> {
     let protocol = tunnel_protocol(from.tunnel_protocol);
@@ -51,7 +53,8 @@ pub(super) fn workload(from: proto::Workload) -> Result<Workload, DecodeError> {
         host_network,
         capacity: from.capacity.unwrap_or(1),
         waypoint: from.waypoint.map(service::waypoint).transpose()?,
-        network_gateway: from.network_gateway.map(service::waypoint).transpose()?,
+        // One that leads nowhere is none: who is on another network is not reached without, and others do not need it.
+        network_gateway: from.network_gateway.and_then(|gateway| service::waypoint(gateway).ok()),
     })
 }
 
@@ -63,6 +66,12 @@ pub(super) fn own_addresses(from: &proto::Workload) -> Vec<(Network, IpNet)> {
     let network = Network::from(from.network.as_str());
     let addresses = from.addresses.iter().filter_map(|bytes| ip(bytes, "workload address").ok());
     addresses.map(|address| (network.clone(), address.into())).collect()
+}
+
+/// Whether a workload can be nobody we would ever talk to. istiod makes one of each gateway between networks, also of those
+/// of which it knows the address alone: without a namespace none of them can prove who it is.
+pub(super) fn is_nobody(from: &proto::Workload) -> bool {
+    from.namespace.is_empty() && from.uid.starts_with(NETWORK_GATEWAY)
 }
 
 fn or_default(text: String, default: &'static str) -> ArcStr {

@@ -43,10 +43,12 @@ mod node;
 mod pods;
 mod process;
 mod quiet;
+mod refused;
 mod settings;
 mod state;
 mod status;
 mod strangers;
+mod successor;
 mod table;
 #[cfg(test)]
 mod testing;

@@ -11,7 +11,6 @@
 //! | admin, metrics, readiness | their listeners | last |
 //! | data threads | pods' connections | after the drain |
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::process::ExitCode;
@@ -36,17 +35,16 @@ use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log, Logging};
 use super::state::State;
 use super::worker::{self, Command, Worker};
-use super::{kubelet, means, quiet, settings};
+use super::{kubelet, means, quiet, settings, successor};
 use crate::config::{AgentConfig, ztunnel};
 use crate::connection::{Shared, Timings};
-use crate::enroll::{self, remembered};
-use crate::error::chain;
+use crate::enroll;
 use crate::identify;
 use crate::identify::ca::CaClient;
 use crate::identify::certs::Certificates;
 use crate::identify::clock::SystemClock;
 use crate::identify::revocation::Revocations;
-use crate::mesh::{LocalPod, MeshReader, Store};
+use crate::mesh::{MeshReader, Store};
 use crate::observe::admin::{self, Admin};
 use crate::observe::log::{LinesPerPod, LogControl};
 use crate::observe::metrics::Metrics;
@@ -142,7 +140,10 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let certificates = certify(&config, &mesh, &control)?;
     let identities = Identities::new(certificates.clone(), mesh.clone());
     control.spawn(identities.clone().follow(control.token.clone()));
-    let ready = may_serve(&config, discovery.clone(), &mesh, &certificates);
+    let starting = readiness.pending("the agent's own start");
+    listen_for_probes(&config, &readiness, &servers).await?;
+    let known = discovery.clone();
+    let ready = successor::may_serve(&config, known, &mesh, &certificates, &readiness);
     let charge = Charge::take(settings::run_dir(&config), ready).await?;
     let (kernel, adopted) = install(&config, &cgroup)?;
     let kernel = Arc::new(Mutex::new(kernel));
@@ -185,6 +186,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         probes,
         means,
         readiness: readiness.clone(),
+        starting: Mutex::new(Some(starting)),
     });
     let office = Office { client, cgroup, status, readiness, footprint };
     let duty = Duty::begin(&state, &office, adopted)?;
@@ -192,41 +194,8 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let footprint = office.footprint.clone();
     control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));
     let quit = CancellationToken::new();
-    let readiness = office.readiness.clone();
-    listen(&state, metrics, readiness, log.control, quit.clone(), &servers).await?;
+    listen(&state, metrics, log.control, quit.clone(), &servers).await?;
     Ok(Agent { state, office, charge, farewell, duty, quit, control, servers })
-}
-
-/// Waits until the agent knows the mesh and has the certificates of the pods that are captured: until then another
-/// serves better.
-async fn may_serve(
-    config: &AgentConfig,
-    mut discovery: StatusReader,
-    mesh: &MeshReader,
-    certificates: &Certificates,
-) {
-    // Their writer lives as long as the agent.
-    drop(discovery.wait_for(xds::XdsStatus::synced).await);
-    if let Err(unknown) = mesh.load().home() {
-        warn!(
-            error = chain(unknown),
-            "not taking over before it is known where this node is in the mesh"
-        );
-    }
-    let Some(home) = mesh.once(|mesh| mesh.home().ok().cloned()).await else { return };
-    let file = remembered::file_in(&config.state_dir);
-    loop {
-        let pods = remembered::read(&file);
-        let identity = |pod: &Arc<LocalPod>| pod.account.identity(&home.trust_domain);
-        let identities: HashSet<_> = pods.iter().map(identity).collect();
-        identities.iter().for_each(|identity| certificates.prefetch(identity));
-        let all = join_all(identities.iter().map(|identity| certificates.svid(identity))).await;
-        let missing = all.iter().filter(|svid| svid.is_err()).count();
-        if missing == 0 || missing < all.len() {
-            return;
-        }
-        warn!(missing, "not taking over: the authority certifies no pod of this node");
-    }
 }
 
 /// Starts learning of the mesh.
@@ -259,11 +228,22 @@ fn certify(
     Ok(certificates)
 }
 
-/// Opens the agent's own ports.
+/// Opens the port of the readiness page: before all others, as an agent may have to wait long, and is to say for what.
+async fn listen_for_probes(
+    config: &AgentConfig,
+    readiness: &Readiness,
+    servers: &Shutdown,
+) -> anyhow::Result<()> {
+    let listener = bind("readiness", config.ready_address).await?;
+    let (readiness, stop) = (readiness.clone(), servers.token.clone());
+    servers.spawn(told("readiness", ready::serve(listener, readiness, stop)));
+    Ok(())
+}
+
+/// Opens the agent's other ports.
 async fn listen(
     state: &Arc<State>,
     metrics: Metrics,
-    readiness: Readiness,
     log: LogControl,
     quit: CancellationToken,
     servers: &Shutdown,
@@ -277,8 +257,6 @@ async fn listen(
     servers.spawn(told("admin", admin));
     let listener = bind("metrics", state.config.metrics_address).await?;
     servers.spawn(told("metrics", metrics_server::serve(listener, metrics, stop())));
-    let listener = bind("readiness", state.config.ready_address).await?;
-    servers.spawn(told("readiness", ready::serve(listener, readiness, stop())));
     Ok(())
 }
 

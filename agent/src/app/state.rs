@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -18,6 +19,7 @@ use super::footprint::Calm;
 use super::kubelet::Probes;
 use super::missing::Missing;
 use super::pods::{Pods, SharedKernel};
+use super::refused::Refused;
 use super::strangers::Strangers;
 use super::worker::{Command, Worker};
 use super::{dump, explain, migrate, status};
@@ -34,7 +36,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::node::{
     CertificateStats, LimitStats, Limited, NodeStats, RevocationStats, XdsStats,
 };
-use crate::observe::ready::Readiness;
+use crate::observe::ready::{Pending, Readiness};
 use crate::observe::roots::RootStats;
 use crate::sys::descriptors;
 use crate::xds;
@@ -60,6 +62,8 @@ pub(super) struct State {
     pub(super) probes: Probes,
     pub(super) means: Arc<Means>,
     pub(super) readiness: Readiness,
+    /// Until upkeep says what the agent waits for.
+    pub(super) starting: Mutex<Option<Pending>>,
 }
 
 impl State {
@@ -150,6 +154,7 @@ impl State {
                 refused: means.bytes().refused(),
             },
             descriptors: descriptors::limit().unwrap_or_default(),
+            open_descriptors: descriptors::open().unwrap_or_default(),
         }
     }
 
@@ -291,6 +296,17 @@ impl State {
         status.synced && status.settled
     }
 
+    /// Looks after the kernel's leftovers; whether that could be done.
+    async fn maintain(&self) -> bool {
+        let kernel = self.kernel.clone();
+        match tokio::task::spawn_blocking(move || kernel.lock().maintain()).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => warn!(error = chain(&error), "kernel upkeep failed"),
+            Err(error) => warn!(%error, "kernel upkeep panicked"),
+        }
+        false
+    }
+
     /// Looks after the kernel's leftovers and the agent's readiness until `stop`.
     pub(super) async fn upkeep(self: Arc<Self>, mut calm: Calm, stop: CancellationToken) {
         let readiness = &self.readiness;
@@ -298,6 +314,8 @@ impl State {
         let mut pods_known = Some(readiness.pending("pods of this node"));
         let (mut nothing_captured, mut kernel_broken) = (None, None);
         let (mut missing, mut strangers) = (Missing::default(), Strangers::new(readiness.clone()));
+        let mut refused = Refused::new(readiness.clone());
+        drop(self.starting.lock().take());
         let (mut kernel_due, mut ready_due) = (interval(UPKEEP), interval(READINESS));
         let mut looks = 0_u32;
         loop {
@@ -317,6 +335,7 @@ impl State {
                     if !was_ready || looks.is_multiple_of(5) {
                         self.remark(readiness, &enrolled);
                         strangers.look(&self.mesh.load(), &enrolled.pods);
+                        refused.look(&self.certificates);
                     }
                     let broken = enrolled.broken().is_some();
                     let pending = || readiness.pending("the capture of any pod");
@@ -325,18 +344,9 @@ impl State {
                 }
                 _ = kernel_due.tick() => {
                     self.tell_missing(&mut missing);
-                    let kernel = self.kernel.clone();
-                    let kept = tokio::task::spawn_blocking(move || kernel.lock().maintain()).await;
-                    match kept {
-                        Ok(Ok(())) => {
-                            kernel_broken = None;
-                            continue;
-                        }
-                        Ok(Err(error)) => warn!(error = chain(&error), "kernel upkeep failed"),
-                        Err(error) => warn!(%error, "kernel upkeep panicked"),
-                    }
+                    let broken = !self.maintain().await;
                     let pending = || readiness.pending("upkeep of the eBPF programs");
-                    kernel_broken = Some(kernel_broken.unwrap_or_else(pending));
+                    kernel_broken = broken.then(|| kernel_broken.unwrap_or_else(pending));
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 
 /// A variable of ztunnel's, the flag and the variable that mean the same here, and how its value is written for that.
 struct Honoured {
@@ -38,13 +39,21 @@ const HONOURED: [Honoured; 10] = [
     honoured("TERMINATION_GRACE_PERIOD_SECONDS", DRAIN, drain),
 ];
 
-/// Of those that others set beside the chart's own.
-const WITHOUT_COUNTERPART: [&str; 22] = [
+/// All others that it reads, but for those of the pod itself.
+const WITHOUT_COUNTERPART: [&str; 35] = [
+    "AUTHZ_POLICY_INFO_LOGGING",
+    "CLUSTER_DOMAIN",
+    "COMPLIANCE_POLICY",
     "ENABLE_ORIG_SRC",
+    "ENABLE_PROXY",
+    "ENABLE_RESPONSE_BAGGAGE",
     "FAKE_CA",
     "HTTP2_CONNECTION_WINDOW_SIZE",
     "HTTP2_FRAME_SIZE",
     "HTTP2_STREAM_WINDOW_SIZE",
+    "INPOD_PORT_REUSE",
+    "INPOD_UDS",
+    "IPV6_ENABLED",
     "KEEPALIVE_ENABLED",
     "KEEPALIVE_INTERVAL",
     "KEEPALIVE_RETRIES",
@@ -60,9 +69,17 @@ const WITHOUT_COUNTERPART: [&str; 22] = [
     "PROXY_MODE",
     "PROXY_WORKLOAD_INFO",
     "SPIFFE_WORKLOAD_API",
+    "TLS12_ENABLED",
+    "UNSTABLE_ENABLE_SOCKS5",
     "USER_TIMEOUT_ENABLED",
     "XDS_ON_DEMAND",
+    "ZTUNNEL_CPU_LIMIT",
+    "ZTUNNEL_RESOURCE_CPU_LIMIT",
+    "ZTUNNEL_RESOURCE_CPU_REQUEST",
 ];
+
+/// Metadata that is not text.
+const STRUCTURED_METADATA: &str = "ISTIO_METAJSON_";
 
 /// A command line in which ztunnel's variables are flags.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,12 +113,16 @@ pub fn translate(arguments: Vec<OsString>, variables: &BTreeMap<String, String>)
             translated.without_effect.push(format!("{} has no effect: {why}", honoured.theirs));
         }
     }
-    let without = WITHOUT_COUNTERPART.iter().filter(|name| variables.contains_key(**name));
+    let without = variables.keys().filter(|name| has_no_counterpart(name));
     translated
         .without_effect
         .extend(without.map(|name| format!("{name} has no effect, and no counterpart here")));
     translated.without_effect.sort();
     translated
+}
+
+fn has_no_counterpart(name: &str) -> bool {
+    WITHOUT_COUNTERPART.contains(&name) || name.starts_with(STRUCTURED_METADATA)
 }
 
 impl Translated {
@@ -145,9 +166,15 @@ fn file(value: &str) -> Option<String> {
     value.contains('/').then(|| value.to_owned()).filter(|value| !value.contains('\n'))
 }
 
-/// A number of threads, not a part of the cores. All of them are the default.
+/// A number of threads, or a part of the cores as `50%`. All of them are the default, and 0.
 fn threads(value: &str) -> Option<String> {
-    value.parse::<u32>().ok().filter(|threads| *threads > 0).map(|threads| threads.to_string())
+    let Some(percent) = value.strip_suffix('%') else {
+        let threads: u32 = value.parse().ok()?;
+        return Some(if threads == 0 { String::new() } else { threads.to_string() });
+    };
+    let percent: usize = percent.parse().ok().filter(|percent| (1..=100).contains(percent))?;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Some((cores * percent).div_ceil(100).to_string())
 }
 
 /// What ztunnel makes of the pod's grace period: the last seconds of it are for what is left.
@@ -212,7 +239,8 @@ mod tests {
         let set = [
             ("XDS_ROOT_CA", "/a.pem"),
             ("CA_ROOT_CA", "SYSTEM"),
-            ("ZTUNNEL_WORKER_THREADS", "50%"),
+            ("ISTIO_METAJSON_LABELS", "{}"),
+            ("ZTUNNEL_WORKER_THREADS", "half"),
             ("FAKE_CA", "true"),
             ("ALT_XDS_HOSTNAME", "a"),
             ("ALT_CA_HOSTNAME", "b"),
@@ -221,10 +249,26 @@ mod tests {
             "ALT_CA_HOSTNAME has no effect: --control-plane-name (or CONTROL_PLANE_NAME) is \"a\"",
             "CA_ROOT_CA has no effect: --root-cert cannot be \"SYSTEM\"",
             "FAKE_CA has no effect, and no counterpart here",
-            "ZTUNNEL_WORKER_THREADS has no effect: --threads cannot be \"50%\"",
+            "ISTIO_METAJSON_LABELS has no effect, and no counterpart here",
+            "ZTUNNEL_WORKER_THREADS has no effect: --threads cannot be \"half\"",
         ];
         let flags = ["--root-cert=/a.pem", "--control-plane-name=a"];
         check(&["sotto", "agent"], &set, &flags, &told);
+    }
+
+    #[test]
+    fn threads_are_a_number_or_a_part_of_the_cores() {
+        let cores = std::thread::available_parallelism().unwrap().get();
+        let is =
+            |text: &str, expected: Option<String>| assert_eq!(threads(text), expected, "{text}");
+        is("3", Some("3".to_owned()));
+        is("0", Some(String::new()));
+        is("100%", Some(cores.to_string()));
+        is("50%", Some(cores.div_ceil(2).to_string()));
+        is("1%", Some(cores.div_ceil(100).to_string()));
+        for none in ["0%", "101%", "%", "-1", "half"] {
+            is(none, None);
+        }
     }
 
     #[test]

@@ -62,8 +62,9 @@ fn of_agent(answer: &Answer, all: &mut Vec<Wrong>) {
     for (name, why) in &control_plane.rejected {
         tell(format!("{name} cannot be read: {why}"), REJECTED);
     }
-    // Pods in trouble are told one by one.
-    for (_, text) in answer.remarks.iter().filter(|(about, _)| *about != "pods") {
+    // Pods and certificates in trouble are told one by one.
+    let told = |about: &str| about == "pods" || about == "certificates";
+    for (_, text) in answer.remarks.iter().filter(|(about, _)| !told(about)) {
         tell(text.clone(), REMARK);
     }
 }

@@ -339,6 +339,7 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
             connections: Limited { now: 3, most: 9, refused: 1 },
             waiting_bytes: Limited { now: 4, most: 8, refused: 2 },
             descriptors: 77,
+            open_descriptors: 7,
         },
         revocations: RevocationStats { lists: 6, failing: true },
         log_lines: LostLines { dropped: 5, suppressed: 6 },
@@ -346,6 +347,8 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
     check(&metrics, "sotto_connections_direct_total", &[("", "7")]);
     check(&metrics, "sotto_connections_refused_total", &[("", "1")]);
     check(&metrics, "sotto_pods", &[("{state=\"captured\"}", "3"), ("{state=\"pending\"}", "1")]);
+    check(&metrics, "workload_manager_active_proxy_count", &[("", "3")]);
+    check(&metrics, "workload_manager_pending_proxy_count", &[("", "1")]);
     let kubelet = [("{state=\"exempt\"}", "0"), ("{state=\"absent\"}", "1")];
     check(&metrics, "sotto_kubelet", &kubelet);
     check(&metrics, "sotto_root_trusting", &[("{root=\"ab\"}", "3")]);
@@ -354,6 +357,8 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
     check(&metrics, "sotto_revocation_failing", &[("", "1")]);
     let both = ["{what=\"connections\"}", "{what=\"waiting_bytes\"}"];
     check(&metrics, "sotto_limited", &[(both[0], "3"), (both[1], "4")]);
+    check(&metrics, "process_open_fds", &[("", "7")]);
+    check(&metrics, "process_max_fds", &[("", "77")]);
     let descriptors = "{what=\"descriptors\"}";
     check(&metrics, "sotto_limits", &[(both[0], "9"), (both[1], "8"), (descriptors, "77")]);
     check(&metrics, "sotto_over_limit_total", &[(both[0], "1"), (both[1], "2")]);

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use crate::capture::bpf;
 use crate::capture::check::{self, Finding, Verdict};
 use crate::config::{BpfAction, BpfArgs, CheckArgs, DEFAULT_PIN_DIR};
-use crate::enroll::install::layout::{self, LayoutError};
+use crate::enroll::install::layout::{self, Layout, LayoutError};
+use crate::enroll::install::rival;
 use crate::error::chain;
 use crate::sys::{Host, Netns};
 
@@ -18,7 +19,8 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
     let host = Host::find();
     let proc = args.proc.clone().unwrap_or_else(|| host.proc());
     let mut report = check::check(args.cgroup_root.as_deref(), &proc, kubelet);
-    report.0.extend([network(&host), captured()]);
+    let found = layout::find(&host);
+    report.0.extend([network(&found), rival(&host, &found), captured()]);
     if args.json {
         match serde_json::to_string_pretty(&report) {
             Ok(text) => println!("{text}"),
@@ -31,16 +33,37 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
 }
 
 /// Where the CNI plugin goes.
-fn network(host: &Host) -> Finding {
-    let (detail, verdict) = match layout::find(host) {
+fn network(found: &Result<Layout, LayoutError>) -> Finding {
+    let (detail, verdict) = match found {
         Ok(found) => (found.to_string(), Verdict::Good),
         Err(LayoutError::NoFiles) => {
             let detail = "this container does not have the node's files; the one called cni has";
             (detail.to_owned(), Verdict::Unseen)
         }
-        Err(error) => (chain(&error), Verdict::Limited),
+        Err(error) => (chain(error), Verdict::Limited),
     };
     Finding { subject: "cni", detail, verdict }
+}
+
+/// Whether Istio's own node agent takes this node's pods.
+fn rival(host: &Host, found: &Result<Layout, LayoutError>) -> Finding {
+    let unseen = |detail: &str| (detail.to_owned(), Verdict::Unseen);
+    let (detail, verdict) = match found.as_ref().map(|found| &found.conf_dir) {
+        Err(_) => unseen("where the network's configuration is, is not known"),
+        Ok(dir) => match rival::ambient(&host.path(dir)) {
+            Ok(None) => ("none".to_owned(), Verdict::Good),
+            Ok(Some(path)) => {
+                let path = path.display();
+                let detail = format!(
+                    "istio-cni takes pods into Istio's ambient mesh ({path}): keep its DaemonSet and ztunnel's off \
+                     this node, or the agent (deploy/MIGRATION.md)"
+                );
+                (detail, Verdict::Missing)
+            }
+            Err(error) => unseen(&chain(&error)),
+        },
+    };
+    Finding { subject: "other mesh", detail, verdict }
 }
 
 /// Whether an agent is at work here.

@@ -16,6 +16,7 @@ mod keep;
 pub mod layout;
 pub mod owner;
 mod program;
+pub mod rival;
 pub mod taint;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,9 @@ use sotto::sys::privileges;
 
 use crate::render::{documents, folders, items, name, of_kind, only, with_agents};
 
+/// On some nodes of a cluster whose others have Istio's own agents.
+const BESIDE: &str = "overlays/beside-istio";
+
 /// What `cargo xtask image` makes unless it is told another name.
 const IMAGE: &str = concat!("sotto:", env!("CARGO_PKG_VERSION"));
 
@@ -25,10 +28,8 @@ fn workloads_are_whole() {
             );
             let account = pod["serviceAccountName"].as_str().expect("an account");
             let accounts = of_kind(&all, "ServiceAccount");
-            assert!(
-                accounts.iter().any(|found| name(&found["metadata"]) == account),
-                "{what}: account {account}"
-            );
+            let there = accounts.iter().any(|found| name(&found["metadata"]) == account);
+            assert!(there || folder == BESIDE, "{what}: account {account}");
             volumes_fit(pod, &what);
             for container in items(&pod["containers"]) {
                 assert_eq!(container["image"], IMAGE, "{what}");
@@ -128,7 +129,12 @@ fn bindings_name_roles_and_accounts_that_are_there() {
                     name(metadata) == name(subject) && metadata["namespace"] == subject["namespace"]
                 };
                 let accounts = of_kind(&all, "ServiceAccount");
-                assert!(accounts.iter().any(is_meant), "{folder}: account {subject}");
+                // What is deleted with it must not be another's.
+                let is_istio_s = folder == BESIDE && name(subject) == "ztunnel";
+                assert!(
+                    accounts.iter().any(is_meant) != is_istio_s,
+                    "{folder}: account {subject}"
+                );
             }
         }
     }
@@ -342,6 +348,18 @@ fn istiod_gets_agents_alone_under_the_account_it_trusts() {
     for kind in ["Deployment", "Service", "CustomResourceDefinition", "Namespace"] {
         assert_eq!(of_kind(&all, kind).len(), 0, "{kind}");
     }
+}
+
+#[test]
+fn beside_istio_s_own_agents_are_on_chosen_nodes_alone() {
+    let all = documents(BESIDE);
+    let set = only(&all, "DaemonSet");
+    assert_eq!(name(&set["metadata"]), "sotto", "Istio's is called ztunnel");
+    let pod = &set["spec"]["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], "ztunnel");
+    assert_eq!(pod["nodeSelector"]["sotto.io/node"], "agent");
+    assert_eq!(set["spec"]["template"]["metadata"]["labels"]["app"], "ztunnel");
+    assert!(set["spec"]["selector"]["matchLabels"]["app"].is_null(), "as Istio's has it");
 }
 
 #[test]

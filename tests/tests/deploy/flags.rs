@@ -177,7 +177,13 @@ fn the_drain_ends_before_the_pod_is_killed() {
 
 #[test]
 fn the_plugin_finds_the_agent_and_its_folders_are_mounted() {
-    for folder in ["base", "overlays/dev-node", "overlays/istiod", "overlays/startup-taint"] {
+    for folder in [
+        "base",
+        "overlays/beside-istio",
+        "overlays/dev-node",
+        "overlays/istiod",
+        "overlays/startup-taint",
+    ] {
         let all = documents(folder);
         let args = cni(&all);
         assert!(args.watch, "{folder}");

@@ -4,6 +4,7 @@
 //! ends with a table. It works on clusters without Istio and without Sotto: others it leaves alone.
 
 mod clients;
+mod istiod;
 mod kubectl;
 mod mesh;
 mod objects;
@@ -14,10 +15,12 @@ mod table;
 mod tutorials;
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use self::istiod::Istiod;
 use self::kubectl::Kubectl;
 use self::rows::{INSTALL, ROWS, Row, UNINSTALL};
 use self::suite::{PLAIN, STRICT, Settings, Suite};
@@ -45,6 +48,12 @@ pub(crate) struct Args {
     /// The tutorials' own commands instead, with what their text says beside what is seen.
     #[arg(long)]
     tutorials: bool,
+    /// Agents under a real istiod instead: the folder with the istioctl that installs it and asks agents.
+    #[arg(long, value_name = "DIR", conflicts_with = "tutorials")]
+    istiod: Option<PathBuf>,
+    /// Of that istiod, where nodes have or can pull it: HUB/pilot:TAG.
+    #[arg(long, default_value = "docker.io/istio/pilot:1.31.0")]
+    istiod_image: String,
     /// Reboots the node whose name it is given, undrained, and returns when that is booting.
     #[arg(long, value_name = "COMMAND")]
     reboot: Option<String>,
@@ -83,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("there are no such rows: {unknown:?} (--list names them)");
     }
     process::watch_signals()?;
-    let suite = Suite::new(Kubectl::new(&args.kubectl), settings(args), shell::root()?)?;
+    let suite = Suite::new(Kubectl::new(&args.kubectl), settings(args)?, shell::root()?)?;
     let was_there = refuse_others_clusters(&suite)?;
     if args.clean {
         return clean(&suite);
@@ -101,15 +110,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     finish(&lines, args).and(cleaned)
 }
 
-fn settings(args: &Args) -> Settings {
-    Settings {
+fn settings(args: &Args) -> Result<Settings> {
+    Ok(Settings {
         image: args.image.clone(),
         from: args.from.clone(),
         tools_image: args.tools_image.clone(),
         overlay: args.overlay.clone(),
         reboot: args.reboot.clone(),
         reboots: args.reboots,
-    }
+        istiod: args.istiod.as_ref().map(|folder| real(folder, &args.istiod_image)).transpose()?,
+    })
+}
+
+/// What is needed of a real istiod.
+fn real(folder: &Path, image: &str) -> Result<Istiod> {
+    let found = ["istioctl", "bin/istioctl"].map(|name| folder.join(name));
+    let istioctl = found.into_iter().find(|path| path.is_file());
+    let istioctl =
+        istioctl.with_context(|| format!("there is no istioctl in {}", folder.display()))?;
+    let image =
+        image.rsplit_once("/pilot:").with_context(|| format!("{image} is not HUB/pilot:TAG"))?;
+    Ok(Istiod { istioctl, image: (image.0.to_owned(), image.1.to_owned()) })
 }
 
 /// Prints the table; an error if not all is well.
@@ -126,8 +147,12 @@ fn finish(lines: &[Line], args: &Args) -> Result<()> {
 }
 
 fn all_rows(args: &Args) -> impl Iterator<Item = &'static Row> {
-    let between = if args.tutorials { tutorials::ROWS } else { ROWS };
-    std::iter::once(&INSTALL).chain(between).chain(std::iter::once(&UNINSTALL))
+    let (first, between, last) = match (&args.istiod, args.tutorials) {
+        (Some(_), _) => (&istiod::INSTALL, istiod::ROWS, &istiod::UNINSTALL),
+        (None, true) => (&INSTALL, tutorials::ROWS, &UNINSTALL),
+        (None, false) => (&INSTALL, ROWS, &UNINSTALL),
+    };
+    std::iter::once(first).chain(between).chain(std::iter::once(last))
 }
 
 /// The suite removes what it installs, definitions and namespace included: not where others use them.
@@ -201,6 +226,10 @@ fn run_row(suite: &Suite, row: &Row) -> Line {
 fn clean(suite: &Suite) -> Result<()> {
     process::tidy_up();
     suite.kubectl.allow(Duration::from_secs(600));
+    if suite.settings.istiod.is_some() {
+        istiod::remove(suite)?;
+        return suite.remove_ours();
+    }
     tutorials::remove(suite)?;
     let there = suite.kubectl.get("daemonset -n istio-system sotto")?.is_some();
     if there {

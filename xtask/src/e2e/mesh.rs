@@ -76,13 +76,18 @@ impl Suite {
         let ours = pods.lines().filter(|line| line.contains("sotto"));
         eprintln!("{}", ours.collect::<Vec<_>>().join("\n"));
         for agent in self.agents().unwrap_or_default() {
-            let line = format!("logs -n {NAMESPACE} {} -c agent --since=120s", agent.name);
+            let line = self.logs(&agent, "--since=120s");
             let log = self.kubectl.ok(&line).unwrap_or_default();
             let bad = |line: &&str| line.contains("WARN") || line.contains("ERROR");
             let bad: Vec<&str> = log.lines().filter(bad).collect();
             let last = bad.len().saturating_sub(8);
             eprintln!("{} on {}:\n{}", agent.name, agent.node, bad[last..].join("\n"));
         }
+    }
+
+    /// How kubectl is asked for an agent's log.
+    fn logs(&self, agent: &Agent, since: &str) -> String {
+        format!("logs -n {NAMESPACE} {} -c {} {since}", agent.name, self.settings.container())
     }
 
     pub(super) fn agents(&self) -> Result<Vec<Agent>> {
@@ -139,7 +144,7 @@ impl Suite {
 
     /// The last lines of an agent's log, without quotes, that have all of these words.
     pub(super) fn log_lines(&self, agent: &Agent, words: &[&str]) -> Result<Vec<String>> {
-        let line = format!("logs -n {NAMESPACE} {} -c agent --since=60s --tail=5000", agent.name);
+        let line = self.logs(agent, "--since=60s --tail=5000");
         let log = self.kubectl.ok(&line)?.replace('"', "");
         let wanted = log.lines().filter(|line| words.iter().all(|word| line.contains(word)));
         Ok(wanted.map(str::to_owned).collect())

@@ -13,7 +13,7 @@ mod silence;
 mod slices;
 mod taint;
 mod told;
-mod traffic;
+pub(super) mod traffic;
 
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ fn holds(seen: String) -> Result<Outcome> {
 }
 
 /// What was seen, and whether that is what was expected.
-fn judge(as_expected: bool, seen: String) -> Result<Outcome> {
+pub(super) fn judge(as_expected: bool, seen: String) -> Result<Outcome> {
     Ok(if as_expected { Outcome::Holds(seen) } else { Outcome::Fails(seen) })
 }
 

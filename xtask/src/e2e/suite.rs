@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::istiod::Istiod;
 use super::kubectl::Kubectl;
 use super::objects::{self, OURS};
 use super::process;
@@ -35,6 +36,15 @@ pub(super) struct Settings {
     /// What reboots a node: run with the node's name.
     pub(super) reboot: Option<String>,
     pub(super) reboots: u32,
+    /// A real istiod, under which agents are tried.
+    pub(super) istiod: Option<Istiod>,
+}
+
+impl Settings {
+    /// The agents' container.
+    pub(super) fn container(&self) -> &'static str {
+        if self.istiod.is_some() { "istio-proxy" } else { "agent" }
+    }
 }
 
 /// What rows are given.

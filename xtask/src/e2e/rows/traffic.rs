@@ -14,7 +14,7 @@ const CLOSED: &str = "http://server.sotto-e2e-strict/";
 /// The metric by which Istio's tools tell mutual TLS.
 const OPENED: &str = "istio_tcp_connections_opened_total";
 
-pub(super) fn mtls(suite: &Suite) -> Result<Outcome> {
+pub(in super::super) fn mtls(suite: &Suite) -> Result<Outcome> {
     suite.reaches((MESH, "client"), SERVER)?;
     let agent = suite.agent_on(&suite.far)?;
     let identity = format!("src.identity=spiffe://cluster.local/ns/{MESH}/sa/default");
@@ -31,7 +31,7 @@ pub(super) fn mtls(suite: &Suite) -> Result<Outcome> {
     judge(mutual > 0.0, format!("{lines} lines with it; by its metrics {mutual} over mutual TLS"))
 }
 
-pub(super) fn strict(suite: &Suite) -> Result<Outcome> {
+pub(in super::super) fn strict(suite: &Suite) -> Result<Outcome> {
     suite.reaches((STRICT, "client"), CLOSED)?;
     let last = suite.wait("plaintext is refused", Duration::from_secs(30), || {
         let said = suite.curl((PLAIN, "client"), CLOSED)?;
@@ -42,7 +42,7 @@ pub(super) fn strict(suite: &Suite) -> Result<Outcome> {
     judge(inside.out == "200", format!("outside: {last}; inside: {}", inside.out))
 }
 
-pub(super) fn probes(suite: &Suite) -> Result<Outcome> {
+pub(in super::super) fn probes(suite: &Suite) -> Result<Outcome> {
     let restarts = || -> Result<u64> {
         let pod = suite.pod(STRICT, "server")?;
         let counts = items(&pod["status"]["containerStatuses"]).iter();

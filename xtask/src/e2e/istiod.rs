@@ -1,0 +1,100 @@
+//! Agents under a real istiod: what it, its command line and they say of each other.
+//!
+//! istiod and istioctl are made outside of this tree. Whoever runs this says where istioctl is, and has istiod's image
+//! where the nodes find it. The cluster has no Istio before, and none after.
+
+mod control;
+mod install;
+mod names;
+mod refusals;
+mod scale;
+mod shapes;
+mod tools;
+
+use std::path::PathBuf;
+
+use super::rows::{Row, row, traffic};
+
+pub(super) use install::remove;
+
+/// What the user says of the real one.
+pub(super) struct Istiod {
+    pub(super) istioctl: PathBuf,
+    /// Its image: hub, and tag; the name in between is `pilot`.
+    pub(super) image: (String, String),
+}
+
+pub(super) const INSTALL: Row =
+    row("install", "istiod by its chart; agents ready under it on every node", 420, install::run);
+
+pub(super) const UNINSTALL: Row = row(
+    "uninstall",
+    "the DaemonSet deleted, and istiod: all pods talk plaintext",
+    300,
+    install::off,
+);
+
+pub(super) const ROWS: &[Row] = &[
+    row("mtls", "the server's agent logs the client's identity", 90, traffic::mtls),
+    row("strict", "plaintext: exit 56, reset; the mesh: 200", 90, traffic::strict),
+    row("probes", "the kubelet's probes go on under STRICT", 60, traffic::probes),
+    row(
+        "shape-1",
+        "root STRICT, workload PERMISSIVE, its port STRICT: istiod names a policy and never sends it; identities \
+         pass, plaintext is reset, told once",
+        120,
+        shapes::port_strict,
+    ),
+    row(
+        "shape-2",
+        "the same: root STRICT, namespace and workload UNSET, a port PERMISSIVE",
+        120,
+        shapes::port_permissive,
+    ),
+    row(
+        "shape-3",
+        "the same: namespace STRICT with `selector: {}`, workload UNSET, a port PERMISSIVE",
+        120,
+        shapes::empty_selector,
+    ),
+    row("names", "DaemonSet, labels, container and metrics by ztunnel's names", 60, names::all),
+    row("ctl-workload", "istioctl ztunnel-config workload: the server, HBONE", 60, tools::workload),
+    row("ctl-service", "istioctl ztunnel-config service: its service", 60, tools::service),
+    row("ctl-policy", "istioctl ztunnel-config policy: that of STRICT", 60, tools::policy),
+    row("ctl-certificate", "istioctl ztunnel-config certificate", 60, tools::certificate),
+    row("ctl-connections", "istioctl ztunnel-config connections", 60, tools::connections),
+    row("ctl-all", "istioctl ztunnel-config all", 60, tools::all),
+    row("ctl-log", "istioctl ztunnel-config log: shown, changed, set back", 60, tools::log),
+    row("ctl-status", "istioctl proxy-status: every agent, by its name", 60, tools::proxy_status),
+    row("ctl-analyze", "istioctl analyze finds no fault", 60, tools::analyze),
+    row("ctl-bug-report", "istioctl bug-report has agents' logs and state", 180, tools::bug_report),
+    row("restart", "istiod restarted: no request is lost", 180, control::restart),
+    row(
+        "thousands",
+        "istiod away, agent restarted, removals meanwhile: agents know what istiod does",
+        420,
+        scale::thousands,
+    ),
+    row(
+        "variables",
+        "ztunnel's variables: taken, or told to have no effect",
+        150,
+        refusals::variables,
+    ),
+    row(
+        "wrong-network",
+        "told of another network: not ready, and says why",
+        150,
+        refusals::network,
+    ),
+    row("bad-token", "a token that istiod refuses: not ready, and says why", 150, refusals::token),
+    row(
+        "bad-account",
+        "an account that istiod does not trust: not ready, and says why",
+        240,
+        refusals::account,
+    ),
+    row("corp", "trustDomain corp under running agents: mutual TLS goes on", 240, names::corp),
+    row("net1", "a named network under running agents: the same", 240, names::network),
+    row("east", "another cluster name under running agents: the same", 240, names::cluster),
+];

@@ -131,10 +131,7 @@ fn bindings_name_roles_and_accounts_that_are_there() {
                 let accounts = of_kind(&all, "ServiceAccount");
                 // What is deleted with it must not be another's.
                 let is_istio_s = folder == BESIDE && name(subject) == "ztunnel";
-                assert!(
-                    accounts.iter().any(is_meant) != is_istio_s,
-                    "{folder}: account {subject}"
-                );
+                assert!(accounts.iter().any(is_meant) != is_istio_s, "{folder}: account {subject}");
             }
         }
     }

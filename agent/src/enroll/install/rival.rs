@@ -18,7 +18,8 @@ pub fn ambient(conf_dir: &Path) -> Result<Option<PathBuf>, InstallError> {
         let text = std::fs::read_to_string(&path).map_err(read(&path))?;
         // One that is no JSON is used by nobody.
         let file: Value = serde_json::from_str(&text).unwrap_or_default();
-        let plugins = file["plugins"].as_array().map_or(std::slice::from_ref(&file), Vec::as_slice);
+        let plugins =
+            file["plugins"].as_array().map_or_else(|| std::slice::from_ref(&file), Vec::as_slice);
         let is_rival =
             |plugin: &&Value| plugin["type"] == ISTIO && plugin["ambient_enabled"] == true;
         if plugins.iter().any(|plugin| is_rival(&plugin)) {

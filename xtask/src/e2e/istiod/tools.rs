@@ -1,8 +1,10 @@
 //! istioctl's questions to agents, which it takes for ztunnels.
 
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use super::super::mesh::NAMESPACE;
@@ -86,7 +88,7 @@ pub(super) fn connections(suite: &Suite) -> Result<Outcome> {
         let line = said.out.lines().find(|line| line.contains("server.sotto-e2e-mesh"));
         Ok(line
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-            .ok_or(said.out.clone()))
+            .ok_or_else(|| said.out.clone()))
     });
     drop(held);
     let found = found?;
@@ -136,38 +138,33 @@ pub(super) fn analyze(suite: &Suite) -> Result<Outcome> {
 
 pub(super) fn bug_report(suite: &Suite) -> Result<Outcome> {
     let folder = suite.root.join("target/e2e/bug-report");
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)?;
-    }
     std::fs::create_dir_all(&folder)?;
-    let told = folder.display().to_string();
-    let args = ["bug-report", "--dir", &told, "--output-dir", &told, "--timeout", "2m"];
+    // It removes the folder that it works in.
+    let work = folder.join("work").display().to_string();
+    let out = folder.display().to_string();
+    let args = ["bug-report", "--dir", &work, "--output-dir", &out, "--timeout", "2m"];
     let said = suite.istioctl(&args)?;
-    let names = files_below(&folder)?;
-    let archive = names.iter().find(|name| name.ends_with(".tar.gz") || name.ends_with(".tgz"));
-    let mut of_agents: Vec<&String> =
-        names.iter().filter(|name| name.contains("/ztunnel-")).collect();
-    of_agents.sort();
-    let logs = of_agents.iter().filter(|name| name.ends_with(".log")).count();
+    let names = inside(&folder.join("bug-report.tar.gz"))
+        .with_context(|| format!("exit {}: {}", said.code, said.last_line()))?;
+    let of_agents: Vec<&String> = names.iter().filter(|name| name.contains("/ztunnel-")).collect();
+    let count = |what: &str| of_agents.iter().filter(|name| name.contains(what)).count();
+    let (logs, dumps) = (count(".log"), count("config_dump"));
     let seen = format!(
-        "exit {}; {} files, {} of agents, {logs} of them logs; archive: {}",
+        "exit {}; {} files, {} of agents: {logs} logs, {dumps} dumps of their state",
         said.code,
         names.len(),
         of_agents.len(),
-        archive.is_some()
     );
-    judge(said.code == 0 && archive.is_some() && logs > 0, seen)
+    judge(said.code == 0 && logs > 0 && dumps > 0, seen)
 }
 
-fn files_below(folder: &Path) -> Result<Vec<String>> {
+/// The files of an archive.
+fn inside(path: &Path) -> Result<Vec<String>> {
+    let file = File::open(path).with_context(|| format!("there is no {}", path.display()))?;
+    let mut archive = tar::Archive::new(GzDecoder::new(file));
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            names.extend(files_below(&path)?);
-        } else {
-            names.push(path.display().to_string());
-        }
+    for entry in archive.entries()? {
+        names.push(entry?.path()?.display().to_string());
     }
     Ok(names)
 }

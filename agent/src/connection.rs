@@ -132,8 +132,8 @@ async fn outbound(
                 route: to,
             };
             if let Some(across) = &to.across {
-                let whose = (record, place);
-                return Box::pin(across::open(&from, across, captured.stream, whose)).await;
+                return Box::pin(across::open(&from, across, captured.stream, (record, place)))
+                    .await;
             }
             let live = record.live();
             match upstream::tunnel(&from, (captured.stream, live.progress())).await {

@@ -34,8 +34,9 @@ use super::identities::Identities;
 use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log, Logging};
 use super::state::State;
+use super::successor::may_serve;
 use super::worker::{self, Command, Worker};
-use super::{kubelet, means, quiet, settings, successor};
+use super::{kubelet, means, quiet, settings};
 use crate::config::{AgentConfig, ztunnel};
 use crate::connection::{Shared, Timings};
 use crate::enroll;
@@ -142,9 +143,9 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     control.spawn(identities.clone().follow(control.token.clone()));
     let starting = readiness.pending("the agent's own start");
     listen_for_probes(&config, &readiness, &servers).await?;
-    let known = discovery.clone();
-    let ready = successor::may_serve(&config, known, &mesh, &certificates, &readiness);
-    let charge = Charge::take(settings::run_dir(&config), ready).await?;
+    let knows = (discovery.clone(), &mesh, &certificates);
+    let charge =
+        Charge::take(settings::run_dir(&config), may_serve(&config, knows, &readiness)).await?;
     let (kernel, adopted) = install(&config, &cgroup)?;
     let kernel = Arc::new(Mutex::new(kernel));
     let footprint = footprint.await.unwrap_or_default();

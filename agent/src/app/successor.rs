@@ -26,9 +26,7 @@ const SUCCESSION: &str = "succession";
 /// is missing.
 pub(super) async fn may_serve(
     config: &AgentConfig,
-    discovery: StatusReader,
-    mesh: &MeshReader,
-    certificates: &Certificates,
+    (discovery, mesh, certificates): (StatusReader, &MeshReader, &Certificates),
     readiness: &Readiness,
 ) {
     let _pending = readiness.pending("what it takes to follow the agent in charge of this node");

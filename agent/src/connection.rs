@@ -132,8 +132,7 @@ async fn outbound(
                 route: to,
             };
             if let Some(across) = &to.across {
-                return Box::pin(across::open(&from, across, captured.stream, (record, place)))
-                    .await;
+                return across::open(&from, across, captured.stream, (record, place)).await;
             }
             let live = record.live();
             match upstream::tunnel(&from, (captured.stream, live.progress())).await {

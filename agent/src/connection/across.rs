@@ -6,6 +6,7 @@
 use std::future::ready;
 use std::rc::Rc;
 
+use futures::future::LocalBoxFuture;
 use http::{HeaderMap, HeaderValue};
 use tokio::net::TcpStream;
 
@@ -18,8 +19,17 @@ use crate::route::Across;
 use crate::sys::socket;
 use crate::tunnel::{Asked, Caller, PoolKey, Progress, TunnelStream, hbone};
 
-/// Opens both for an application, and carries its bytes.
-pub(super) async fn open(
+/// Opens both for an application, and carries its bytes. Boxed, as few connections need room for it.
+pub(super) fn open<'a>(
+    from: &'a From<'a>,
+    across: &'a Across,
+    app: TcpStream,
+    whose: (Record, Place),
+) -> LocalBoxFuture<'a, Option<Carrying>> {
+    Box::pin(opened(from, across, app, whose))
+}
+
+async fn opened(
     from: &From<'_>,
     across: &Across,
     app: TcpStream,

@@ -14,6 +14,7 @@ mod error;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -27,6 +28,12 @@ use crate::error::chain;
 /// Largest configuration read.
 const MAX_STDIN_BYTES: u64 = 1024 * 1024;
 
+/// How long a pod that has to wait for the agent waits here. A kubelet comes back to a pod that was refused after 10 s and
+/// more, and at a boot all pods are started at once, the agent's too: it is there a moment later.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// What the plugin prints, and how it exits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Printed {
@@ -39,11 +46,15 @@ type Ask<'a> = &'a dyn Fn(&Path, Verb, &Request) -> Result<Reply, String>;
 /// Reads the list of enrolled namespaces.
 type List<'a> = &'a dyn Fn(&Path) -> Result<Namespaces, ListError>;
 
+/// Lets a moment pass; false if there is none left.
+type Pause<'a> = &'a dyn Fn() -> bool;
+
 /// What the plugin goes by besides what the runtime tells.
 #[derive(Clone, Copy)]
 struct Node<'a> {
     ask: Ask<'a>,
     list: List<'a>,
+    pause: Pause<'a>,
 }
 
 /// Whether a runtime has started this process as its plugin: it gives no arguments, and a command in the
@@ -54,10 +65,19 @@ pub fn is_called() -> bool {
 
 /// Runs the plugin on the process's environment, standard input and output.
 pub fn main() -> ExitCode {
+    let started = Instant::now();
+    let pause = || {
+        let left = started.elapsed() < PATIENCE;
+        if left {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        left
+    };
+    let node = Node { ask: &ask::ask, list: &enrolled::read, pause: &pause };
     let env = Env::from_process();
     let mut stdin = Vec::new();
     let printed = match std::io::stdin().lock().take(MAX_STDIN_BYTES).read_to_end(&mut stdin) {
-        Ok(_) => execute(&env, &stdin, Node { ask: &ask::ask, list: &enrolled::read }),
+        Ok(_) => execute(&env, &stdin, node),
         Err(error) => finish(
             &env,
             "",
@@ -119,16 +139,23 @@ fn add(env: &Env, conf: &Conf, node: Node<'_>) -> Result<String, CniError> {
     let passed_on = || Ok(result.to_string());
     let Some(pod) = Pod::of(&env.args) else { return passed_on() };
     let refuse = |message: String| Err(CniError::new(Code::TryAgain, message));
-    match (node.ask)(&conf.agent_socket, Verb::Add, &request(env, &pod, conf::ips(result))) {
-        Ok(Reply::Proceed(_)) => passed_on(),
-        Ok(Reply::Fail(reason)) => refuse(format!("the pod could not be captured: {reason}")),
-        Ok(Reply::Unsure(why)) => {
-            alone(conf, &pod, node.list, &format!("the agent cannot tell yet: {why}"))?;
-            passed_on()
-        }
-        Err(why) => {
-            alone(conf, &pod, node.list, &format!("the agent is not there: {why}"))?;
-            passed_on()
+    let request = request(env, &pod, conf::ips(result));
+    loop {
+        let why = match (node.ask)(&conf.agent_socket, Verb::Add, &request) {
+            Ok(Reply::Proceed(_)) => return passed_on(),
+            Ok(Reply::Fail(reason)) => {
+                return refuse(format!("the pod could not be captured: {reason}"));
+            }
+            Ok(Reply::Unsure(why)) => {
+                alone(conf, &pod, node.list, &format!("the agent cannot tell yet: {why}"))?;
+                return passed_on();
+            }
+            Err(why) => format!("the agent is not there: {why}"),
+        };
+        match alone(conf, &pod, node.list, &why) {
+            Ok(()) => return passed_on(),
+            Err(error) if !(node.pause)() => return Err(error),
+            Err(_) => {}
         }
     }
 }

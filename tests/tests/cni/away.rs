@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::{LIMIT, MODE, mesh, namespace, server, waits_for};
 
-/// Long enough to be sure that a pod waits, and is not only slow.
-const HELD: Duration = Duration::from_secs(4);
+/// Longer than the plugin itself waits for the agent: then the kubelet says what it was refused with.
+const HELD: Duration = Duration::from_secs(14);
 /// As the kubelet gives the agent's pod.
 const GRACE: Duration = Duration::from_secs(30);
 

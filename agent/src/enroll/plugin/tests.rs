@@ -1,4 +1,4 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -62,7 +62,7 @@ fn run_with(env: &Env, conf: &Value, reply: Result<Reply, String>, list: List<'_
 }
 
 fn run_bytes(env: &Env, stdin: &[u8], ask: Ask<'_>, list: List<'_>) -> Printed {
-    execute(env, stdin, Node { ask, list })
+    execute(env, stdin, Node { ask, list, pause: &|| false })
 }
 
 #[track_caller]
@@ -119,6 +119,39 @@ fn add_fails_closed_while_the_agent_is_away() {
     check_error(&run(&env("ADD"), &conf(), unsure), 11, "no API server");
     let failed = Ok(Reply::Fail("no memory".to_owned()));
     check_error(&run(&env("ADD"), &conf(), failed), 11, "no memory");
+}
+
+#[test]
+fn a_pod_that_has_to_wait_waits_a_moment_for_an_agent_that_is_about_to_come() {
+    for (there_after, moments, starts) in [(0, 0, true), (3, 5, true), (9, 5, false)] {
+        let (asked, paused) = (Cell::new(0), Cell::new(0));
+        let ask = |_: &Path, _: Verb, _: &Request| {
+            asked.set(asked.get() + 1);
+            if asked.get() > there_after { proceed() } else { absent() }
+        };
+        let pause = || {
+            paused.set(paused.get() + 1);
+            paused.get() <= moments
+        };
+        let node = Node { ask: &ask, list: &list, pause: &pause };
+        let printed = execute(&env("ADD"), conf().to_string().as_bytes(), node);
+        assert_eq!(!printed.failed, starts, "there after {there_after}: {}", printed.stdout);
+        assert_eq!(asked.get(), there_after.min(moments) + 1);
+    }
+}
+
+#[test]
+fn who_starts_without_the_agent_or_is_refused_by_it_does_not_wait_for_it() {
+    let pause = || -> bool { panic!("it waited") };
+    let add = |namespace: &str, reply: Result<Reply, String>| {
+        let mut env = env("ADD");
+        env.args = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=x");
+        let ask = |_: &Path, _: Verb, _: &Request| reply.clone();
+        execute(&env, conf().to_string().as_bytes(), Node { ask: &ask, list: &list, pause: &pause })
+    };
+    assert!(!add("registry", absent()).failed);
+    assert!(add("shop", Ok(Reply::Fail("no memory".to_owned()))).failed);
+    assert!(add("shop", Ok(Reply::Unsure("no API server".to_owned()))).failed);
 }
 
 fn check_namespace(namespace: &str, extra: &Value, starts: bool) {

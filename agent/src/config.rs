@@ -110,10 +110,10 @@ pub struct CommonArgs {
     #[arg(long, env = "ROOT_NAMESPACE", default_value = "istio-system")]
     pub root_namespace: String,
     /// Address of /metrics.
-    #[arg(long, env = "METRICS_ADDRESS", default_value = "0.0.0.0:15020")]
+    #[arg(long, env = "METRICS_ADDRESS", default_value = "[::]:15020")]
     pub metrics_address: String,
     /// Address of /healthz/ready.
-    #[arg(long, env = "READY_ADDRESS", default_value = "0.0.0.0:15021")]
+    #[arg(long, env = "READY_ADDRESS", default_value = "[::]:15021")]
     pub ready_address: String,
     /// How log lines are written.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text")]

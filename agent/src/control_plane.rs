@@ -129,7 +129,7 @@ pub async fn run(
     let (metrics, registry) = Metrics::new();
     let readiness = Readiness::new(&PARTS);
     let (ready_address, metrics_address) = (config.ready_address, config.metrics_address);
-    let doors = health::listen(ready_address, metrics_address).await?;
+    let doors = health::listen(ready_address, metrics_address)?;
     health::serve(doors, readiness.clone(), registry, &shutdown);
     let address = config.listen;
     // Bound first, so that a taken address is an error at once; connections wait in the backlog.

@@ -67,7 +67,8 @@ impl Door {
             };
             match accepted {
                 Ok((stream, client)) => {
-                    let entered = self.crowd.enter(client.ip(), CancellationToken::new());
+                    let entered =
+                        self.crowd.enter(client.ip().to_canonical(), CancellationToken::new());
                     let (router, stop) = (router.clone(), stop.clone());
                     tasks.spawn(answer(stream, router, self.patience, entered, stop));
                 }

@@ -51,7 +51,7 @@ use crate::observe::log::{LinesPerPod, LogControl};
 use crate::observe::metrics::Metrics;
 use crate::observe::ready::Readiness;
 use crate::observe::{metrics_server, ready};
-use crate::sys::{Shutdown, cgroup, descriptors, heap, host, privileges, shutdown, sysctl};
+use crate::sys::{Shutdown, cgroup, descriptors, heap, host, privileges, shutdown, socket, sysctl};
 use crate::xds::{self, StatusReader, StatusWriter};
 
 /// What a remark of readiness is about.
@@ -142,7 +142,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let identities = Identities::new(certificates.clone(), mesh.clone());
     control.spawn(identities.clone().follow(control.token.clone()));
     let starting = readiness.pending("the agent's own start");
-    listen_for_probes(&config, &readiness, &servers).await?;
+    listen_for_probes(&config, &readiness, &servers)?;
     let knows = (discovery.clone(), &mesh, &certificates);
     let charge =
         Charge::take(settings::run_dir(&config), may_serve(&config, knows, &readiness)).await?;
@@ -195,7 +195,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let footprint = office.footprint.clone();
     control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));
     let quit = CancellationToken::new();
-    listen(&state, metrics, log.control, quit.clone(), &servers).await?;
+    listen(&state, metrics, log.control, quit.clone(), &servers)?;
     Ok(Agent { state, office, charge, farewell, duty, quit, control, servers })
 }
 
@@ -230,19 +230,19 @@ fn certify(
 }
 
 /// Opens the port of the readiness page: before all others, as an agent may have to wait long, and is to say for what.
-async fn listen_for_probes(
+fn listen_for_probes(
     config: &AgentConfig,
     readiness: &Readiness,
     servers: &Shutdown,
 ) -> anyhow::Result<()> {
-    let listener = bind("readiness", config.ready_address).await?;
+    let listener = bind("readiness", config.ready_address)?;
     let (readiness, stop) = (readiness.clone(), servers.token.clone());
     servers.spawn(told("readiness", ready::serve(listener, readiness, stop)));
     Ok(())
 }
 
 /// Opens the agent's other ports.
-async fn listen(
+fn listen(
     state: &Arc<State>,
     metrics: Metrics,
     log: LogControl,
@@ -254,15 +254,15 @@ async fn listen(
     let page = Admin::new(move || of_dump.dump(&runtime), log, quit);
     let page = state.clone().answer(page);
     let stop = || servers.token.clone();
-    let admin = admin::serve(bind("admin", state.config.admin_address).await?, page, stop());
+    let admin = admin::serve(bind("admin", state.config.admin_address)?, page, stop());
     servers.spawn(told("admin", admin));
-    let listener = bind("metrics", state.config.metrics_address).await?;
+    let listener = bind("metrics", state.config.metrics_address)?;
     servers.spawn(told("metrics", metrics_server::serve(listener, metrics, stop())));
     Ok(())
 }
 
-async fn bind(purpose: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
+fn bind(purpose: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = socket::listen_on(address);
     listener.with_context(|| format!("failed to listen on {address} for {purpose}"))
 }
 

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -16,7 +15,7 @@ use super::process::{self, Logging};
 use super::{EXIT_DENIED, ask};
 use crate::config::{LogFormat, UninstallArgs};
 use crate::observe::ready::{self, Pending, Readiness};
-use crate::sys::{Host, Shutdown, privileges, shutdown, sysctl};
+use crate::sys::{Host, Shutdown, privileges, shutdown, socket, sysctl};
 pub(super) use sweep::{Place, Report};
 
 /// Pause between two looks whether all is gone.
@@ -56,7 +55,7 @@ async fn keep(args: UninstallArgs) -> anyhow::Result<()> {
     watch.is_unfinished(true);
     let address: SocketAddr =
         args.ready_address.parse().context("failed to read --ready-address")?;
-    let listener = TcpListener::bind(address).await;
+    let listener = socket::listen_on(address);
     let listener = listener.with_context(|| format!("failed to listen on {address}"))?;
     servers.spawn(ready::serve(listener, readiness, servers.token.clone()));
     let mut asked = std::pin::pin!(shutdown::requested());

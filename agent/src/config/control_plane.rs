@@ -21,7 +21,7 @@ pub struct ControlPlaneArgs {
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: String,
     /// Address of discovery and certificates.
-    #[arg(long, env = "LISTEN_ADDRESS", default_value = "0.0.0.0:15012")]
+    #[arg(long, env = "LISTEN_ADDRESS", default_value = "[::]:15012")]
     pub listen: String,
     /// Namespace of the control plane's own Secret and Service.
     #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]

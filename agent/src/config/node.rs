@@ -64,7 +64,7 @@ pub struct UninstallArgs {
     #[arg(long)]
     pub watch: bool,
     /// With --watch: address of /healthz/ready.
-    #[arg(long, env = "READY_ADDRESS", default_value = "0.0.0.0:15021")]
+    #[arg(long, env = "READY_ADDRESS", default_value = "[::]:15021")]
     pub ready_address: String,
 }
 

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use super::ControlPlaneError;
 use crate::door::Door;
 use crate::door::metrics::page;
-use crate::sys::Shutdown;
+use crate::sys::{Shutdown, socket};
 
 /// What it takes to be ready.
 #[derive(Debug, Clone)]
@@ -66,23 +66,17 @@ pub struct Listeners {
 ///
 /// # Errors
 /// An address cannot be listened on.
-pub async fn listen(
-    ready: SocketAddr,
-    metrics: SocketAddr,
-) -> Result<Listeners, ControlPlaneError> {
+pub fn listen(ready: SocketAddr, metrics: SocketAddr) -> Result<Listeners, ControlPlaneError> {
     if ready == metrics && ready.port() != 0 {
-        let ready = bind("readiness and metrics", ready).await?;
+        let ready = bind("readiness and metrics", ready)?;
         return Ok(Listeners { ready, metrics: None });
     }
-    let (ready, metrics) = (bind("readiness", ready).await?, bind("metrics", metrics).await?);
+    let (ready, metrics) = (bind("readiness", ready)?, bind("metrics", metrics)?);
     Ok(Listeners { ready, metrics: Some(metrics) })
 }
 
-async fn bind(
-    purpose: &'static str,
-    address: SocketAddr,
-) -> Result<TcpListener, ControlPlaneError> {
-    let bound = TcpListener::bind(address).await;
+fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, ControlPlaneError> {
+    let bound = socket::listen_on(address);
     bound.map_err(|source| ControlPlaneError::Listen { purpose, address, source })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
@@ -24,7 +24,7 @@ use super::ca::AuthorityError;
 use super::gate::{Gate, Limits, Ticket};
 use super::metrics::Metrics;
 use crate::sys::Shutdown;
-use crate::sys::socket::reset_on_close;
+use crate::sys::socket::{self, reset_on_close};
 pub use certificate::{Clock, tls};
 use guarded::Guarded;
 
@@ -39,8 +39,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(6);
 const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connections until then. A node agent has two.
 const LIMITS: Limits = Limits { per_source: 64, total: 1024 };
-/// Connections that the kernel keeps until we take them; it may be set to keep less.
-const BACKLOG: u32 = 4096;
 /// How often an idle connection is probed, and how long the answer may take.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,10 +66,7 @@ pub enum ServeError {
 /// # Errors
 /// The address is taken, or none of ours.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket::listen_on(address)
 }
 
 /// Serves both services on `listener` until `shutdown` says so.

@@ -5,6 +5,7 @@
 
 mod canary;
 mod dial;
+mod own;
 mod pair;
 mod patience;
 mod ports;
@@ -20,6 +21,7 @@ use tokio::net::TcpStream;
 
 pub use canary::Canary;
 pub use dial::{AppDialler, dial_from};
+pub use own::listen_on;
 pub use pair::pair;
 pub use patience::{DIAL, gave_up};
 

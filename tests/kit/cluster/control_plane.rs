@@ -33,7 +33,7 @@ impl ControlPlane {
         crate::cgroup::create(&cgroup)?;
         let mut argv = vec![program.display().to_string(), String::from("control-plane")];
         let flags = [
-            ("listen", String::from("0.0.0.0:15012")),
+            ("listen", String::from("[::]:15012")),
             ("kubeconfig", kubeconfig.display().to_string()),
             ("namespace", SYSTEM.to_owned()),
             ("trusted-node-account", format!("{SYSTEM}/{ACCOUNT}")),

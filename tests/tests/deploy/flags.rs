@@ -127,7 +127,7 @@ fn agents_find_the_control_plane_that_trusts_them() {
         metadata["namespace"].as_str().expect("a namespace")
     );
     assert_eq!(agent.xds_address, expected);
-    assert_eq!(control_plane.listen, format!("0.0.0.0:{port}"));
+    assert_eq!(control_plane.listen, format!("[::]:{port}"));
     let account = pod(&all, "DaemonSet")["serviceAccountName"].as_str().expect("an account");
     assert_eq!(control_plane.trusted_node_account, [format!("istio-system/{account}")]);
     // What the control plane tells is learned.
@@ -147,7 +147,8 @@ fn ports_are_those_that_are_listened_on() {
         {
             let ports = items(&container(pod(&all, kind), wanted)["ports"]);
             let found = ports.iter().find(|found| name(found) == port).expect("the port");
-            assert_eq!(address, format!("0.0.0.0:{}", found["containerPort"]), "{kind}");
+            // Of both families: a kubelet asks by the pod's first address, whichever that is.
+            assert_eq!(address, format!("[::]:{}", found["containerPort"]), "{kind}");
         }
     }
 }
@@ -234,6 +235,6 @@ fn the_uninstaller_has_the_node_and_says_when_it_is_done() {
     assert_eq!(args.cni.state_dir, agent(&agents).state_dir);
     assert_eq!(args.cni.list_name, cni(&agents).paths.list_name);
     let ports = items(&container["ports"]);
-    assert_eq!(args.ready_address, format!("0.0.0.0:{}", ports[0]["containerPort"]));
+    assert_eq!(args.ready_address, format!("[::]:{}", ports[0]["containerPort"]));
     assert!(items(&container["env"]).iter().any(|env| name(env) == "NODE_NAME"));
 }

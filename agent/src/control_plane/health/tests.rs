@@ -30,7 +30,7 @@ async fn serving(readiness: &Readiness) -> ([SocketAddr; 2], Made) {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(made.clone()));
     let any = "127.0.0.1:0".parse().unwrap();
-    let listeners = listen(any, any).await.unwrap();
+    let listeners = listen(any, any).unwrap();
     let metrics = listeners.metrics.as_ref().unwrap().local_addr().unwrap();
     let addresses = [listeners.ready.local_addr().unwrap(), metrics];
     serve(listeners, readiness.clone(), registry, &Shutdown::new());
@@ -63,7 +63,7 @@ async fn readiness_names_what_is_pending() {
 
 #[tokio::test]
 async fn one_address_serves_both() {
-    let ready = bind("both", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let ready = bind("both", "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = ready.local_addr().unwrap();
     let listeners = Listeners { ready, metrics: None };
     serve(listeners, Readiness::new(&[]), Registry::default(), &Shutdown::new());

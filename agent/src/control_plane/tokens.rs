@@ -29,6 +29,10 @@ const AT_ONCE_OF_ONE: usize = 2;
 const AT_ONCE_OF_KNOWN: usize = 4;
 /// How long it is remembered that a token was good; no token of a pod lives longer.
 const KNOWN: Duration = Duration::from_secs(24 * 3600);
+/// How long after it was last found good a token counts while nobody can be asked: an agent that is started anew while
+/// the API server is away gets its mesh and its certificates. More than a node's stream lasts, after which it is asked about
+/// again.
+const UNASKED: Duration = Duration::from_secs(2 * 3600);
 /// Questions of one source that wait; of more, nobody is asked.
 const WAITING_OF_ONE: usize = 64;
 /// How long a question may wait for its turn.
@@ -50,8 +54,8 @@ pub struct Tokens<R> {
 struct Book {
     good: Remembered<Fingerprint, Caller>,
     bad: Remembered<Fingerprint, String>,
-    /// Those that were good, and have not been rejected since.
-    known: Remembered<Fingerprint, ()>,
+    /// Those that were good, whose they were and when, and that have not been rejected since.
+    known: Remembered<Fingerprint, (Caller, Instant)>,
     asking: HashMap<Source, Asking>,
 }
 
@@ -89,13 +93,36 @@ impl<R: Review> Tokens<R> {
         match answer {
             Ok(caller) => {
                 book.good.put(token, caller.clone(), now + GOOD);
-                book.known.put(token, (), now + KNOWN);
+                book.known.put(token, (caller.clone(), now), now + KNOWN);
             }
             Err(AuthenticateError::Rejected(reason)) => {
                 book.known.remove(&token);
                 book.bad.put(token, reason.clone(), now + BAD);
             }
             Err(AuthenticateError::Unavailable(_)) => {}
+        }
+    }
+
+    /// The answer; where nobody could be asked, what was known of the token not long ago.
+    fn or_known(
+        &self,
+        token: &Fingerprint,
+        answer: Result<Caller, AuthenticateError>,
+    ) -> Result<Caller, AuthenticateError> {
+        let Err(AuthenticateError::Unavailable(why)) = answer else { return answer };
+        let now = Instant::now();
+        let mut book = self.book.lock();
+        match book.known.get(token, now) {
+            Some((caller, found_good)) if now < found_good + UNASKED => {
+                tracing::warn!(
+                    account = %caller.account,
+                    why = %why,
+                    "nobody can be asked about a token: what was known of it counts"
+                );
+                book.good.put(*token, caller.clone(), now + GOOD);
+                Ok(caller)
+            }
+            _ => Err(AuthenticateError::Unavailable(why)),
         }
     }
 
@@ -141,7 +168,7 @@ impl<R: Review> Authenticate for Tokens<R> {
         }
         let answer = self.reviewer.review(token).await;
         self.remember(fingerprint, &answer);
-        answer
+        self.or_known(&fingerprint, answer)
     }
 }
 

@@ -14,6 +14,8 @@ const PAGE: (&str, &str) = ("bookinfo", "productpage-v1");
 const DETAILS: &str = "http://details.bookinfo.svc.cluster.local:9080/details/1";
 const CLIENT: (&str, &str) = ("front", "client");
 const WEB: &str = "http://web.back.svc.cluster.local/get";
+/// For so long the control plane goes by what it was told of a token, and a little more.
+const REVIEWED: Duration = Duration::from_secs(35);
 /// A refusal that takes longer was not at once.
 const AT_ONCE: f64 = 0.1;
 
@@ -74,6 +76,36 @@ async fn without_its_agent_a_pod_is_refused_at_once_and_the_next_agent_takes_ove
     assert_eq!(self::pods(&bench).await, pods, "pods were restarted");
     let opened = bench.agent(2).metric("istio_tcp_connections_opened_total", &["mutual_tls"]).await;
     assert!(opened.unwrap() > 0.0, "the pods are no longer captured");
+}
+
+/// Nobody who runs the mesh reaches the API server: agents and control plane.
+fn take_api_away(bench: &Bench) {
+    let agents = bench.cluster.agents.iter().map(|agent| agent.netns().to_owned());
+    for netns in agents.chain([bench.cluster.fabric.control_plane.clone()]) {
+        let line = format!("-n {netns} route add prohibit {}", kit::topology::FABRIC_IP);
+        kit::command::ip(&line).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_start_without_an_api_server_serve_their_pods_as_before() {
+    let mut bench = Bench::streams().await;
+    bench.shows(CLIENT, WEB, "200").await;
+    let pods = pods(&bench).await;
+    // The agents have written down which pods they have, and the control plane has to ask about their tokens again.
+    tokio::time::sleep(REVIEWED).await;
+    take_api_away(&bench);
+    for agent in &mut bench.cluster.agents {
+        agent.process.kill().await.unwrap();
+        agent.process.start().unwrap();
+    }
+    let served = async || Ok((bench.curl(CLIENT, WEB).await == "200").then_some(()));
+    let limit = Duration::from_secs(60);
+    bench.cluster.wait_until("the pods are served", limit, served).await.unwrap();
+    bench.shows(CLIENT, WEB, "200").await;
+    assert_eq!(self::pods(&bench).await, pods, "pods were restarted");
+    let opened = bench.agent(2).metric("istio_tcp_connections_opened_total", &["mutual_tls"]).await;
+    assert!(opened.unwrap() > 0.0, "not over mutual TLS");
 }
 
 /// Pods, their containers' restarts and their processes.

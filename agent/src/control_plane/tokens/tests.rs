@@ -1,5 +1,5 @@
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -10,6 +10,7 @@ use crate::control_plane::model::ObjectKey;
 /// Takes a second for each token; those that begin with `good` are.
 #[derive(Debug, Default)]
 struct Slow {
+    away: AtomicBool,
     asked: AtomicUsize,
     at_once: AtomicUsize,
     most: AtomicUsize,
@@ -23,6 +24,9 @@ impl Review for Arc<Slow> {
         sleep(Duration::from_secs(1)).await;
         self.at_once.fetch_sub(1, Ordering::Relaxed);
         match token.expose_secret() {
+            _ if self.away.load(Ordering::Relaxed) => {
+                Err(AuthenticateError::Unavailable("no API server".into()))
+            }
             good if good.starts_with("good") => {
                 Ok(Caller { account: ObjectKey::new("n", "a"), pod: None })
             }
@@ -126,6 +130,25 @@ async fn answers_are_remembered_for_a_while() {
     }
     asked(6);
     assert!(tokens.book.lock().asking.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_can_be_asked_a_token_that_was_good_counts_for_two_hours() {
+    let (slow, tokens) = tokens();
+    assert!(ask(&tokens, "good", 1).await.is_ok());
+    assert!(ask(&tokens, "bad", 1).await.is_err());
+    slow.away.store(true, Ordering::Relaxed);
+    let unavailable = |answer: Result<Caller, AuthenticateError>| {
+        assert!(matches!(answer, Err(AuthenticateError::Unavailable(_))), "{answer:?}");
+    };
+    sleep(UNASKED - GOOD).await;
+    assert!(ask(&tokens, "good", 1).await.is_ok());
+    unavailable(ask(&tokens, "good but never asked about", 1).await);
+    unavailable(ask(&tokens, "bad", 1).await);
+    sleep(2 * GOOD).await;
+    unavailable(ask(&tokens, "good", 1).await);
+    slow.away.store(false, Ordering::Relaxed);
+    assert!(ask(&tokens, "good", 1).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

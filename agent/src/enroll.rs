@@ -15,6 +15,7 @@
 
 mod annotate;
 pub mod cni;
+mod condition;
 mod driver;
 pub mod enrolled;
 pub mod facts;

@@ -17,11 +17,12 @@ use self::admit::{Admission, Admit};
 use self::jobs::{Done, Jobs};
 use super::cni::wire::{Answer, Reply, Verb};
 use super::cni::{Call, CniSocket};
-use super::machine::{Action, Input, Machine, Ticket, Timing};
+use super::condition::{Of, Told};
+use super::machine::{Action, Input, Machine, Ticket, Timing, Trouble};
 use super::netns::Locator;
 use super::pods::{self, View};
 use super::remembered;
-use super::report::{self, Report};
+use super::report::Report;
 use super::{AdoptedPod, Capture, EnrollError, LeftAlone, PodState, Settings, Status};
 use crate::error::chain;
 use crate::mesh::PodUid;
@@ -118,6 +119,8 @@ struct Driver<C> {
     status: watch::Sender<Status>,
     /// Pods whose users were told that they are left alone.
     told: HashSet<PodUid>,
+    /// Pods whose condition was written since all pods were looked at for the last time.
+    corrected: HashSet<PodUid>,
 }
 
 impl<C: Capture> Driver<C> {
@@ -131,6 +134,7 @@ impl<C: Capture> Driver<C> {
             next_ticket: 0,
             status,
             told: HashSet::new(),
+            corrected: HashSet::new(),
         }
     }
 
@@ -151,7 +155,10 @@ impl<C: Capture> Driver<C> {
                 Some(call) = calls.recv() => self.call(call),
                 Some(done) = self.jobs.next() => self.done(done),
                 () = sleep_until(wake) => self.input(Input::Tick),
-                _ = resync.tick() => self.snapshot(),
+                _ = resync.tick() => {
+                    self.corrected.clear();
+                    self.snapshot();
+                }
             }
         }
     }
@@ -177,6 +184,31 @@ impl<C: Capture> Driver<C> {
         for (pod, reason) in self.view.left_alone() {
             if self.told.insert(pod.uid.clone()) {
                 self.jobs.report(&self.settings.node_name, Report::left_alone(pod, reason));
+            }
+        }
+        self.correct();
+    }
+
+    /// Pods that were told to be not captured may be by now, or need not any more.
+    fn correct(&mut self) {
+        if !self.view.is_complete() || self.view.conditions().next().is_none() {
+            return;
+        }
+        let captured: HashSet<PodUid> = self
+            .machine
+            .status()
+            .into_iter()
+            .filter(|pod| pod.state == PodState::Captured)
+            .map(|pod| pod.uid)
+            .collect();
+        for (pod, said, is_asked_for) in self.view.conditions() {
+            let told = match (is_asked_for, said) {
+                (false, _) => Told::Nothing,
+                (true, false) if captured.contains(&pod.uid) => Told::Captured,
+                (true, _) => continue,
+            };
+            if self.corrected.insert(pod.uid.clone()) {
+                self.jobs.condition(pod.of(), told);
             }
         }
     }
@@ -221,7 +253,10 @@ impl<C: Capture> Driver<C> {
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Input(input) => self.input(input),
+            Done::Input(input) => {
+                self.input(input);
+                self.correct();
+            }
             Done::Admitted { ticket, result } => match result {
                 Ok(Admission::Leave { reason }) => {
                     self.answer(ticket, Reply::Proceed(Answer { enrolled: false, reason }));
@@ -248,8 +283,12 @@ impl<C: Capture> Driver<C> {
                 Action::Answer { ticket, result: Err(reason) } => {
                     self.answer(ticket, Reply::Fail(reason));
                 }
-                Action::Report { uid, namespace, name, reason } => {
-                    let report = Report { uid, namespace, name, note: report::failed(&reason) };
+                Action::Report { uid, namespace, name, trouble } => {
+                    let of = Of { uid, namespace, name };
+                    let report = match trouble {
+                        Trouble::NotCaptured(reason) => Report::failed(of, &reason),
+                        Trouble::Forwards(bridge) => Report::forwards(of, &bridge),
+                    };
                     self.jobs.report(&self.settings.node_name, report);
                 }
                 other => self.jobs.start(other, &self.view),

@@ -6,8 +6,8 @@ use arcstr::ArcStr;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::ResourceExt as _;
 
-use super::probes;
 use super::rules::{self, Mode};
+use super::{condition, probes};
 use crate::mesh::PodUid;
 use crate::mesh::local::Exclusions;
 use crate::sys::cgroup::container::is_hash;
@@ -24,6 +24,10 @@ pub const SIDECAR_ANNOTATION: &str = "sidecar.istio.io/status";
 pub const EXCLUDE_PORTS_ANNOTATION: &str = "sotto.io/exclude-outbound-ports";
 /// Annotation: ranges never captured outbound, as `192.0.2.0/24,2001:db8::/32`.
 pub const EXCLUDE_CIDRS_ANNOTATION: &str = "sotto.io/exclude-outbound-cidrs";
+/// Label that KubeVirt gives to the pods that virtual machines run in.
+const KUBEVIRT_LABEL: &str = "kubevirt.io";
+/// Its value, of these alone.
+const KUBEVIRT_VALUE: &str = "virt-launcher";
 /// Annotation with the UID that the kubelet uses for a static pod.
 const STATIC_UID_ANNOTATION: &str = "kubernetes.io/config.hash";
 /// Annotation of the object that mirrors a static pod: the same UID.
@@ -48,6 +52,8 @@ pub struct PodFacts {
     pub host_network: bool,
     /// Its runtime class keeps its network to itself.
     pub sandboxed: bool,
+    /// Runs a virtual machine.
+    pub machine: bool,
     /// Has a sidecar proxy.
     pub sidecar: bool,
     /// Has ended, and will not run again.
@@ -56,6 +62,8 @@ pub struct PodFacts {
     pub ips: Vec<IpAddr>,
     /// Carries the annotation that it is captured.
     pub annotated: bool,
+    /// Whether it is, by the condition of its status; none if that says nothing.
+    pub told: Option<bool>,
     /// What its annotations exclude.
     pub exclusions: Exclusions,
     /// What is wrong with its annotations.
@@ -88,13 +96,21 @@ impl PodFacts {
             sandboxed: spec
                 .and_then(|spec| spec.runtime_class_name.as_deref())
                 .is_some_and(is_sandbox),
+            machine: pod.labels().get(KUBEVIRT_LABEL).is_some_and(|value| value == KUBEVIRT_VALUE),
             sidecar: annotations.contains_key(SIDECAR_ANNOTATION),
             terminal: matches!(phase, Some("Succeeded" | "Failed")),
             ips: ips(pod),
             annotated: text(REDIRECTION_ANNOTATION) == REDIRECTION_ENABLED,
+            told: condition::of(pod),
             exclusions,
             warnings,
         })
+    }
+
+    /// The pod, by its names.
+    pub(super) fn of(&self) -> condition::Of {
+        let (uid, namespace) = (self.uid.clone(), self.namespace.clone());
+        condition::Of { uid, namespace, name: self.name.clone() }
     }
 
     /// Whether the runtime means this pod when it says `uid`.

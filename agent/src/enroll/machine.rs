@@ -138,6 +138,8 @@ pub enum Input {
         uid: PodUid,
         /// Inodes.
         netns_inodes: Vec<u64>,
+        /// A bridge that one of them has: the pod has a network of its own behind it.
+        bridge: Option<String>,
     },
     /// Time passed.
     Tick,
@@ -173,7 +175,7 @@ pub enum Action {
         /// Whether it is to be there.
         enabled: bool,
     },
-    /// Tell the pod's user that it is not captured.
+    /// Tell the pod's user that it is not captured, or not all of it.
     Report {
         /// The pod.
         uid: PodUid,
@@ -181,8 +183,8 @@ pub enum Action {
         namespace: ArcStr,
         /// Its name.
         name: ArcStr,
-        /// Why.
-        reason: String,
+        /// What is to be told.
+        trouble: Trouble,
     },
     /// Look where the pod's processes are, report [`Input::Located`].
     Locate {
@@ -196,6 +198,15 @@ pub enum Action {
         /// Why the pod must not start.
         result: Result<(), String>,
     },
+}
+
+/// What a pod's user is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// It is not captured: why.
+    NotCaptured(String),
+    /// It forwards for others, by a bridge of this name.
+    Forwards(String),
 }
 
 /// Times; the defaults are for production.
@@ -301,8 +312,11 @@ impl Machine {
             Input::Annotated { uid, enabled, result } => {
                 self.with(&uid, |pod, timing| pod.annotated(enabled, result, timing, now));
             }
-            Input::Located { uid, netns_inodes } => {
-                self.with(&uid, |pod, timing| pod.located(&netns_inodes, timing, now));
+            Input::Located { uid, netns_inodes, bridge } => {
+                self.with(&uid, |pod, timing| {
+                    pod.located(&netns_inodes, timing, now);
+                    pod.bridged(&uid, bridge, actions);
+                });
             }
             Input::Tick => {}
         }

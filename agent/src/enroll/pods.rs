@@ -154,6 +154,16 @@ impl View {
         })
     }
 
+    /// Pods whose condition says something: whether they are captured, and whether anybody asks for that.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = (&PodFacts, bool, bool)> {
+        self.pods.live.values().filter_map(|pod| {
+            let mode = self.namespaces.live.get(&pod.namespace).copied().flatten();
+            let is_asked_for = rules::judge(pod, mode) == Verdict::Enroll
+                || rules::out_of_reach(pod, mode).is_some();
+            Some((pod, pod.told?, is_asked_for))
+        })
+    }
+
     /// The namespaces that are enrolled, or have a pod on this node that is; none while a list is incomplete.
     pub fn enrolled_namespaces(&self) -> Option<Namespaces> {
         if !self.is_complete() {

@@ -45,6 +45,8 @@ pub enum Reason {
     HostNetwork,
     /// Its runtime keeps its network from the node's kernel.
     Sandboxed,
+    /// It is a virtual machine's, which makes its connections itself.
+    Machine,
     /// It has a sidecar proxy.
     Sidecar,
     /// It has ended.
@@ -61,6 +63,9 @@ impl fmt::Display for Reason {
             Self::HostNetwork => "it uses the host network",
             Self::Sandboxed => {
                 "its runtime class has a network stack of its own (gVisor, Kata), which the node's kernel does not see into"
+            }
+            Self::Machine => {
+                "it runs a virtual machine (KubeVirt), whose connections are not made in the pod but pass through it"
             }
             Self::Sidecar => "it has a sidecar",
             Self::Terminal => "it has ended",
@@ -80,6 +85,9 @@ pub fn judge(pod: &PodFacts, namespace: Option<Mode>) -> Verdict {
     if pod.sandboxed {
         return Verdict::Leave(Reason::Sandboxed);
     }
+    if pod.machine {
+        return Verdict::Leave(Reason::Machine);
+    }
     if pod.sidecar {
         return Verdict::Leave(Reason::Sidecar);
     }
@@ -95,9 +103,10 @@ pub fn judge(pod: &PodFacts, namespace: Option<Mode>) -> Verdict {
 
 /// Why a pod that is asked for can never be captured, if so.
 pub fn out_of_reach(pod: &PodFacts, namespace: Option<Mode>) -> Option<Reason> {
-    let reachable = PodFacts { host_network: false, sandboxed: false, ..pod.clone() };
+    let reachable =
+        PodFacts { host_network: false, sandboxed: false, machine: false, ..pod.clone() };
     match judge(pod, namespace) {
-        Verdict::Leave(reason @ (Reason::HostNetwork | Reason::Sandboxed)) => {
+        Verdict::Leave(reason @ (Reason::HostNetwork | Reason::Sandboxed | Reason::Machine)) => {
             (judge(&reachable, namespace) == Verdict::Enroll).then_some(reason)
         }
         _ => None,

@@ -1,4 +1,4 @@
-//! Takes the annotation back from pods of a node that the mesh leaves.
+//! Takes the annotation back from pods of a node that the mesh leaves, and the condition of those that were not captured.
 //!
 //! Only from those that agents of this node have captured: another mesh's agents write the same one.
 
@@ -11,6 +11,7 @@ use kube::{Api, Client};
 use tokio::time::timeout;
 
 use super::annotate::annotate;
+use super::condition::{self, Told};
 use super::facts::PodFacts;
 use crate::error::chain;
 use crate::mesh::PodUid;
@@ -43,7 +44,8 @@ pub enum WithdrawError {
     },
 }
 
-/// Removes the annotation from those of the `captured` pods that have it, and tells how many those were.
+/// Removes the annotation from those of the `captured` pods that have it, and tells how many those were. The condition goes
+/// as well as can be.
 ///
 /// # Errors
 /// The API server refuses, or is not reached; all that can be removed are.
@@ -62,9 +64,13 @@ pub async fn withdraw(
         node: node.to_owned(),
         source: Box::new(source),
     })?;
+    let pods: Vec<PodFacts> = listed.items.iter().filter_map(PodFacts::new).collect();
+    for pod in pods.iter().filter(|pod| pod.told.is_some()) {
+        condition::write(client.clone(), &pod.of(), Told::Nothing).await;
+    }
     let ours = |pod: &PodFacts| pod.annotated && captured.contains(&pod.uid);
     let (mut done, mut failed) = (0, Vec::new());
-    for pod in listed.items.iter().filter_map(PodFacts::new).filter(ours) {
+    for pod in pods.into_iter().filter(ours) {
         match annotate(client.clone(), &pod.uid, &pod.namespace, &pod.name, false).await {
             Ok(()) => done += 1,
             Err(error) => failed.push(format!("{}/{}: {}", pod.namespace, pod.name, chain(&error))),
@@ -116,6 +122,17 @@ mod tests {
         let value = annotated.then_some("enabled");
         json!({ "metadata": { "name": name, "namespace": "shop", "uid": format!("uid-{name}"),
             "annotations": { "ambient.istio.io/redirection": value.unwrap_or("") } } })
+    }
+
+    #[tokio::test]
+    async fn what_was_told_of_pods_that_were_not_captured_is_taken_back() {
+        let mut bad = pod("bad", false);
+        bad["status"] =
+            json!({ "conditions": [{ "type": "sotto.io/Captured", "status": "False" }] });
+        let (client, patched) = api(&json!([bad, pod("ours", true)]), 200);
+        assert_eq!(withdraw(&client, "node1", &uids(&["ours"])).await.unwrap(), 1);
+        let status = |name| format!("/api/v1/namespaces/shop/pods/{name}/status");
+        assert_eq!(*patched.lock(), [status("bad"), status("ours")]);
     }
 
     fn uids(names: &[&str]) -> BTreeSet<PodUid> {

@@ -3,6 +3,8 @@
 //! Synchronous on purpose: it runs inside [`super::Netns::enter`]. Requests are idempotent: adding what is
 //! there and deleting what is not are both fine.
 
+mod links;
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};

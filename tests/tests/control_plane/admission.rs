@@ -73,6 +73,34 @@ async fn an_agent_says_of_its_own_node_s_pods_that_they_are_captured_and_no_more
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_pod_s_status_an_agent_writes_one_condition_and_no_more() {
+    let api = deployed();
+    let own = client_of(&api, ("istio-system", "sotto"), Some("n1")).await;
+    let other = client_of(&api, ("istio-system", "sotto"), Some("n2")).await;
+    let patch = async |client: &Client, status: Value| {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), "bookinfo");
+        let patch = Patch::Strategic(json!({ "status": status }));
+        pods.patch_status("details", &PatchParams::default(), &patch).await
+    };
+    let condition =
+        |kind: &str, status: &str| json!({ "conditions": [{ "type": kind, "status": status }] });
+    let ours = "sotto.io/Captured";
+    patch(&client_with(&api, api.admin_token()).await, condition("Ready", "True")).await.unwrap();
+    patch(&own, condition(ours, "False")).await.unwrap();
+    patch(&own, condition(ours, "True")).await.unwrap();
+    let mut both = condition(ours, "False");
+    both["podIP"] = json!("10.0.0.8");
+    let replaced = json!({ "conditions": [{ "$patch": "replace" }] });
+    for change in [condition("Ready", "False"), condition("Other", "True"), both, replaced] {
+        refused(patch(&own, change).await, 403, "nor its status");
+    }
+    refused(patch(&other, condition(ours, "False")).await, 403, "that its token is bound to");
+    let gone = json!({ "conditions": [{ "type": ours, "$patch": "delete" }] });
+    let left = patch(&own, gone).await.unwrap().status.unwrap().conditions.unwrap();
+    assert_eq!(left.iter().map(|left| left.type_.as_str()).collect::<Vec<_>>(), ["Ready"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_plane_makes_the_root_s_objects_and_no_others() {
     let cluster = start(deployed()).await;
     cluster.channel().await;

@@ -11,6 +11,7 @@ use kit::lab::{Lab, ask, connect};
 use socket2::{Domain, Socket, Type};
 use sotto::capture::{PodListeners, Role};
 use sotto::sys::Netns;
+use sotto::sys::netlink::Netlink;
 use sotto::sys::privileges::{self, Capability};
 use sotto::sys::socket::{self, AppDialler};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,20 @@ fn namespaces_nest() -> Result<()> {
     assert_eq!(seen, (outer.inode(), Some(inner.inode()), outer.inode()));
     assert_eq!(here(), home);
     assert_ne!(outer.cookie()?, inner.cookie()?);
+    Ok(())
+}
+
+#[test]
+fn a_bridge_in_a_pod_is_found_and_no_other_device() -> Result<()> {
+    let netns = Netns::create()?;
+    let found = || -> Result<Option<String>> {
+        Ok(netns.enter(|| Netlink::open().and_then(Netlink::bridge))??)
+    };
+    let add = |line: &str| -> Result<String> { netns.enter(|| kit::command::ip(line))? };
+    add("link add eth0 type veth peer name other")?;
+    assert_eq!(found()?, None);
+    add("link add docker0 type bridge")?;
+    assert_eq!(found()?.as_deref(), Some("docker0"));
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::admit::{Admission, Admit, AdmitError};
 use crate::enroll::cni::wire::Request;
+use crate::enroll::condition::{self, Of, Told};
 use crate::enroll::machine::{Action, CaptureFailure, Input, NetnsRef, Ticket};
 use crate::enroll::netns::{LocateError, Locator};
 use crate::enroll::pods::View;
@@ -19,6 +20,7 @@ use crate::enroll::report::Report;
 use crate::enroll::{Capture, Departure, annotate};
 use crate::error::chain;
 use crate::mesh::{LocalPod, PodUid};
+use crate::sys::netlink::Netlink;
 use crate::sys::netns::Netns;
 
 /// Longest time for one capture or release.
@@ -110,6 +112,16 @@ impl<C: Capture> Jobs<C> {
         }
     }
 
+    /// Writes what the condition of a pod says; nothing depends on it.
+    pub(super) fn condition(&mut self, of: Of, told: Told) {
+        let (client, turns) = (self.client.clone(), Arc::clone(&self.turns));
+        self.running.spawn(async move {
+            let _turn = turns.acquire().await.ok()?;
+            condition::write(client, &of, told).await;
+            None
+        });
+    }
+
     /// Tells a pod's user something, once; nothing depends on it.
     pub(super) fn report(&mut self, node: &str, report: Report) {
         let (client, turns, node) = (self.client.clone(), Arc::clone(&self.turns), node.to_owned());
@@ -159,11 +171,24 @@ impl<C: Capture> Jobs<C> {
         self.running.spawn(async move {
             let _turn = turns.acquire().await.ok()?;
             let uid = pod.uid.clone();
-            let found = tokio::task::spawn_blocking(move || locator.of_pod(&uids, &pod)).await;
-            let netns_inodes = found.unwrap_or_default().iter().map(Netns::inode).collect();
-            Some(Done::Input(Input::Located { uid, netns_inodes }))
+            let look = move || -> (Vec<u64>, Option<String>) {
+                let found = locator.of_pod(&uids, &pod);
+                (found.iter().map(Netns::inode).collect(), found.iter().find_map(bridge))
+            };
+            let (netns_inodes, bridge) =
+                tokio::task::spawn_blocking(look).await.unwrap_or_default();
+            Some(Done::Input(Input::Located { uid, netns_inodes, bridge }))
         });
     }
+}
+
+/// A bridge of the namespace; none also where that cannot be told.
+fn bridge(netns: &Netns) -> Option<String> {
+    let look = || Netlink::open().and_then(Netlink::bridge);
+    netns.enter(look).and_then(|found| found).unwrap_or_else(|error| {
+        tracing::debug!(%error, "a pod's devices are not known");
+        None
+    })
 }
 
 /// The pod's namespace: where the runtime told, else where its processes are.

@@ -230,6 +230,18 @@ impl Running {
         panic!("nothing was patched");
     }
 
+    /// What is written of the pod's condition first.
+    async fn condition(&self) -> Value {
+        let written = |patch: &(String, Value)| patch.1["status"]["conditions"].is_array();
+        for _ in 0..2000 {
+            if let Some((_, patch)) = self.api.patches.lock().iter().find(|patch| written(patch)) {
+                return patch["status"]["conditions"][0].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("no condition was written");
+    }
+
     async fn end(self) {
         self.stop.cancel();
         tokio::time::timeout(Duration::from_secs(5), self.task)
@@ -371,6 +383,35 @@ async fn a_pod_that_cannot_be_captured_gets_an_event_and_is_no_reason_to_wait() 
     assert_eq!(event["involvedObject"]["uid"], UID);
     assert_eq!(event["reportingInstance"], "n1");
     assert!(event["message"].as_str().is_some_and(|text| text.contains("no tables")), "{event}");
+    let told = running.condition().await;
+    assert_eq!((&told["status"], &told["reason"]), (&json!("False"), &json!("NotCaptured")));
+    assert_eq!(told["message"], event["message"]);
+    running.end().await;
+}
+
+/// A pod that was told to be not captured.
+fn told_web() -> Value {
+    let mut pod = web(&["127.0.0.1"]);
+    pod["status"]["conditions"] = json!([
+        { "type": "Ready", "status": "True" },
+        { "type": "sotto.io/Captured", "status": "False", "reason": "NotCaptured" },
+    ]);
+    pod
+}
+
+#[tokio::test]
+async fn a_pod_that_is_captured_after_all_says_so() {
+    let running = Running::start(ambient(vec![told_web()]), Notes::default(), vec![]);
+    assert_eq!(running.condition().await["status"], "True");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_nobody_asks_for_any_more_says_nothing() {
+    let api = Api { mode: None, ..ambient(vec![told_web()]) };
+    let running = Running::start(api, Notes::default(), vec![]);
+    let gone = json!({ "type": "sotto.io/Captured", "$patch": "delete" });
+    assert_eq!(running.condition().await, gone);
     running.end().await;
 }
 
@@ -382,7 +423,9 @@ async fn a_pod_of_the_host_s_network_is_told_that_it_is_left_alone() {
     running.until("settled", |status| status.settled).await;
     let event = running.told().await;
     assert!(event["message"].as_str().is_some_and(|text| text.contains("host network")), "{event}");
-    assert_eq!(*running.api.patches.lock(), [], "it is not announced");
+    assert_eq!(running.condition().await["status"], "False");
+    let announced = |(_, patch): &(String, Value)| !patch["metadata"]["annotations"].is_null();
+    assert!(!running.api.patches.lock().iter().any(announced), "it is not announced");
     running.end().await;
 }
 

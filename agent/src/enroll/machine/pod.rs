@@ -101,6 +101,8 @@ pub(super) struct Pod {
     verify_at: Option<Instant>,
     /// Why it is not what it should be, after a row of failures.
     trouble: Option<Arc<str>>,
+    /// Its user was told that it forwards for others.
+    told_of_bridge: bool,
 }
 
 // === impl Pod: its beginnings ===
@@ -124,6 +126,7 @@ impl Pod {
             leaving: None,
             verify_at: None,
             trouble: None,
+            told_of_bridge: false,
         }
     }
 

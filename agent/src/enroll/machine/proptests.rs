@@ -262,7 +262,7 @@ impl World {
             Action::Locate { pod } => {
                 let uid = pod.uid.clone();
                 let netns_inodes = self.sandboxes.get(&index(&uid)).copied().into_iter().collect();
-                self.input(Input::Located { uid, netns_inodes });
+                self.input(Input::Located { uid, netns_inodes, bridge: None });
             }
             Action::Report { .. } => {}
             Action::Answer { .. } => unreachable!("answered as it is emitted"),

@@ -72,6 +72,11 @@ fn annotated(enabled: bool) -> Input {
     Input::Annotated { uid: uid(), enabled, result: Ok(()) }
 }
 
+fn located(inodes: &[u64], bridge: Option<&str>) -> Input {
+    let bridge = bridge.map(str::to_owned);
+    Input::Located { uid: uid(), netns_inodes: inodes.to_vec(), bridge }
+}
+
 fn capture(netns: Option<NetnsRef>, held_in: Option<u64>) -> Action {
     Action::Capture { pod: pod(), netns, held_in }
 }
@@ -388,11 +393,11 @@ fn a_captured_pod_is_looked_up_now_and_then_and_follows_its_namespace() {
     let mut test = Test::captured_pod();
     test.now += Duration::from_secs(60);
     test.check(enroll(true), &[Action::Locate { pod: pod() }]);
-    test.check(Input::Located { uid: uid(), netns_inodes: vec![7, 9] }, &[]);
+    test.check(located(&[7, 9], None), &[]);
     test.check_after(Duration::from_secs(60), &[Action::Locate { pod: pod() }]);
-    test.check(Input::Located { uid: uid(), netns_inodes: vec![] }, &[]);
+    test.check(located(&[], None), &[]);
     test.check_after(Duration::from_secs(60), &[Action::Locate { pod: pod() }]);
-    test.check(Input::Located { uid: uid(), netns_inodes: vec![8] }, &[release()]);
+    test.check(located(&[8], None), &[release()]);
     test.check(released(), &[capture(None, None)]);
 }
 
@@ -436,6 +441,21 @@ fn a_pod_that_cannot_be_captured_is_told_of_once_and_held_against_nobody() {
     assert!(test.machine.status()[0].is_settled());
     test.machine.handle(captured(8), test.now);
     assert_eq!(test.machine.status()[0].trouble, None);
+}
+
+#[test]
+fn a_captured_pod_that_forwards_for_others_is_told_of_once() {
+    let mut test = Test::captured_pod();
+    test.check(located(&[7], None), &[]);
+    let report = Action::Report {
+        uid: uid(),
+        namespace: "shop".into(),
+        name: "web".into(),
+        trouble: Trouble::Forwards("docker0".to_owned()),
+    };
+    test.check(located(&[7], Some("docker0")), &[report]);
+    test.check(located(&[7], Some("docker0")), &[]);
+    test.check_state(Some(PodState::Captured));
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn only_a_mirror_pod_of_its_node_has_a_second_uid() {
 }
 
 #[test]
-fn pods_whose_network_is_their_runtime_s_own_are_left_alone_and_told_so() {
+fn pods_whose_network_is_not_the_node_s_kernel_s_are_left_alone_and_told_so() {
     let none = Value::Null;
     for class in ["gvisor", "kata-qemu", "my-runsc"] {
         let pod = facts(&none, &json!({ "runtimeClassName": class }), &none);
@@ -199,6 +199,12 @@ fn pods_whose_network_is_their_runtime_s_own_are_left_alone_and_told_so() {
         assert_eq!(out_of_reach(&pod, Some(Mode::Ambient)), Some(Reason::Sandboxed));
         assert_eq!(out_of_reach(&pod, None), None, "nobody asked");
     }
+    let launcher = json!({ "labels": { "kubevirt.io": "virt-launcher" } });
+    let machine = facts(&launcher, &json!({}), &none);
+    assert_eq!(judge(&machine, Some(Mode::Ambient)), Verdict::Leave(Reason::Machine));
+    assert_eq!(out_of_reach(&machine, Some(Mode::Ambient)), Some(Reason::Machine));
+    let disk = facts(&json!({ "labels": { "kubevirt.io": "hotplug-disk" } }), &json!({}), &none);
+    assert_eq!(judge(&disk, Some(Mode::Ambient)), Verdict::Enroll);
     let other = facts(&none, &json!({ "runtimeClassName": "nvidia" }), &none);
     assert_eq!(judge(&other, Some(Mode::Ambient)), Verdict::Enroll);
     let host = facts(&none, &json!({ "hostNetwork": true }), &none);

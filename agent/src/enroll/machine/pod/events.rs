@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::retry::Retry;
-use super::super::{Action, CaptureFailure, NetnsRef, Target, Ticket, Timing, Wish};
+use super::super::{Action, CaptureFailure, NetnsRef, Target, Ticket, Timing, Trouble, Wish};
 use super::{Attachment, Busy, Evict, Held, Pod, Wanted, answer_all};
-use crate::mesh::LocalPod;
+use crate::mesh::{LocalPod, PodUid};
 
 impl Pod {
     pub(in crate::enroll::machine) fn is_named(&self, namespace: &str, name: &str) -> bool {
@@ -179,6 +179,25 @@ impl Pod {
         }
     }
 
+    /// Tells the pod's user of what is not captured though the pod is, once.
+    pub(in crate::enroll::machine) fn bridged(
+        &mut self,
+        uid: &PodUid,
+        bridge: Option<String>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(bridge) = bridge else { return };
+        if matches!(self.held, Held::Captured { .. }) && !self.told_of_bridge {
+            self.told_of_bridge = true;
+            actions.push(Action::Report {
+                uid: uid.clone(),
+                namespace: self.namespace.clone(),
+                name: self.name.clone(),
+                trouble: Trouble::Forwards(bridge),
+            });
+        }
+    }
+
     /// Tells the pod's user, once for a row of failures.
     fn stuck(&mut self, pod: &LocalPod, reason: &str, actions: &mut Vec<Action>) {
         if !self.capture_retry.is_stuck() {
@@ -189,7 +208,7 @@ impl Pod {
                 uid: pod.uid.clone(),
                 namespace: pod.namespace.clone(),
                 name: pod.name.clone(),
-                reason: reason.to_owned(),
+                trouble: Trouble::NotCaptured(reason.to_owned()),
             });
         }
         self.trouble = Some(reason.into());

@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// An image that is installed first, and upgraded from.
     #[arg(long)]
     from: Option<String>,
-    /// What the suite's own pods run: any image with curl, ip, sh and Python 3.
+    /// What the suite's own pods run: any image with curl, ip, nc, procps, sh and Python 3.
     #[arg(long, default_value = "docker.io/nicolaka/netshoot:v0.13")]
     tools_image: String,
     /// The folder of deploy that is installed.
@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// How often.
     #[arg(long, default_value_t = 10)]
     reboots: u32,
+    /// Run with `stop` it takes the API server away, and with `start` it brings it back.
+    #[arg(long, value_name = "COMMAND")]
+    api: Option<String>,
     /// Leaves mesh and pods in the cluster. The next run goes on with them.
     #[arg(long)]
     keep: bool,
@@ -118,6 +121,7 @@ fn settings(args: &Args) -> Result<Settings> {
         overlay: args.overlay.clone(),
         reboot: args.reboot.clone(),
         reboots: args.reboots,
+        api: args.api.clone(),
         istiod: args.istiod.as_ref().map(|folder| real(folder, &args.istiod_image)).transpose()?,
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -16,8 +16,10 @@ pub(super) struct Counted {
     pub(super) asked: u64,
     pub(super) answered: u64,
     /// Answers by the pod that gave them.
+    #[serde(default)]
     pub(super) by: BTreeMap<String, u64>,
     /// Answers by the address that the server saw.
+    #[serde(default)]
     pub(super) clients: BTreeMap<String, u64>,
     /// By errno's name, or `timeout`.
     pub(super) errors: BTreeMap<String, u64>,
@@ -47,6 +49,15 @@ impl Counted {
         }
         told
     }
+}
+
+/// What a client saw that went on by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Recorded {
+    /// Until things had settled.
+    pub(super) first: Counted,
+    /// After that.
+    pub(super) then: Counted,
 }
 
 /// What a client that asked every address of a range saw.
@@ -112,6 +123,35 @@ impl Suite {
         Ok(Load { suite: self, pod, stop, running })
     }
 
+    /// Asks for so many seconds, also if the API server goes meanwhile; what comes after `settled` is counted apart.
+    pub(super) fn record(
+        &self,
+        pod: (&str, &str),
+        name: &str,
+        (seconds, settled): (u64, u64),
+        (host, port): (&str, u16),
+    ) -> Result<()> {
+        let file = recorded(name);
+        let line = format!(
+            "rm -f {file}; setsid python3 /e2e/pod.py record {file} {seconds} {settled} {host} {port} \
+             </dev/null >/dev/null 2>&1 &"
+        );
+        let said = self.kubectl.exec(pod, &["sh", "-c", &line])?;
+        if said.code != 0 {
+            bail!("a client was not started: exit {}: {}", said.code, said.last_line());
+        }
+        Ok(())
+    }
+
+    /// What such a client saw, once it has ended.
+    pub(super) fn recorded(&self, pod: (&str, &str), name: &str) -> Result<Recorded> {
+        let file = recorded(name);
+        self.wait(&format!("the client {name} has ended"), Duration::from_secs(120), || {
+            let said = self.kubectl.exec(pod, &["cat", &file])?;
+            Ok(if said.code == 0 { read(&said).map(Ok)? } else { Err(said.last_line().to_owned()) })
+        })
+    }
+
     /// Asks every address of the ranges, on the port that all pods of the suite serve.
     pub(super) fn sweep<'a>(
         &'a self,
@@ -134,6 +174,15 @@ impl Load<'_> {
         self.suite.kubectl.exec(self.pod, &["touch", &self.stop])?;
         read(&self.running.finish(Duration::from_secs(60))?)
     }
+}
+
+/// An address as a URL has it.
+pub(super) fn in_url(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+}
+
+fn recorded(name: &str) -> String {
+    format!("/tmp/recorded-{name}.json")
 }
 
 fn read<T: DeserializeOwned>(said: &Said) -> Result<T> {

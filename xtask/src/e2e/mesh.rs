@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::clients::in_url;
 use super::suite::{PLAIN, Suite, is_ready, items, name};
 
 /// Where it is installed.
@@ -124,11 +125,7 @@ impl Suite {
 
     /// The lines of an agent's metrics page, asked by a pod outside of the mesh.
     pub(super) fn metrics(&self, agent: &Agent) -> Result<Vec<String>> {
-        let host = match agent.address.contains(':') {
-            true => format!("[{}]", agent.address),
-            false => agent.address.clone(),
-        };
-        let url = format!("http://{host}:15020/metrics");
+        let url = format!("http://{}:15020/metrics", in_url(&agent.address));
         let said =
             self.kubectl.exec((PLAIN, "client"), &["curl", "-sS", "--max-time", "10", &url])?;
         if said.code != 0 {

@@ -106,6 +106,27 @@ def load(stop, host, port):
     count(host, int(port), more)
 
 
+def record(file, seconds, settled, host, port):
+    """Asks five times a second for `seconds`, whoever called it, and writes to `file` what came of it.
+
+    What was asked after `settled` seconds is counted apart.
+    """
+    start = time.monotonic()
+    found = {part: {"asked": 0, "answered": 0, "errors": collections.Counter()} for part in ("first", "then")}
+    while time.monotonic() < start + float(seconds):
+        part = found["first" if time.monotonic() < start + float(settled) else "then"]
+        said, error = request(host, int(port))
+        part["asked"] += 1
+        if error:
+            part["errors"][error] += 1
+        else:
+            part["answered"] += 1
+        time.sleep(0.2)
+    with open(file + ".new", "w") as out:
+        json.dump(found, out)
+    os.rename(file + ".new", file)
+
+
 def sweep(stop, seconds, port, *ranges):
     """Asks every address, ten times a second where something answers or refuses, and counts by whom it is answered.
 
@@ -190,12 +211,20 @@ def ports(first, last):
     print(json.dumps({"taken": taken}), flush=True)
 
 
+def listening(port, backlog):
+    """A socket that listens on all addresses."""
+    listener = socket.socket(Server.address_family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if Server.address_family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    listener.bind(("", int(port)))
+    listener.listen(backlog)
+    return listener
+
+
 def late(port, seconds):
     """Listens with a queue that is full, and takes connections only after a while."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("", int(port)))
-    listener.listen(0)
+    listener = listening(port, 0)
     fillers = []
     for _ in range(3):
         filler = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -224,6 +253,32 @@ def late(port, seconds):
                 return
 
 
+def drain(port):
+    """Reads three connections to their ends, and answers a second later how much there was."""
+    listener = listening(port, 128)
+    for _ in range(3):
+        connection, _ = listener.accept()
+        with connection:
+            count = 0
+            while part := connection.recv(65536):
+                count += len(part)
+            time.sleep(1)
+            connection.sendall(b"%d\n" % count)
+
+
+def halve(host, port, count):
+    """Sends so many bytes, ends its side, and prints what is answered."""
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
+        connection.sendall(b"x" * int(count))
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    print(answer.decode().strip(), flush=True)
+    sys.exit(0 if answer else 1)
+
+
 if __name__ == "__main__":
-    commands = {"serve": serve, "ask": ask, "load": load, "sweep": sweep, "ports": ports, "late": late}
+    commands = {"serve": serve, "ask": ask, "load": load, "sweep": sweep, "ports": ports, "late": late,
+                "record": record, "drain": drain, "halve": halve}
     commands[sys.argv[1]](*sys.argv[2:])

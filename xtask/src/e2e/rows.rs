@@ -5,7 +5,10 @@ mod agents;
 mod alone;
 mod ends;
 mod enrolment;
+mod families;
 mod install;
+mod outage;
+mod outside;
 mod own;
 mod reboot;
 mod services;
@@ -13,6 +16,7 @@ mod silence;
 mod slices;
 mod taint;
 mod told;
+mod tools;
 pub(super) mod traffic;
 
 use std::time::Duration;
@@ -50,7 +54,7 @@ pub(super) const INSTALL: Row =
 /// The last: takes the mesh off.
 pub(super) const UNINSTALL: Row = row(
     "uninstall",
-    "pods start and talk plaintext; nothing of the mesh is left on any node",
+    "pods start and talk plaintext; nothing of the mesh is left, policies stay",
     420,
     ends::uninstall,
 );
@@ -61,9 +65,23 @@ pub(super) const ROWS: &[Row] = &[
     row("strict", "plaintext: exit 56, reset; the mesh: 200", 90, traffic::strict),
     row("probes", "the kubelet's probes go on under STRICT", 60, traffic::probes),
     row("address", "the server sees the client's own address", 60, traffic::address),
+    row("check", "`sotto check` in the agent's container: nothing MISSING", 60, tools::check),
+    row("status", "`sotto status`, `certs`, `connections`: exit 0", 60, tools::status),
     row("adopted", "pods older than the mesh are captured, not restarted", 120, enrolment::adopted),
     row("toggled", "five times off and on under load: nothing lost", 180, enrolment::toggled),
     row("come-and-go", "pods start and end, enrolled or not", 180, enrolment::come_and_go),
+    row(
+        "init",
+        "init containers and native sidecars are in the mesh",
+        150,
+        enrolment::init_containers,
+    ),
+    row(
+        "half-close",
+        "what is half closed goes on in the other direction",
+        90,
+        traffic::half_close,
+    ),
     row("slice-not-ready", "by hand, ready: false: 0 of 30 connections", 120, slices::not_ready),
     row("slice-ready", "by hand, ready, though its probe fails: 30 of 30", 120, slices::ready),
     row(
@@ -73,6 +91,7 @@ pub(super) const ROWS: &[Row] = &[
         slices::elsewhere,
     ),
     row("no-endpoint", "a service without endpoints: refused within 3 s", 90, slices::none),
+    row("awaited", "`until nc -z` waits for an endpoint, and curl is served", 150, slices::awaited),
     row("terminating", "the last endpoint ends and serves: 10 of 10", 150, services::terminating),
     row("balancer", "a node's address in a status stays the node's", 120, services::balancer),
     row("affinity", "sessionAffinity ClientIP: one endpoint of three", 120, services::affinity),
@@ -82,14 +101,19 @@ pub(super) const ROWS: &[Row] = &[
         120,
         services::local,
     ),
+    row("node-port", "a node's port: 10 of 10, and 0 of STRICT pods", 120, outside::node_port),
+    row("external-name", "an ExternalName is what its name leads to", 120, outside::external_name),
+    row("ip6", "by IPv6: pods and services; STRICT holds", 120, families::ip6),
     row("own-ports", "an app may have 15000, 15001, 15006, 15020, 15021", 120, own::listeners),
     row("any-port", "a server can have every port but 15008 and its own", 120, own::any_port),
     row("lo-address", "an address on lo: answered, without a loop", 120, own::lo_address),
     row("table-100", "a pod's own routing table 100 stays", 120, own::routing_table),
-    row("late", "an app that is silent for 20 s is served then", 180, silence::late),
-    row("host-network", "not captured, and an Event says why", 120, told::host_network),
-    row("sandbox", "a class named gvisor: not captured, and an Event", 120, told::sandbox),
-    row("bad-pod", "cannot be captured: an Event; its agent stays ready", 150, told::bad_pod),
+    row("late", "an app that is silent for 33 s is served then", 180, silence::late),
+    row("host-network", "not captured; Event and condition say why", 120, told::host_network),
+    row("sandbox", "a class named gvisor: not captured, told", 120, told::sandbox),
+    row("machine", "a virtual machine's pod: not captured, told", 120, told::machine),
+    row("bridge", "a pod with a bridge (Docker): captured, the rest is told", 240, told::bridge),
+    row("bad-pod", "cannot be captured: told; its agent stays ready", 150, told::bad_pod),
     row(
         "upgrade",
         "ends, though a pod cannot be captured; nothing in the clear",
@@ -97,6 +121,7 @@ pub(super) const ROWS: &[Row] = &[
         agents::upgrade,
     ),
     row("alone", "an agent starts without a control plane: outbound goes on", 300, alone::run),
+    row("outage", "an agent starts without an API server: the mesh goes on", 420, outage::run),
     row(
         "away",
         "no agents: enrolled pods wait, others start, nothing in the clear",

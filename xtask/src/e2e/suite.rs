@@ -1,6 +1,7 @@
 //! What all rows work with: the cluster, its nodes, where the suite's pods are, and patience.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +21,9 @@ pub(super) const PLAIN: &str = "sotto-e2e-plain";
 /// Older than the mesh; rows enrol it and let it go.
 pub(super) const MOVED: &str = "sotto-e2e-moved";
 
+/// The condition of pods that could not be captured.
+pub(super) const CONDITION: &str = "sotto.io/Captured";
+
 /// How long a condition may take if nothing else is said.
 pub(super) const SOON: Duration = Duration::from_secs(60);
 
@@ -29,13 +33,15 @@ pub(super) struct Settings {
     pub(super) image: String,
     /// The one that is installed first, for the upgrade.
     pub(super) from: Option<String>,
-    /// What the suite's pods run: it has curl, ip and Python 3.
+    /// What the suite's pods run: it has curl, ip, nc, procps and Python 3.
     pub(super) tools_image: String,
     /// What the cluster is installed with, in `deploy`.
     pub(super) overlay: String,
     /// What reboots a node: run with the node's name.
     pub(super) reboot: Option<String>,
     pub(super) reboots: u32,
+    /// What takes the API server away and brings it back.
+    pub(super) api: Option<String>,
     /// A real istiod, under which agents are tried.
     pub(super) istiod: Option<Istiod>,
 }
@@ -115,6 +121,17 @@ impl Suite {
         let pod = self.pod(namespace, pod)?;
         let address = pod["status"]["podIP"].as_str();
         address.map(str::to_owned).with_context(|| format!("{} has no address", name(&pod)))
+    }
+
+    /// Runs a command of the user's own, with one more argument.
+    pub(super) fn users_command(&self, command: &str, argument: &str) -> Result<()> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{command} \"$0\""), argument]);
+        let said = process::run(&mut shell, "", Duration::from_secs(600))?;
+        if said.code != 0 {
+            bail!("{command} {argument}: exit {}: {}", said.code, said.last_line());
+        }
+        Ok(())
     }
 
     /// Removes a pod and waits until it is gone.

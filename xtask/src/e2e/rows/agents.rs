@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::super::clients::{Counted, Swept};
 use super::super::mesh::NAMESPACE;
 use super::super::objects;
-use super::super::suite::{MESH, PLAIN, STRICT, Suite, is_ready};
+use super::super::suite::{MESH, PLAIN, SOON, STRICT, Suite, is_ready};
 use super::super::table::Outcome;
 use super::judge;
 use super::told::make_bad_pod;
@@ -107,9 +107,13 @@ fn while_away(suite: &Suite) -> Result<Away> {
     let started = Instant::now();
     suite.ready(PLAIN, "starts")?;
     let took = started.elapsed().as_secs();
-    std::thread::sleep(Duration::from_secs(10));
+    let event = suite.wait("an Event says what the pod waits for", SOON, || {
+        let events = suite.events(MESH, "waits")?;
+        let found = events.iter().find(|event| event.contains("wait for it")).cloned();
+        Ok(found.map(Some).ok_or_else(|| events.join("; ")))
+    });
+    let event = event.ok().flatten();
     let waits = !is_ready(&suite.pod(MESH, "waits")?);
-    let event = suite.events(MESH, "waits")?.into_iter().find(|event| event.contains("sotto"));
     let refused = suite.curl((MESH, "client"), "http://server.sotto-e2e-mesh/")?;
     let swept: Swept = sweep.stop()?;
     let clear: u64 = swept.answered.values().sum();

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::super::objects::MODE;
-use super::super::suite::{MESH, MOVED, PLAIN, STRICT, Suite};
+use super::super::suite::{CONDITION, MESH, MOVED, PLAIN, STRICT, Suite, is_captured, items, name};
 use super::super::table::Outcome;
 use super::judge;
 
@@ -30,16 +30,35 @@ pub(super) fn uninstall(suite: &Suite) -> Result<Outcome> {
         let said = suite.curl((PLAIN, "client"), &format!("http://server.{namespace}/"))?;
         plain.push(format!("{namespace}: {}", said.out));
     }
+    let marked = marked(suite)?;
+    let policy = suite.kubectl.get(&format!("peerauthentication -n {STRICT} default"))?;
     let all_plain = plain.iter().all(|told| told.ends_with(": 200"));
     let left = left_on_nodes(suite)?;
     let told = match left.first() {
         None => String::from("nothing left on any node"),
         Some(first) => format!("{} files left, the first: {first}", left.len()),
     };
+    let users = if policy.is_some() { "users' policies stay" } else { "users' policies are GONE" };
     judge(
-        all_plain && left.is_empty(),
-        format!("pods start; plaintext {}; {told}", plain.join(", ")),
+        all_plain && left.is_empty() && marked.is_empty() && policy.is_some(),
+        format!(
+            "pods start; plaintext {}; {told}; {users}; marks on {} pods",
+            plain.join(", "),
+            marked.len()
+        ),
     )
+}
+
+/// Pods that still say whether the mesh has them.
+fn marked(suite: &Suite) -> Result<Vec<String>> {
+    let pods = suite.kubectl.list("pods -A")?;
+    let of = |pod: &&Value| {
+        is_captured(pod)
+            || items(&pod["status"]["conditions"])
+                .iter()
+                .any(|condition| condition["type"] == CONDITION)
+    };
+    Ok(pods.iter().filter(of).map(name).collect())
 }
 
 /// The documents' commands.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::super::clients::Counted;
 use super::super::objects::MODE;
@@ -53,6 +54,43 @@ pub(super) fn toggled(suite: &Suite) -> Result<Outcome> {
     }
     let counted: Counted = load.stop()?;
     judge(counted.lost_nothing() && counted.asked >= 100, counted.told())
+}
+
+/// A pod whose init container needs the mesh, beside a sidecar that stays (a native one, with probes of its own).
+pub(super) fn init_containers(suite: &Suite) -> Result<Outcome> {
+    let mut pod = suite.near_pod(MESH, "prepared");
+    let with = |name: &str, command: Value| {
+        let mut container = pod["spec"]["containers"][0].clone();
+        container["name"] = name.into();
+        container["command"] = command;
+        for probe in ["readinessProbe", "livenessProbe"] {
+            container[probe] = Value::Null;
+        }
+        container
+    };
+    let mut beside = with("beside", json!(["python3", "/e2e/pod.py", "serve", "8002"]));
+    beside["restartPolicy"] = "Always".into();
+    let probe = json!({ "httpGet": { "path": "/", "port": 8002 }, "periodSeconds": 1 });
+    beside["startupProbe"] = probe.clone();
+    beside["readinessProbe"] = probe;
+    let url = "http://server.sotto-e2e-strict/";
+    let first = with("first", json!(["curl", "-sSf", "--retry", "20", "--retry-all-errors", url]));
+    pod["spec"]["initContainers"] = json!([beside, first]);
+    suite.kubectl.apply(&[pod])?;
+    suite.ready(MESH, "prepared")?;
+    suite.captured(MESH, "prepared")?;
+    let address = suite.address(MESH, "prepared")?;
+    let counted = suite.ask((MESH, "client"), 3, (&address, 8002))?;
+    let pod = suite.pod(MESH, "prepared")?;
+    let containers = ["initContainerStatuses", "containerStatuses"];
+    let statuses = containers.iter().flat_map(|list| items(&pod["status"][*list]));
+    let restarts: u64 = statuses.filter_map(|one| one["restartCount"].as_u64()).sum();
+    suite.delete_pod(MESH, "prepared")?;
+    let seen = format!(
+        "the init container was served, {restarts} restarts; the sidecar: {}",
+        counted.told()
+    );
+    judge(counted.lost_nothing() && restarts == 0, seen)
 }
 
 pub(super) fn come_and_go(suite: &Suite) -> Result<Outcome> {

@@ -38,10 +38,13 @@ pub(super) fn any_port(suite: &Suite) -> Result<Outcome> {
     let said = suite.kubectl.exec((MESH, "client"), &argv)?;
     let found: Value = serde_json::from_str(said.out.trim())
         .with_context(|| format!("exit {}: {}", said.code, said.last_line()))?;
-    judge(
-        found["taken"] == json!([PORT, HBONE]),
-        format!("of 1024 to 65535 in use: {}", found["taken"]),
-    )
+    let expected = found["taken"] == json!([PORT, HBONE]);
+    let mut seen = format!("of 1024 to 65535 in use: {}", found["taken"]);
+    if !expected {
+        let sockets = suite.kubectl.exec((MESH, "client"), &["ss", "-Htan"])?;
+        seen.push_str(&format!("; the pod's sockets: {}", sockets.out.replace('\n', "; ")));
+    }
+    judge(expected, seen)
 }
 
 pub(super) fn lo_address(suite: &Suite) -> Result<Outcome> {

@@ -1,12 +1,10 @@
 //! Undrained reboots, by the user's own command: no Kubernetes API reboots a node.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::super::clients::Swept;
-use super::super::process;
 use super::super::suite::{MESH, PLAIN, STRICT, Suite};
 use super::super::table::Outcome;
 use super::judge;
@@ -26,7 +24,7 @@ pub(super) fn run(suite: &Suite) -> Result<Outcome> {
     let mut longest = Duration::ZERO;
     for number in 1..=suite.settings.reboots {
         let started = Instant::now();
-        reboot(command, &suite.far)?;
+        suite.users_command(command, &suite.far)?;
         back(suite)?;
         let took = started.elapsed();
         longest = longest.max(took);
@@ -42,16 +40,6 @@ pub(super) fn run(suite: &Suite) -> Result<Outcome> {
         longest.as_secs()
     );
     judge(clear == 0 && swept.asked > 1000, seen)
-}
-
-fn reboot(command: &str, node: &str) -> Result<()> {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("{command} \"$0\""), node]);
-    let said = process::run(&mut shell, "", Duration::from_secs(600))?;
-    if said.code != 0 {
-        bail!("{command} {node}: exit {}: {}", said.code, said.last_line());
-    }
-    Ok(())
 }
 
 /// Waits until a server of the node is reached through the mesh again.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::super::clients::Counted;
@@ -10,6 +10,7 @@ use super::super::objects;
 use super::super::suite::{MESH, SOON, Suite, items};
 use super::super::table::Outcome;
 use super::judge;
+use super::outside::node_address;
 
 /// A port that no node listens on, to be told from the services' own.
 const HOST_PORT: u16 = 18_473;
@@ -45,11 +46,7 @@ pub(super) fn terminating(suite: &Suite) -> Result<Outcome> {
 
 /// As on k3s and k0s, whose balancers give a service the nodes' addresses.
 pub(super) fn balancer(suite: &Suite) -> Result<Outcome> {
-    let node = suite.kubectl.get(&format!("node {}", suite.far))?.context("the node is gone")?;
-    let addresses = items(&node["status"]["addresses"]);
-    let internal = addresses.iter().find(|address| address["type"] == "InternalIP");
-    let address = internal.and_then(|address| address["address"].as_str());
-    let address = address.context("the node has no InternalIP")?.to_owned();
+    let address = node_address(suite, &suite.far)?;
     let mut host = suite.far_pod(MESH, "on-host");
     host["spec"]["hostNetwork"] = true.into();
     let container = &mut host["spec"]["containers"][0];

@@ -1,10 +1,10 @@
 //! EndpointSlices made by hand, as operators of databases and serverless platforms make them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::super::clients::Counted;
+use super::super::clients::{Counted, in_url};
 use super::super::objects;
 use super::super::suite::{MESH, PLAIN, SOON, STRICT, Suite};
 use super::super::table::Outcome;
@@ -56,22 +56,43 @@ pub(super) fn elsewhere(suite: &Suite) -> Result<Outcome> {
     judge(enrolled.lost_nothing() && outside.lost_nothing(), seen)
 }
 
-pub(super) fn none(suite: &Suite) -> Result<Outcome> {
-    suite.kubectl.apply(&[objects::service(MESH, "nobody", Some("nobody"))])?;
-    let address = suite.wait("the service has an address", SOON, || {
-        let service = suite.kubectl.get(&format!("service -n {MESH} nobody"))?.unwrap_or_default();
+/// As init containers wait for a database.
+pub(super) fn awaited(suite: &Suite) -> Result<Outcome> {
+    suite.kubectl.apply(&[objects::service(MESH, "awaited", Some("awaited"))])?;
+    let address = service_address(suite, "awaited")?;
+    std::thread::sleep(Duration::from_secs(3));
+    let url = format!("http://{}/", in_url(&address));
+    let line = format!(
+        "n=0; until nc -z -w 2 {address} 80; do n=$((n+1)); [ $n -lt 400 ] || exit 9; sleep 0.25; done; echo $n; \
+         curl -sS -o /dev/null -w '%{{http_code}}' --max-time 10 {url}"
+    );
+    let waiting = suite.kubectl.exec_start((MESH, "client"), &["sh", "-c", &line])?;
+    std::thread::sleep(Duration::from_secs(5));
+    suite.kubectl.apply(&[suite.far_pod(MESH, "awaited")])?;
+    suite.ready(MESH, "awaited")?;
+    let said = waiting.finish(Duration::from_secs(60))?;
+    suite.kubectl.ok(&format!("delete service -n {MESH} awaited --wait=false"))?;
+    suite.delete_pod(MESH, "awaited")?;
+    let (refused, answer) = said.out.split_once('\n').unwrap_or_default();
+    let seen = format!("refused {refused} times, then curl got {answer} {}", said.err.trim());
+    judge(answer == "200" && refused.parse::<u32>().is_ok_and(|times| times >= 10), seen)
+}
+
+fn service_address(suite: &Suite, name: &str) -> Result<String> {
+    suite.wait("the service has an address", SOON, || {
+        let service = suite.kubectl.get(&format!("service -n {MESH} {name}"))?.unwrap_or_default();
         let address = service["spec"]["clusterIP"].as_str().map(str::to_owned);
         Ok(address.ok_or_else(|| String::from("none yet")))
-    })?;
+    })
+}
+
+pub(super) fn none(suite: &Suite) -> Result<Outcome> {
+    suite.kubectl.apply(&[objects::service(MESH, "nobody", Some("nobody"))])?;
+    let address = service_address(suite, "nobody")?;
     // Until the node has heard of the service it cannot know that nobody is behind it.
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    let url = if address.contains(':') {
-        format!("http://[{address}]/")
-    } else {
-        format!("http://{address}/")
-    };
+    std::thread::sleep(Duration::from_secs(3));
     let started = Instant::now();
-    let said = suite.curl((MESH, "client"), &url)?;
+    let said = suite.curl((MESH, "client"), &format!("http://{}/", in_url(&address)))?;
     let took = started.elapsed();
     suite.kubectl.ok(&format!("delete service -n {MESH} nobody --wait=false"))?;
     let seen =

@@ -59,6 +59,25 @@ pub(in super::super) fn probes(suite: &Suite) -> Result<Outcome> {
     judge(ready == 10 && restarted == 0, format!("ready {ready} of 10 s, {restarted} restarts"))
 }
 
+/// A client that ends its side, and is answered after that: what it sent, counted.
+pub(super) fn half_close(suite: &Suite) -> Result<Outcome> {
+    let server =
+        suite.kubectl.exec_start((MESH, "server"), &["python3", "/e2e/pod.py", "drain", "8003"])?;
+    let address = suite.address(MESH, "server")?;
+    let mut seen = Vec::new();
+    for bytes in ["0", "1", "1000000"] {
+        let argv = ["python3", "/e2e/pod.py", "halve", &address, "8003", bytes];
+        let said = suite.wait("the server counts", SOON, || {
+            let said = suite.kubectl.exec((MESH, "client"), &argv)?;
+            Ok(if said.code == 0 { Ok(said) } else { Err(said.last_line().to_owned()) })
+        })?;
+        seen.push((bytes, said.out.trim().to_owned()));
+    }
+    drop(server.finish(Duration::from_secs(10)));
+    let told: Vec<String> = seen.iter().map(|(sent, got)| format!("{got} of {sent}")).collect();
+    judge(seen.iter().all(|(sent, got)| sent == got), format!("bytes counted: {}", told.join(", ")))
+}
+
 pub(super) fn address(suite: &Suite) -> Result<Outcome> {
     let own = suite.address(MESH, "client")?;
     let counted = suite.ask((MESH, "client"), 5, ("server.sotto-e2e-mesh", 80))?;

@@ -14,6 +14,7 @@
 //! | jobs: one capture, release, patch or look-up each | driver | by themselves, bounded in time |
 
 mod annotate;
+mod backoff;
 pub mod cni;
 mod condition;
 mod driver;

@@ -1,8 +1,9 @@
 //! What the kernel gives us: namespaces, sockets, lists of them, cgroups, crowds, netlink, BPF links, capabilities,
-//! descriptors, heap, memory, priorities, files, where the node's are, shutdown.
+//! descriptors, heap, memory, priorities, files, where the node's are, shutdown; and patience.
 //!
 //! The only module with `unsafe`, and the bottom of the import order: it knows nothing of pods or meshes.
 
+pub mod backoff;
 pub mod bpf;
 pub mod cgroup;
 pub mod crowd;

@@ -15,6 +15,7 @@ use super::facts::{NamespaceFacts, PodFacts};
 use super::machine::{Target, Wish};
 use super::rules::{self, Mode, Reason, Verdict};
 use crate::mesh::PodUid;
+use crate::sys::backoff::Patient;
 
 /// A change of what is watched.
 #[derive(Debug)]
@@ -29,10 +30,10 @@ pub enum Change {
 pub fn watch(client: &Client, node: &str) -> BoxStream<'static, Result<Change, watcher::Error>> {
     let on_node = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
     let pods = watcher(Api::<Pod>::all(client.clone()), on_node)
-        .default_backoff()
+        .backoff(Patient::default())
         .map_ok(|event| Change::Pod(map(event, |pod| PodFacts::new(&pod))));
     let namespaces = watcher(Api::<Namespace>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
+        .backoff(Patient::default())
         .map_ok(|event| Change::Namespace(map(event, |ns| NamespaceFacts::new(&ns))));
     futures::stream::select(pods, namespaces).boxed()
 }

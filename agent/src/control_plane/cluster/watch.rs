@@ -16,6 +16,7 @@ use super::report::{Reporter, Told};
 use super::{ApiError, reduce, request};
 use crate::control_plane::metrics::Metrics;
 use crate::control_plane::model::{Change, Record};
+use crate::sys::backoff::Patient;
 
 /// How soon to look again for a resource type that the cluster does not have.
 const ABSENT_RETRY: Duration = Duration::from_secs(5);
@@ -158,7 +159,7 @@ impl<E, R: Record> Watch<E, R> {
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
-        let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
+        let mut stream = std::pin::pin!(watcher(api, config).backoff(Patient::default()));
         let mut list = Vec::new();
         while let Some(event) = stream.next().await {
             let change = match event {

@@ -12,6 +12,8 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::sys::backoff::Patient;
+
 /// How long a pod's end may wait for the API server; less than its grace period, more than an API server takes a token of an
 /// account that is deleted.
 pub const FATE: Duration = Duration::from_secs(20);
@@ -57,7 +59,7 @@ impl Owner {
         }
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let own = watcher::Config::default().fields(&format!("metadata.name={}", self.pod));
-        let mut events = std::pin::pin!(watcher(pods, own).default_backoff());
+        let mut events = std::pin::pin!(watcher(pods, own).backoff(Patient::default()));
         let mut is_listed = false;
         while let Some(event) = events.next().await {
             let is_gone = match event {

@@ -54,16 +54,18 @@ pub async fn withdraw(
     node: &str,
     captured: &BTreeSet<PodUid>,
 ) -> Result<usize, WithdrawError> {
-    if captured.is_empty() {
-        return Ok(0);
-    }
     let pods: Api<Pod> = Api::all(client.clone());
     let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
-    let listed = timeout(TIMEOUT, pods.list(&on_node)).await.map_err(|_| WithdrawError::Timeout)?;
-    let listed = listed.map_err(|source| WithdrawError::List {
-        node: node.to_owned(),
-        source: Box::new(source),
-    })?;
+    let listed = match timeout(TIMEOUT, pods.list(&on_node)).await {
+        Ok(Ok(listed)) => listed,
+        // There may be conditions still, of which nothing depends.
+        _ if captured.is_empty() => return Ok(0),
+        Ok(Err(source)) => {
+            let (node, source) = (node.to_owned(), Box::new(source));
+            return Err(WithdrawError::List { node, source });
+        }
+        Err(_) => return Err(WithdrawError::Timeout),
+    };
     let pods: Vec<PodFacts> = listed.items.iter().filter_map(PodFacts::new).collect();
     for pod in pods.iter().filter(|pod| pod.told.is_some()) {
         condition::write(client.clone(), &pod.of(), Told::Nothing).await;
@@ -133,6 +135,9 @@ mod tests {
         assert_eq!(withdraw(&client, "node1", &uids(&["ours"])).await.unwrap(), 1);
         let status = |name| format!("/api/v1/namespaces/shop/pods/{name}/status");
         assert_eq!(*patched.lock(), [status("bad"), status("ours")]);
+        // Also where none was captured.
+        assert_eq!(withdraw(&client, "node1", &uids(&[])).await.unwrap(), 0);
+        assert_eq!(patched.lock().last(), Some(&status("bad")));
     }
 
     fn uids(names: &[&str]) -> BTreeSet<PodUid> {

@@ -121,7 +121,7 @@ pub(super) const ROWS: &[Row] = &[
         agents::upgrade,
     ),
     row("alone", "an agent starts without a control plane: outbound goes on", 300, alone::run),
-    row("outage", "an agent starts without an API server: the mesh goes on", 420, outage::run),
+    row("outage", "an agent starts without an API server: the mesh goes on", 600, outage::run),
     row(
         "away",
         "no agents: enrolled pods wait, others start, nothing in the clear",

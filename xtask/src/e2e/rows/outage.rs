@@ -19,6 +19,9 @@ const SETTLED: u64 = 40;
 /// How long all of it takes.
 const SECONDS: u64 = 75;
 
+/// How long a cluster's own parts may take to find the API server again.
+const PATIENCE: Duration = Duration::from_secs(180);
+
 /// What kills the agent of a node, and only that. The pattern does not match this line.
 const KILLS: &str =
     "setsid sh -c 'sleep 15; pkill -KILL -f \"[s]otto agent\"' </dev/null >/dev/null 2>&1 &";
@@ -68,9 +71,30 @@ pub(super) fn run(suite: &Suite) -> Result<Outcome> {
             _ => seen.then.lost_nothing() && seen.then.asked > 20,
         };
     }
-    // The kubelets have to find the API server again first: nobody waits for that.
     suite.kubectl.ok(&format!("delete pod -n {PLAIN} killer --wait=false"))?;
+    recovered(suite)?;
     judge(expected, told)
+}
+
+/// Waits until kubelets and controllers have found the API server again, so that the next rows find the cluster as it was.
+fn recovered(suite: &Suite) -> Result<()> {
+    suite.wait("the kubelet ends pods again", PATIENCE, || {
+        let left = suite.kubectl.get(&format!("pod -n {PLAIN} killer"))?;
+        Ok(if left.is_none() { Ok(()) } else { Err(String::from("it is still there")) })
+    })?;
+    // A change that restarts nothing, and back to what it is where nobody says otherwise.
+    for limit in [9, 10] {
+        let patch = format!(r#"{{"spec":{{"revisionHistoryLimit":{limit}}}}}"#);
+        suite.kubectl.ok_args(&["patch", "daemonset", "-n", NAMESPACE, "sotto", "-p", &patch])?;
+        suite.wait("controllers follow again", PATIENCE, || {
+            let set = suite.kubectl.get(&format!("daemonset -n {NAMESPACE} sotto"))?;
+            let set = set.unwrap_or_default();
+            let (seen, wanted) =
+                (&set["status"]["observedGeneration"], &set["metadata"]["generation"]);
+            Ok(if seen == wanted { Ok(()) } else { Err(format!("{seen} of {wanted}")) })
+        })?;
+    }
+    Ok(())
 }
 
 /// How often containers of the agent's pod on the clients' node were started anew.

@@ -15,6 +15,7 @@ use crate::maps;
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
 /// A kernel may show an MPTCP socket as itself rather than as its first TCP subflow.
 const IPPROTO_MPTCP: u32 = 262;
 const ECONNREFUSED: i32 = 111;
@@ -53,6 +54,12 @@ pub fn is_tcp(ctx: &SockAddrContext) -> bool {
     protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP
 }
 
+/// Whether the socket is one of UDP.
+#[inline(always)]
+pub fn is_udp(ctx: &SockAddrContext) -> bool {
+    read!((*ctx.sock_addr).protocol) == IPPROTO_UDP
+}
+
 /// Whether the agent itself calls. It is known by its cgroup, which a pod cannot choose.
 #[inline(always)]
 pub fn is_agent() -> bool {
@@ -74,7 +81,7 @@ pub fn peer6(ctx: &SockAddrContext) -> Address {
     read_v6!((*ctx.sock_addr).user_ip6)
 }
 
-/// The port asked for by connect(2), in host order.
+/// The port of the other end, in host order.
 #[inline(always)]
 pub fn port(ctx: &SockAddrContext) -> u16 {
     u16::from_be(read!((*ctx.sock_addr).user_port) as u16)
@@ -95,6 +102,13 @@ pub fn set_peer6(ctx: &SockAddrContext, address: &Address) {
     write!((*context).user_ip6[1], address.0[1]);
     write!((*context).user_ip6[2], address.0[2]);
     write!((*context).user_ip6[3], address.0[3]);
+}
+
+/// Makes another port the other end's.
+#[inline(always)]
+pub fn set_port(ctx: &SockAddrContext, port: u16) {
+    let context = unknown(ctx);
+    write!((*context).user_port, u32::from(port.to_be()));
 }
 
 /// The context, as LLVM has not seen it yet: it would keep the address of a field from an earlier read.
@@ -145,11 +159,12 @@ fn socket(ctx: &SockAddrContext) -> Option<*mut bpf_sock> {
     if socket.is_null() { None } else { Some(socket) }
 }
 
-/// A connection that arrives in the pod, if it is one of TCP.
+/// What arrives in the pod, if it is of TCP or UDP.
 #[inline(always)]
 pub fn arrival(ctx: &SkLookupContext) -> Option<Arrival> {
     let lookup = ctx.lookup;
-    if read!((*lookup).protocol) != IPPROTO_TCP {
+    let protocol = read!((*lookup).protocol);
+    if protocol != IPPROTO_TCP && protocol != IPPROTO_UDP {
         return None;
     }
     let is_v4 = read!((*lookup).family) == AF_INET;
@@ -164,6 +179,7 @@ pub fn arrival(ctx: &SkLookupContext) -> Option<Arrival> {
             destination_port: read!((*lookup).local_port) as u16,
         },
         is_v6: !is_v4,
+        is_datagram: protocol == IPPROTO_UDP,
     })
 }
 

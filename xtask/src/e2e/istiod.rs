@@ -13,7 +13,7 @@ mod tools;
 
 use std::path::PathBuf;
 
-use super::rows::{Row, row, traffic};
+use super::rows::{MTLS_ROW, PROBES_ROW, Row, STRICT_ROW, row};
 
 pub(super) use install::remove;
 
@@ -35,9 +35,9 @@ pub(super) const UNINSTALL: Row = row(
 );
 
 pub(super) const ROWS: &[Row] = &[
-    row("mtls", "the server's agent logs the client's identity", 90, traffic::mtls),
-    row("strict", "plaintext: exit 56, reset; the mesh: 200", 90, traffic::strict),
-    row("probes", "the kubelet's probes go on under STRICT", 60, traffic::probes),
+    MTLS_ROW,
+    STRICT_ROW,
+    PROBES_ROW,
     row(
         "shape-1",
         "root STRICT, workload PERMISSIVE, its port STRICT: istiod names a policy and never sends it; identities \

@@ -6,7 +6,7 @@ mod alone;
 mod ends;
 mod enrolment;
 mod families;
-mod install;
+pub(super) mod install;
 mod outage;
 mod outside;
 mod own;
@@ -17,7 +17,7 @@ mod slices;
 mod taint;
 mod told;
 mod tools;
-pub(super) mod traffic;
+mod traffic;
 
 use std::time::Duration;
 
@@ -59,11 +59,19 @@ pub(super) const UNINSTALL: Row = row(
     ends::uninstall,
 );
 
+/// What holds under any control plane.
+pub(super) const MTLS_ROW: Row =
+    row("mtls", "the server's agent logs the client's identity", 90, traffic::mtls);
+pub(super) const STRICT_ROW: Row =
+    row("strict", "plaintext: exit 56, reset; the mesh: 200", 90, traffic::strict);
+pub(super) const PROBES_ROW: Row =
+    row("probes", "the kubelet's probes go on under STRICT", 60, traffic::probes);
+
 /// All between them.
 pub(super) const ROWS: &[Row] = &[
-    row("mtls", "the server's agent logs the client's identity", 90, traffic::mtls),
-    row("strict", "plaintext: exit 56, reset; the mesh: 200", 90, traffic::strict),
-    row("probes", "the kubelet's probes go on under STRICT", 60, traffic::probes),
+    MTLS_ROW,
+    STRICT_ROW,
+    PROBES_ROW,
     row("address", "the server sees the client's own address", 60, traffic::address),
     row("check", "`sotto check` in the agent's container: nothing MISSING", 60, tools::check),
     row("status", "`sotto status`, `certs`, `connections`: exit 0", 60, tools::status),

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::super::mesh::{NAMESPACE, ROLLOUT};
-use super::super::objects::{self, MODE, OURS};
+use super::super::objects::{MODE, OURS};
 use super::super::process::{self, Said};
+use super::super::rows::install::settle_enrolled;
 use super::super::rows::judge;
 use super::super::suite::{MESH, PLAIN, STRICT, Suite};
 use super::super::table::Outcome;
@@ -86,16 +87,7 @@ pub(super) fn run(suite: &Suite) -> Result<Outcome> {
     warned.retain(|line| !(line.starts_with("# Warning:") && line.contains("is deprecated")));
     suite.agents_rolled_out()?;
     let agents = suite.agents()?.len();
-    suite.settle(MESH, true)?;
-    suite.settle(STRICT, true)?;
-    for namespace in [MESH, STRICT] {
-        for pod in ["client", "server"] {
-            suite.captured(namespace, pod)?;
-        }
-    }
-    suite.reaches((MESH, "client"), "http://server.sotto-e2e-mesh/")?;
-    // The last object: with it, the other rows have what they need.
-    suite.kubectl.apply(&[objects::peer_authentication(STRICT, "STRICT")])?;
+    settle_enrolled(suite)?;
     let version = suite.istioctl(&["version", "--short"])?;
     let version = version.out.split_whitespace().collect::<Vec<_>>().join(" ");
     let seen = format!("{agents} agents ready, kubectl warned {} times; {version}", warned.len());

@@ -30,7 +30,7 @@ pub(super) fn run(suite: &Suite) -> Result<Outcome> {
 }
 
 /// The enrolled namespaces: younger than the mesh.
-fn settle_enrolled(suite: &Suite) -> Result<()> {
+pub(in crate::e2e) fn settle_enrolled(suite: &Suite) -> Result<()> {
     suite.settle(MESH, true)?;
     suite.settle(STRICT, true)?;
     for namespace in [MESH, STRICT] {

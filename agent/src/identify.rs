@@ -23,7 +23,7 @@ pub mod verify;
 #[cfg(test)]
 mod handshake_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use anchor::Root;
 pub use ca::{CaClient, CaConfig, CaError};

@@ -46,7 +46,7 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use parking_lot::Mutex;
     use tokio_util::sync::CancellationToken;
@@ -57,18 +57,20 @@ mod tests {
     use crate::identify::clock::SystemClock;
     use crate::identify::revocation::Revocations;
     use crate::identify::svid::Issued;
+    use crate::identify::testing::{DAY, TestCa};
     use crate::mesh::SpiffeId;
 
     /// An authority that does not trust the agent's account, but for whom it knows.
-    #[derive(Clone, Default)]
+    #[derive(Clone)]
     struct Ca {
+        root: Arc<TestCa>,
         knows: Arc<Mutex<Vec<String>>>,
     }
 
     impl CertificateSource for Ca {
         async fn issue(&self, identity: &SpiffeId) -> Result<Issued, CaError> {
             if self.knows.lock().contains(&identity.to_string()) {
-                return Ok(issued(identity));
+                return Ok(self.root.issue(&[&identity.to_string()], SystemTime::now(), DAY));
             }
             Err(CaError::Unauthenticated {
                 identity: identity.clone(),
@@ -78,27 +80,13 @@ mod tests {
         }
     }
 
-    fn issued(identity: &SpiffeId) -> Issued {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut root = rcgen::CertificateParams::default();
-        root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let of_root = rcgen::KeyPair::generate().unwrap();
-        let anchor = root.self_signed(&of_root).unwrap().der().clone();
-        let mut leaf = rcgen::CertificateParams::default();
-        leaf.subject_alt_names =
-            vec![rcgen::SanType::URI(identity.to_string().try_into().unwrap())];
-        let leaf = leaf.signed_by(&key, &rcgen::Issuer::new(root, of_root)).unwrap();
-        let chain = vec![leaf.der().clone()];
-        Issued { chain, roots: vec![anchor], key: key.serialize_der().into() }
-    }
-
     fn identity(account: &str) -> SpiffeId {
         SpiffeId::new("cluster.local", "shop", account).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_agent_whose_account_the_authority_refuses_is_not_ready_and_says_why() {
-        let ca = Ca::default();
+        let ca = Ca { root: Arc::new(TestCa::new()), knows: Arc::default() };
         let clock = Arc::new(SystemClock);
         let taken_back = Revocations::default();
         let spread = Duration::from_secs(30);

@@ -21,7 +21,7 @@ use super::revocation::Revocations;
 use super::svid::{Issued, Svid};
 use crate::mesh::SpiffeId;
 
-pub(super) const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn identity(text: &str) -> SpiffeId {
     text.parse().unwrap()
@@ -50,7 +50,7 @@ impl Clock for TestClock {
 }
 
 /// A root, and what it signs.
-pub(super) struct TestCa {
+pub(crate) struct TestCa {
     pub(super) issuer: Issuer<'static, KeyPair>,
     pub(super) root: CertificateDer<'static>,
     pub(super) root_pem: String,
@@ -59,7 +59,7 @@ pub(super) struct TestCa {
 }
 
 impl TestCa {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -81,7 +81,7 @@ impl TestCa {
     }
 
     /// A certificate with these URI names, valid from `start` for `life`.
-    pub(super) fn issue(&self, uris: &[&str], start: SystemTime, life: Duration) -> Issued {
+    pub(crate) fn issue(&self, uris: &[&str], start: SystemTime, life: Duration) -> Issued {
         let key = KeyPair::generate().unwrap();
         let params = leaf(uris, start, life);
         let leaf = params.signed_by(&key, &self.issuer).unwrap();

@@ -44,13 +44,7 @@ impl Epoch {
         stand_in: IpAddr,
         look: impl FnOnce() -> Option<IpAddr>,
     ) -> Option<IpAddr> {
-        let (now, epoch) = (Instant::now(), self.now.load(Ordering::Acquire));
-        if let Some(known) = self.with(epoch, |known| fresh(&known.real, stand_in, now)) {
-            return Some(known);
-        }
-        let found = look()?;
-        self.with(epoch, |known| note(&mut known.real, stand_in, (now, found)));
-        Some(found)
+        self.recall(|known| &mut known.real, stand_in, || look().ok_or(())).ok()
     }
 
     /// The number of a client; `look` asks the table.
@@ -62,12 +56,22 @@ impl Epoch {
         client: IpAddr,
         look: impl FnOnce() -> Result<u32, E>,
     ) -> Result<u32, E> {
+        self.recall(|known| &mut known.numbers, client, look)
+    }
+
+    /// What was found a moment ago, or what is found now. A number given back meanwhile is another epoch's.
+    fn recall<T: Copy, E>(
+        &self,
+        of: impl Fn(&mut Known) -> &mut Found<T>,
+        address: IpAddr,
+        look: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         let (now, epoch) = (Instant::now(), self.now.load(Ordering::Acquire));
-        if let Some(known) = self.with(epoch, |known| fresh(&known.numbers, client, now)) {
+        if let Some(known) = self.with(epoch, |known| fresh(of(known), address, now)) {
             return Ok(known);
         }
         let found = look()?;
-        self.with(epoch, |known| note(&mut known.numbers, client, (now, found)));
+        self.with(epoch, |known| note(of(known), address, (now, found)));
         Ok(found)
     }
 
@@ -86,20 +90,23 @@ thread_local! {
     static KNOWN: RefCell<Known> = RefCell::default();
 }
 
+/// By the address that was asked for, and when.
+type Found<T> = HashMap<IpAddr, (Instant, T)>;
+
 #[derive(Default)]
 struct Known {
     /// Table and epoch.
     of: (u64, u64),
-    real: HashMap<IpAddr, (Instant, IpAddr)>,
-    numbers: HashMap<IpAddr, (Instant, u32)>,
+    real: Found<IpAddr>,
+    numbers: Found<u32>,
 }
 
-fn fresh<T: Copy>(known: &HashMap<IpAddr, (Instant, T)>, of: IpAddr, now: Instant) -> Option<T> {
+fn fresh<T: Copy>(known: &Found<T>, of: IpAddr, now: Instant) -> Option<T> {
     let (since, found) = known.get(&of)?;
     (now.duration_since(*since) < FRESH).then_some(*found)
 }
 
-fn note<T>(known: &mut HashMap<IpAddr, (Instant, T)>, of: IpAddr, found: (Instant, T)) {
+fn note<T>(known: &mut Found<T>, of: IpAddr, found: (Instant, T)) {
     if known.len() >= MOST {
         known.clear();
     }

@@ -133,11 +133,7 @@ pub async fn run(
     health::serve(doors, readiness.clone(), registry, &shutdown);
     let address = config.listen;
     // Bound first, so that a taken address is an error at once; connections wait in the backlog.
-    let listener = serve::listen(address).map_err(|source| ControlPlaneError::Listen {
-        purpose: "discovery and certificates",
-        address,
-        source,
-    })?;
+    let listener = health::bind("discovery and certificates", address)?;
 
     let root = cluster::root(client.clone(), &config.namespace, &config.trust_domain);
     let Some(root) = shutdown.token.run_until_cancelled(root).await else { return Ok(()) };

@@ -75,7 +75,11 @@ pub fn listen(ready: SocketAddr, metrics: SocketAddr) -> Result<Listeners, Contr
     Ok(Listeners { ready, metrics: Some(metrics) })
 }
 
-fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, ControlPlaneError> {
+/// Listens on a port of the control plane's own; connections wait until somebody takes them.
+///
+/// # Errors
+/// The address is taken, or none of ours.
+pub fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, ControlPlaneError> {
     let bound = socket::listen_on(address);
     bound.map_err(|source| ControlPlaneError::Listen { purpose, address, source })
 }

@@ -24,7 +24,7 @@ use super::ca::AuthorityError;
 use super::gate::{Gate, Limits, Ticket};
 use super::metrics::Metrics;
 use crate::sys::Shutdown;
-use crate::sys::socket::{self, reset_on_close};
+use crate::sys::socket::reset_on_close;
 pub use certificate::{Clock, tls};
 use guarded::Guarded;
 
@@ -59,14 +59,6 @@ pub enum ServeError {
     /// gRPC ended with an error.
     #[error("serve gRPC")]
     Grpc(#[source] tonic::transport::Error),
-}
-
-/// Listens; connections wait until [`grpc`] takes them.
-///
-/// # Errors
-/// The address is taken, or none of ours.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    socket::listen_on(address)
 }
 
 /// Serves both services on `listener` until `shutdown` says so.

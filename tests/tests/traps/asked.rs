@@ -1,5 +1,6 @@
 //! Other ways to ask for a connection than connect(2) of a fresh socket, and to ask who is at its other end.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -143,13 +144,16 @@ fn what_looks_past_the_hooks_sees_stand_ins() -> Result<()> {
         Ok((stream.peer_addr()?, stream.local_addr()?, table))
     })?;
     assert_eq!(shown, to);
-    // Local and remote ends are the second and third column: address in the machine's order, port.
+    // Local and remote ends are the second and third column: address in the machine's order, port. A listing
+    // that is read while sockets come and go may show one twice: what it is told by is the inode, the tenth.
     let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let own = format!(":{:04X}", own.port());
     let ours = columns.filter(|row| row.get(1).is_some_and(|local| local.ends_with(&own)));
-    let seen: Vec<_> =
-        ours.map(|row| row[2].split(':').next().unwrap_or_default().to_owned()).collect();
-    let [seen] = &seen[..] else { anyhow::bail!("{seen:?}") };
+    let sockets: BTreeSet<_> = ours
+        .map(|row| (row[9].to_owned(), row[2].split(':').next().unwrap_or_default().to_owned()))
+        .collect();
+    let sockets: Vec<_> = sockets.into_iter().collect();
+    let [(_, seen)] = &sockets[..] else { anyhow::bail!("{sockets:?} in {table}") };
     let seen = Ipv4Addr::from(u32::from_str_radix(seen, 16)?.to_ne_bytes());
     ensure!(StandInRanges::default().holds(seen.into()).is_some(), "{seen} is no stand-in");
     Ok(())

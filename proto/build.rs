@@ -4,7 +4,8 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=protos");
-    let files = ["workload.proto", "authorization.proto", "ca.proto", "ads.proto"];
+    let files =
+        ["workload.proto", "authorization.proto", "ca.proto", "ads.proto", "handover.proto"];
     let descriptors = protox::compile(files, ["protos"])?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())

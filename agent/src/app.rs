@@ -34,6 +34,7 @@ mod environment;
 mod explain;
 mod farewell;
 mod footprint;
+mod handover;
 mod identities;
 mod kubelet;
 mod means;

@@ -9,6 +9,7 @@ mod carry;
 mod context;
 mod denied;
 mod inbound;
+mod moved;
 mod of_pod;
 mod open;
 mod plaintext;
@@ -41,6 +42,7 @@ use inbound::{Arrival, Caller};
 use quota::Place;
 
 pub use context::{Context, Shared, Timings};
+pub use moved::{Departure, Host, Parcel, ResumeError, departures, resume};
 pub use of_pod::OfPod;
 pub use open::{Direction, OpenConnection};
 pub use plaintext::{PlaintextPeer, PlaintextPeers, Tally};
@@ -210,19 +212,20 @@ async fn inbound_tunnel(
     place: Place,
 ) -> Option<Carrying> {
     let (tunnel, caller, watched) = handshake(&context, &of_pod, captured, stop).await?;
-    let held = (place, watched);
-    Some(Box::pin(streams(context, of_pod, held, tunnel, Rc::new(caller))))
+    let (held, tunnel) = ((place, watched), (tunnel, Vec::new()));
+    Some(Box::pin(serve_streams(context, of_pod, held, tunnel, caller)))
 }
 
-/// Serves a tunnel's streams, until it has ended.
-async fn streams(
+/// Serves a tunnel's streams, those that are open first, until it has ended.
+async fn serve_streams(
     context: Rc<Context>,
     of_pod: Rc<OfPod>,
     _held: (Place, Watched),
-    mut tunnel: accept::Server,
+    (mut tunnel, open): (accept::Server, Vec<Carrying>),
     caller: Rc<Caller>,
 ) {
     let mut streams = JoinSet::new();
+    open.into_iter().for_each(|carrying| drop(streams.spawn_local(carrying)));
     loop {
         tokio::select! {
             incoming = tunnel.next() => match incoming {
@@ -304,7 +307,7 @@ async fn handshake(
     of_pod: &OfPod,
     captured: Captured,
     stop: CancellationToken,
-) -> Option<(accept::Server, Caller, Watched)> {
+) -> Option<(accept::Server, Rc<Caller>, Watched)> {
     let pod = captured.pod.clone();
     let (client, destination) = (captured.client, captured.original_destination);
     let failed = |error: &(dyn std::error::Error + 'static)| {
@@ -330,8 +333,9 @@ async fn handshake(
     drop(begun);
     let identity =
         peer::chain_identity(tunnel.peer_certificates()).inspect_err(|e| failed(e)).ok()?;
-    let watched = context.accepted.watch(local, tunnel.peer().clone(), ends);
-    Some((tunnel, Caller { pod, home, client, destination, identity }, watched))
+    let caller = Rc::new(Caller { pod, home, client, destination, identity });
+    let watched = context.accepted.watch(local, &tunnel, &caller, ends);
+    Some((tunnel, caller, watched))
 }
 
 /// A handshake was given up.

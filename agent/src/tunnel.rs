@@ -12,6 +12,7 @@ pub mod account;
 pub mod chain;
 pub mod connect;
 mod driver;
+mod exit;
 pub mod h2;
 pub mod hbone;
 pub mod limits;
@@ -27,10 +28,11 @@ pub use accept::{AcceptError, Incoming, Server};
 pub use account::{Account, Budget, Share};
 pub use chain::{Chain, Lapse, Trust};
 pub use connect::{Asked, ConnectError, ConnectRequest};
-pub use driver::{Broken, Terms, Unanswered};
+pub use driver::{Broken, MoveError, Moving, Terms, Unanswered};
+pub use exit::Exit;
 pub use limits::Limits;
-pub use pool::{Caller, Pool, PoolKey, Verdict};
-pub use relay::{Passage, Progress, RelayError, relay, relay_aboard, relay_tcp};
+pub use pool::{Caller, Departing, Pool, PoolKey, Verdict};
+pub use relay::{Brake, Passage, Progress, RelayError, Way, relay, relay_aboard, relay_tcp};
 pub use stream::TunnelStream;
 
 /// Lets go of the thread's buffers, if none was used since the last call. Not in the middle of a pass.

@@ -1,6 +1,6 @@
-//! Messages and services a mesh node exchanges with its control plane.
+//! Messages and services a mesh node exchanges with its control plane, and an agent with the next.
 //!
-//! The `.proto` files are this project's own, wire-compatible with Istio's and Envoy's.
+//! The `.proto` files are this project's own; those of the control plane are wire-compatible with Istio's and Envoy's.
 
 /// Delta aggregated discovery (`envoy.service.discovery.v3`).
 pub mod ads {
@@ -24,6 +24,11 @@ pub mod workload {
 /// Authorization policies (`istio.security`).
 pub mod security {
     tonic::include_proto!("istio.security");
+}
+
+/// What an agent gives to the one that follows it (`sotto.handover`).
+pub mod handover {
+    tonic::include_proto!("sotto.handover");
 }
 
 /// Type URL of [`workload::Address`] resources.

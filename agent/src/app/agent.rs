@@ -36,7 +36,7 @@ use super::process::{self, Log, Logging};
 use super::state::State;
 use super::successor::may_serve;
 use super::worker::{self, Command, Worker};
-use super::{kubelet, means, quiet, settings};
+use super::{handover, kubelet, means, quiet, settings};
 use crate::config::{AgentConfig, ztunnel};
 use crate::connection::{Shared, Timings};
 use crate::enroll;
@@ -295,7 +295,11 @@ impl Agent {
             // Not unready: its DaemonSet would end it before its successor has shown that it works.
             let remark = "another agent of this node has taken over".to_owned();
             self.office.readiness.remark(CHARGE, Some(remark));
-            info!("another agent takes over; connections that are open go on here");
+            info!("another agent takes over; connections that are open go on here until it has them");
+            let giving = self.servers.token.child_token();
+            let (directory, stop) = (settings::run_dir(&self.state.config).to_owned(), giving.clone());
+            let workers = self.state.workers.clone();
+            self.servers.spawn(async move { handover::give(&directory, workers, stop).await });
             tokio::select! {
                 // The node is another agent's to leave.
                 asked = &mut asked => return asked.map(|()| End::Quit).map_err(Into::into),
@@ -303,6 +307,7 @@ impl Agent {
                 broken = workers_break(&self.state.workers) => return Err(broken),
                 () = self.charge.regained() => {}
             }
+            giving.cancel();
             warn!("the agent that took over is gone: taking back");
             let (kernel, adopted) = install(&self.state.config, &self.office.cgroup)?;
             *self.state.kernel.lock() = kernel;

@@ -8,6 +8,7 @@
 //! | kubelet | whose probes are exempt |
 //! | list, pods | the node's lists of enrolled namespaces and captured pods |
 //! | kept | what is known of the mesh, on the node's disk |
+//! | hand-over | open connections of the agent before |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tracing::warn;
 
 use super::footprint::{Calm, Footprint};
 use super::state::State;
-use super::{destinations, kubelet, settings};
+use super::{destinations, handover, kubelet, settings};
 use crate::capture;
 use crate::capture::bpf::{AdoptedPod, Kernel};
 use crate::config::AgentConfig;
@@ -83,6 +84,12 @@ impl Duty {
         others.spawn(kubelet::attend(search, kernel.clone(), probes, readiness, stop()));
         others.spawn(destinations::follow(mesh.clone(), kernel.clone(), stop()));
         others.spawn(settings::kept(config).keep(mesh.clone(), state.discovery.clone(), stop()));
+        others.spawn(handover::take(
+            settings::run_dir(config).to_owned(),
+            state.pods.clone(),
+            state.clone().settled(),
+            stop(),
+        ));
         let (enrolment, failure) = enrol(settings, state, office, adopted);
         others.spawn(state.clone().keep_list(stop()));
         others.spawn(state.clone().keep_pods(stop()));

@@ -17,11 +17,11 @@ use tracing::{debug, warn};
 
 use super::balance::Balance;
 use super::identities::Identities;
-use super::worker::{self, Command, Worker, WorkerGone};
+use super::worker::{self, Command, TakeError, Worker, WorkerGone};
 use crate::capture::PodCapture;
 use crate::capture::bpf::{BpfError, Kernel};
 use crate::capture::listeners::{ListenError, PodListeners};
-use crate::connection::Means;
+use crate::connection::{Means, Parcel};
 use crate::enroll::{Capture, Departure};
 use crate::mesh::{Account, LocalPod, PodUid};
 use crate::sys::Shutdown;
@@ -181,6 +181,21 @@ impl Pods {
         let table = self.table.lock();
         let redirected = |s: &Since| Redirected { pod: s.pod.clone(), since: s.time };
         table.since.values().map(redirected).collect()
+    }
+
+    /// Goes on with connections that the agent before has given away.
+    ///
+    /// # Errors
+    /// Their pod is not captured, or they make no sense, or there is no room for them.
+    pub(super) async fn take(&self, parcel: Parcel) -> Result<(), TakeError> {
+        let role = parcel.role();
+        let seat = self.table.lock().balances.get(&parcel.pod()).map(|all| all.next(role));
+        let seat = seat.ok_or(TakeError::Pod)?;
+        let (answer, taken) = oneshot::channel();
+        let worker = self.workers.get(seat.thread()).ok_or(TakeError::Gone)?;
+        let take = Command::Take { parcel: Box::new(parcel), seat, answer };
+        worker.tell(take).await.map_err(|_| TakeError::Gone)?;
+        taken.await.unwrap_or(Err(TakeError::Gone))
     }
 
     /// Another agent captures them from now on: since when is for it to say.

@@ -290,6 +290,13 @@ impl State {
         readiness.remark("control plane", self.discovery.borrow().last_error.clone());
     }
 
+    /// Waits until every pod that is to be captured is, for the first time.
+    pub(super) async fn settled(self: Arc<Self>) {
+        let mut enrolled = self.enrolled.clone();
+        // Its writer lives as long as the agent.
+        drop(enrolled.wait_for(|status| status.synced && status.settled).await);
+    }
+
     /// Whether every pod that is to be captured is.
     fn is_settled(&self) -> bool {
         let status = self.enrolled.borrow();

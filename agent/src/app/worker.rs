@@ -9,6 +9,7 @@
 //! One thread accepts a pod's connections, and hands to others what they are to serve ([`Balance`]). From then on
 //! a connection lives and dies on its thread, with the tunnel that carries it.
 
+mod leave;
 mod share;
 
 use std::collections::HashMap;
@@ -24,10 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::balance::{Balance, Seat};
+use super::handover::Offer;
 use crate::capture::{Captured, Detached, PodCapture, PodListeners};
-use crate::connection::{self, Context, OpenConnection, PlaintextPeers, Shared};
+use crate::connection::{self, Context, OpenConnection, Parcel, PlaintextPeers, Shared};
 use crate::mesh::PodUid;
 use crate::tunnel;
+pub(super) use leave::TakeError;
 use share::Share;
 
 /// Commands waiting for a thread; the sender waits when it is full.
@@ -50,6 +53,11 @@ pub(super) enum Command {
     /// Forget a pod that no thread accepts for any more. Open connections go on until they end, or until `cut`
     /// resets them; answered when the last has ended.
     Release { uid: PodUid, cut: CancellationToken, done: oneshot::Sender<()> },
+    /// Offer all that is open to the agent that has taken over; answered when all has been asked for once. What cannot
+    /// leave yet is asked for again, `until` then.
+    Leave { offers: mpsc::Sender<Offer>, until: CancellationToken, done: oneshot::Sender<()> },
+    /// Go on with what the agent before has given away; answered by why not.
+    Take { parcel: Box<Parcel>, seat: Seat, answer: oneshot::Sender<Result<(), TakeError>> },
     /// Tell which connections are open.
     List { answer: oneshot::Sender<Vec<OpenConnection>> },
     /// Tell who came in the clear.
@@ -154,7 +162,7 @@ async fn run(here: Here, mut inbox: mpsc::Receiver<Command>) {
             Command::Add { pod, balance, listeners } => {
                 let uid = pod.pod.uid.clone();
                 let old = pods.get(&uid).map(Rc::as_ref);
-                let share = Rc::new(Share::after(old, &pod.netns, balance.quota()));
+                let share = Rc::new(Share::after(old, pod.clone(), balance.quota()));
                 pods.insert(uid, share.clone());
                 if let Some(listeners) = listeners {
                     accept(&here, &share, pod, balance, listeners);
@@ -170,6 +178,13 @@ async fn run(here: Here, mut inbox: mpsc::Receiver<Command>) {
             Command::Stop { uid, done } => stop(&pods, uid.as_ref(), done),
             Command::Release { uid, cut, done } => {
                 release(context, pods.remove(&uid), uid, cut, done);
+            }
+            Command::Leave { offers, until, done } => {
+                leave::leave(context, pods.clone(), (offers, until), done);
+            }
+            Command::Take { parcel, seat, answer: to } => {
+                let share = pods.get(&parcel.pod()).cloned();
+                leave::take(context, share, *parcel, seat, to);
             }
             Command::List { answer: to } => answer(to, context.open_connections()),
             Command::Plaintext { answer: to } => answer(to, context.plaintext_peers()),

@@ -53,7 +53,7 @@ async fn tunnels(
 ) -> Result<(TunnelStream, TunnelStream), TunnelError> {
     let (near, far) = socket::pair().await.map_err(TunnelError::Pair)?;
     // What it carries is the inner tunnel's, and counted there.
-    let outer = upstream::tunnel(from, (near, &Rc::default())).await?;
+    let outer = upstream::tunnel(from, (near, &Rc::new(Progress::staying()))).await?;
     let inner = inner(from, across, far, app).await?;
     Ok((inner, outer))
 }

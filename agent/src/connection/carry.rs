@@ -7,6 +7,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -16,9 +17,10 @@ use super::context::Context;
 use super::inbound::Arrival;
 use super::quota::Place;
 use super::record::Record;
-use crate::authorize::{Denial, Permit, watch};
+use crate::authorize::{Denial, Permit, Request, watch};
+use crate::capture::PodCapture;
 use crate::observe::labels::ResponseFlags;
-use crate::tunnel::{Account, Passage, RelayError, TunnelStream, relay, relay_aboard, relay_tcp};
+use crate::tunnel::{Account, Brake, Passage, RelayError, TunnelStream, relay, relay_aboard, relay_tcp};
 
 /// How long the end of a tunnel within another may take to arrive.
 const LINGER: Duration = Duration::from_secs(10);
@@ -53,7 +55,8 @@ pub(super) fn outbound_direct(
     account: &Rc<Account>,
 ) -> Carrying {
     let live = record.live();
-    let relay = relay_tcp(app, server, Passage::Outbound, live.progress(), account);
+    let brake = live.set_brake(Brake::default());
+    let relay = relay_tcp(app, server, Passage::Outbound, (live.progress(), &brake), account);
     let relay = Box::pin(relay);
     run(record, place, relay, std::future::pending())
 }
@@ -69,7 +72,7 @@ pub(super) fn inbound_tunnel(
 ) -> Carrying {
     let live = record.live();
     let relay = relay(app, tunnel, live.progress());
-    run(record, place, relay, revoked(context, arrival))
+    run(record, place, relay, revoked_of(context, arrival))
 }
 
 /// From a plaintext client to an app of this node, for as long as policy allows; `counted` counts it.
@@ -82,14 +85,23 @@ pub(super) fn inbound_plaintext(
     (permit, account): (&Permit, &Rc<Account>),
 ) -> Carrying {
     let live = record.live();
-    let relay = relay_tcp(client, app, Passage::Inbound(permit), live.progress(), account);
+    let brake = live.set_brake(Brake::default());
+    let relay = relay_tcp(client, app, Passage::Inbound(permit), (live.progress(), &brake), account);
     let relay = Box::pin(relay);
-    run(record, counted, relay, revoked(context, arrival))
+    run(record, counted, relay, revoked_of(context, arrival))
+}
+
+fn revoked_of(context: Rc<Context>, arrival: Arrival) -> Pin<Box<impl Future<Output = Denial>>> {
+    let (pod, request) = arrival.judged();
+    revoked(context, pod, request)
 }
 
 /// Ends when policy no longer allows what it allowed.
-fn revoked(context: Rc<Context>, arrival: Arrival) -> Pin<Box<impl Future<Output = Denial>>> {
-    let (pod, request) = arrival.judged();
+pub(super) fn revoked(
+    context: Rc<Context>,
+    pod: Arc<PodCapture>,
+    request: Request,
+) -> Pin<Box<impl Future<Output = Denial>>> {
     Box::pin(async move {
         let hold = context.timings.hold;
         watch::revoked(&context.mesh, &pod.pod, &request, hold).await
@@ -97,7 +109,7 @@ fn revoked(context: Rc<Context>, arrival: Arrival) -> Pin<Box<impl Future<Output
 }
 
 /// Runs a relay to its end. Dropping it half-way resets both sides. What is `held` is let go at the end.
-fn run(
+pub(super) fn run(
     record: Record,
     held: impl Sized + 'static,
     mut relay: impl Future<Output = Result<(), RelayError>> + Unpin + 'static,
@@ -116,6 +128,7 @@ fn run(
         match ended {
             Err(denial) => record.deny(&denial),
             Ok(Ok(())) => record.complete(),
+            Ok(Err(RelayError::Moved)) => record.moved(),
             Ok(Err(error)) => record.fail(ResponseFlags::None, &error),
         }
         drop(held);

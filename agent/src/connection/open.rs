@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::record::Live;
 use crate::mesh::{PodUid, SpiffeId};
+use crate::tunnel::Progress;
 
 /// Which way a connection goes, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub(super) struct OpenConnections(Rc<RefCell<Entries>>);
 struct Entries {
     next: u64,
     open: HashMap<u64, Rc<Live>>,
+    /// Whose relays have let go of them, for another process.
+    moved: Vec<Rc<Live>>,
 }
 
 /// Keeps a connection listed.
@@ -69,6 +72,22 @@ impl OpenConnections {
         Listed { number, list: self.clone() }
     }
 
+    /// The one that counts there, also if its relay has just let go of it.
+    pub(super) fn of(&self, progress: &Rc<Progress>) -> Option<Rc<Live>> {
+        let is_it = |live: &&Rc<Live>| Rc::ptr_eq(live.progress(), progress);
+        let mut entries = self.0.borrow_mut();
+        if let Some(at) = entries.moved.iter().position(|live| is_it(&live)) {
+            return Some(entries.moved.swap_remove(at));
+        }
+        entries.open.values().find(is_it).cloned()
+    }
+
+    /// Those without a tunnel.
+    pub(super) fn plain(&self) -> Vec<Rc<Live>> {
+        let entries = self.0.borrow();
+        entries.open.values().filter(|live| live.brake().is_some()).cloned().collect()
+    }
+
     /// All of them.
     pub(super) fn snapshot(&self) -> Vec<OpenConnection> {
         self.0.borrow().open.values().filter_map(|live| live.listed()).collect()
@@ -77,6 +96,15 @@ impl OpenConnections {
     /// Tells the totals so far of all of them.
     pub(super) fn tell(&self) {
         self.0.borrow().open.values().for_each(|live| live.tell());
+    }
+}
+
+impl Listed {
+    /// Keeps it for who takes it elsewhere, unless that has been there before us.
+    pub(super) fn leave(self) {
+        let mut entries = self.list.0.borrow_mut();
+        let live = entries.open.remove(&self.number).filter(|live| live.listed().is_some());
+        entries.moved.extend(live);
     }
 }
 

@@ -1,10 +1,11 @@
 //! What is told of a connection: its metrics, its access log line, its place on the admin page.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::context::Context;
 use super::inbound::Caller;
@@ -17,12 +18,12 @@ use crate::observe::access_log;
 use crate::observe::connection::{ConnectionInfo, ConnectionRecord, Outcome, Party, Transferred};
 use crate::observe::labels::{Reporter, ResponseFlags};
 use crate::route::Route;
-use crate::tunnel::Progress;
+use crate::tunnel::{Brake, Progress};
 
 /// An open connection, as others see it. Dropped without a word of its end, it is told as cut off.
 pub(super) struct Record {
     live: Rc<Live>,
-    _listed: Listed,
+    listed: Listed,
 }
 
 /// What a connection and its thread's clock share.
@@ -30,6 +31,8 @@ pub(super) struct Live {
     /// None once its end is told.
     record: RefCell<Option<ConnectionRecord>>,
     progress: Rc<Progress>,
+    /// Of one without a tunnel.
+    brake: OnceCell<Rc<Brake>>,
     /// What the relay sends came from the client.
     sends_requests: bool,
     way: Way,
@@ -49,6 +52,27 @@ impl Live {
     /// Bytes moved, as the relay counts them.
     pub(super) fn progress(&self) -> &Rc<Progress> {
         &self.progress
+    }
+
+    /// Where it leads.
+    pub(super) fn way(&self) -> &Way {
+        &self.way
+    }
+
+    /// Of its relay, if it has no tunnel.
+    pub(super) fn brake(&self) -> Option<&Rc<Brake>> {
+        self.brake.get()
+    }
+
+    /// Gives its relay a brake, once.
+    pub(super) fn set_brake(&self, brake: Brake) -> Rc<Brake> {
+        self.brake.get_or_init(|| Rc::new(brake)).clone()
+    }
+
+    /// It goes on elsewhere, where its end will be told: what it was opened with, and how long ago. None once its end is
+    /// told, or that.
+    pub(super) fn leave(&self) -> Option<(ConnectionInfo, Duration)> {
+        Some(self.record.take()?.leave(self.total()))
     }
 
     /// Takes over the totals so far.
@@ -94,9 +118,38 @@ impl Record {
     pub(super) fn open(context: &Context, info: ConnectionInfo, way: Way) -> Self {
         // Of a tunnel that arrives, the relay's first connection is the app's; of all others, the client's.
         let sends_requests = info.reporter == Reporter::Source || !info.mutual_tls;
-        let record = RefCell::new(Some(ConnectionRecord::open(&context.counters, info)));
-        let live = Rc::new(Live { record, progress: Rc::default(), sends_requests, way });
-        Self { _listed: context.open.list(live.clone()), live }
+        let record = ConnectionRecord::open(&context.counters, info);
+        Self::of(context, record, (Rc::default(), sends_requests, way))
+    }
+
+    /// Goes on with one that was opened elsewhere, so long ago.
+    pub(super) fn resume(
+        context: &Context,
+        info: ConnectionInfo,
+        way: Way,
+        (progress, age): (Rc<Progress>, Duration),
+    ) -> Self {
+        let sends_requests = info.reporter == Reporter::Source || !info.mutual_tls;
+        let record = ConnectionRecord::resume(&context.counters, info, age);
+        let this = Self::of(context, record, (progress, sends_requests, way));
+        let seen = this.live.total();
+        this.live.record.borrow_mut().iter_mut().for_each(|record| record.told_before(seen));
+        this
+    }
+
+    fn of(
+        context: &Context,
+        record: ConnectionRecord,
+        (progress, sends_requests, way): (Rc<Progress>, bool, Way),
+    ) -> Self {
+        let (record, brake) = (RefCell::new(Some(record)), OnceCell::new());
+        let live = Rc::new(Live { record, progress, brake, sends_requests, way });
+        Self { listed: context.open.list(live.clone()), live }
+    }
+
+    /// Another process goes on with it, and tells of its end: it is listed until that knows of it.
+    pub(super) fn moved(self) {
+        self.listed.leave();
     }
 
     /// For the relay to count in.

@@ -4,8 +4,6 @@
 //! is replaced by a rename, so that there is no moment without one.
 
 mod server;
-mod socket;
 pub mod wire;
 
 pub use self::server::{Call, serve};
-pub use self::socket::CniSocket;

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use self::admit::{Admission, Admit};
 use self::jobs::{Done, Jobs};
 use super::cni::wire::{Answer, Reply, Verb};
-use super::cni::{Call, CniSocket};
+use super::cni::Call;
+use crate::sys::doorstep::Doorstep;
 use super::condition::{Of, Told};
 use super::machine::{Action, Input, Machine, Ticket, Timing, Trouble};
 use super::netns::Locator;
@@ -56,7 +57,7 @@ pub async fn run<C: Capture>(
 /// All that [`run`] puts together.
 struct Parts<C> {
     driver: Driver<C>,
-    socket: CniSocket,
+    socket: Doorstep,
     client: kube::Client,
 }
 
@@ -67,7 +68,7 @@ impl<C: Capture> Parts<C> {
         jobs: Jobs<C>,
         status: watch::Sender<Status>,
     ) -> Result<Self, EnrollError> {
-        let socket = CniSocket::bind(&settings.cni_socket)
+        let socket = Doorstep::bind(&settings.cni_socket)
             .map_err(|source| EnrollError::Socket { path: settings.cni_socket.clone(), source })?;
         Ok(Self { driver: Driver::new(settings, jobs, status), socket, client })
     }

@@ -119,6 +119,28 @@ impl ConnectionRecord {
         Self { info, started, seen: Transferred::default(), counts, sockets, closed: false }
     }
 
+    /// Goes on with a connection that another process has opened, so long ago, and counted as that.
+    pub fn resume(metrics: &ThreadMetrics, info: ConnectionInfo, age: Duration) -> Self {
+        let (counts, sockets) = (metrics.counts(&info), metrics.sockets());
+        sockets.open(info.reporter);
+        let now = Instant::now();
+        let started = now.checked_sub(age).unwrap_or(now);
+        Self { info, started, seen: Transferred::default(), counts, sockets, closed: false }
+    }
+
+    /// What was carried so far another process has counted.
+    pub fn told_before(&mut self, total: Transferred) {
+        self.seen = total;
+    }
+
+    /// Another process goes on with it: what it was opened with, and how long ago.
+    pub fn leave(mut self, total: Transferred) -> (ConnectionInfo, Duration) {
+        self.transferred(total);
+        self.closed = true;
+        self.sockets.close(self.info.reporter);
+        (self.info.clone(), self.duration())
+    }
+
     /// What it was opened with.
     pub fn info(&self) -> &ConnectionInfo {
         &self.info

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::account::{Held, Spent};
 use super::chain::Chain;
-use super::driver::{Broken, Driver, Link, Side, StreamHandle, Terms};
+use super::driver::{Broken, Driver, Link, MoveError, Moving, Side, StreamHandle, Terms};
+use super::exit::Exit;
 use super::h2::{Request, SendError};
 use super::hbone;
 use super::limits::Limits;
@@ -139,6 +140,28 @@ impl Server {
     /// The same, to be looked at again while the tunnel lasts.
     pub fn peer(&self) -> &Rc<Chain> {
         &self.peer
+    }
+
+    /// By which the tunnel may be taken elsewhere.
+    pub fn exit(&self) -> Option<Exit> {
+        self.driver.as_ref().map(|driver| Exit::new(driver.link().clone()))
+    }
+
+    /// A tunnel that another process took, with its streams in their order, to be relayed by
+    /// [`relay_aboard`](super::relay_aboard).
+    ///
+    /// # Errors
+    /// It is none that this version can go on with; nothing was done to its connections.
+    pub fn thaw(
+        moving: Moving,
+        peer: Vec<CertificateDer<'static>>,
+        limits: &Limits,
+        terms: Terms,
+    ) -> Result<(Self, Vec<TunnelStream>), MoveError> {
+        let peer = Rc::new(Chain::new(peer, terms.trust));
+        let (driver, streams) = Driver::thaw(moving, Side::Server, limits, terms)?;
+        let streams = streams.into_iter().map(TunnelStream::new).collect();
+        Ok((Self { driver: Some(driver), peer }, streams))
     }
 
     /// The next stream; none once the tunnel has ended. Must be polled without pause, as it also

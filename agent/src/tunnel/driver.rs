@@ -19,6 +19,7 @@ mod backlog;
 mod broken;
 mod clock;
 mod link;
+mod moved;
 mod ready;
 mod receive;
 mod scratch;
@@ -51,6 +52,7 @@ use wire::Wire;
 
 pub use broken::Broken;
 pub use link::Unanswered;
+pub use moved::{MoveError, Moving};
 pub(super) use link::{Link, StreamHandle};
 pub(super) use scratch::free_buffers;
 pub(super) use stream::{Ended, Passenger};
@@ -114,14 +116,23 @@ impl Driver {
         limits: &Limits,
         terms: Terms,
     ) -> Self {
-        let (h2, idle) = match side {
-            Side::Client => {
-                (Connection::client(limits.h2(limits.max_response_headers)), limits.idle_timeout)
-            }
-            Side::Server => {
-                let config = limits.h2(limits.max_request_headers);
-                (Connection::server(config), limits.accepted_idle_timeout)
-            }
+        let h2 = match side {
+            Side::Client => Connection::client(limits.h2(limits.max_response_headers)),
+            Side::Server => Connection::server(limits.h2(limits.max_request_headers)),
+        };
+        Self::with(h2, side, limits, terms, |waker| Wire::new(tcp, established, waker))
+    }
+
+    fn with(
+        h2: Connection,
+        side: Side,
+        limits: &Limits,
+        terms: Terms,
+        wire: impl FnOnce(Waker) -> Wire,
+    ) -> Self {
+        let idle = match side {
+            Side::Client => limits.idle_timeout,
+            Side::Server => limits.accepted_idle_timeout,
         };
         let max_unanswered = usize::try_from(limits.max_accepted_streams).unwrap_or(usize::MAX);
         let held = Held::nothing(&terms.account);
@@ -132,7 +143,7 @@ impl Driver {
         }
         Self {
             side,
-            wire: Some(Box::new(Wire::new(tcp, established, ready.waker(Key::Wire)))),
+            wire: Some(Box::new(wire(ready.waker(Key::Wire)))),
             clock: Clock::new(limits, idle, ready.waker(Key::Clock)),
             drain: Some(Box::pin(terms.drain.cancelled_owned())),
             abort: Some(Box::pin(terms.abort.cancelled_owned())),
@@ -171,7 +182,7 @@ impl Driver {
             let done = noted.and_then(|()| self.pass(&mut wire, &mut state));
             match done {
                 Ok(()) if is_over(&wire, &state) => self.leave(*wire, &mut state, &Broken::Ended),
-                Ok(()) => self.wire = Some(wire),
+                Ok(()) => self.wire = self.move_if_asked(wire, &mut state),
                 Err(broken) => self.leave(*wire, &mut state, &broken),
             }
         }
@@ -286,7 +297,7 @@ impl Driver {
         let mut last = Vec::new();
         match why {
             // Nobody is there.
-            Broken::Io(_) | Broken::Silent(_) => return,
+            Broken::Io(_) | Broken::Silent(_) | Broken::Moved => return,
             // The session says what is to be said.
             Broken::Tls(_) => {}
             Broken::Protocol(_) | Broken::TooFast => state.h2.take_output(&mut last),

@@ -25,6 +25,6 @@ mod tests;
 
 pub use code::{Code, Violation};
 pub use config::Config;
-pub use connection::{Connection, OpenError, SendError};
+pub use connection::{Connection, OpenError, SendError, Unsound};
 pub use event::{Event, Request, StreamId};
 pub(super) use streams::FEW;

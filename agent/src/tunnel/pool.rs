@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use arcstr::ArcStr;
 use rustls::ClientConfig;
+use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -29,7 +30,8 @@ pub use self::tunnel::Verdict;
 use super::account::Account;
 use super::chain::{Chain, Trust};
 use super::connect::{self, Asked, ConnectError, OpenError};
-use super::driver::{Driver, Passenger, Side, Terms};
+use super::driver::{Driver, MoveError, Moving, Passenger, Side, Terms};
+use super::exit::Exit;
 use super::limits::Limits;
 use super::relay::{Leg, Progress};
 use super::stream::TunnelStream;
@@ -60,6 +62,17 @@ pub struct Caller {
     pub trust: Trust,
     /// Of the pod that dials.
     pub account: Rc<Account>,
+}
+
+/// A tunnel that may be taken elsewhere.
+#[derive(Debug)]
+pub struct Departing {
+    /// Whose, and where to.
+    pub key: PoolKey,
+    /// The verified certificate chain of its peer, its own first.
+    pub peer: Vec<CertificateDer<'static>>,
+    /// The way out.
+    pub exit: Exit,
 }
 
 /// The tunnels of one thread. Clones share them; the last one dropped cuts them.
@@ -248,6 +261,65 @@ impl Pool {
         self.inner.abort.cancel();
     }
 
+    /// All that may be taken elsewhere.
+    pub fn departing(&self) -> Vec<Departing> {
+        let all = self.inner.all.borrow();
+        let may_leave = all.iter().filter(|(key, tunnel)| key.alone.is_none() && !tunnel.is_cut());
+        may_leave
+            .map(|(key, tunnel)| Departing {
+                key: key.clone(),
+                peer: tunnel.peer().certificates().to_vec(),
+                exit: tunnel.exit(),
+            })
+            .collect()
+    }
+
+    /// Goes on with a tunnel that another process took, as if `caller` had dialled it. It takes no more streams; told are
+    /// those that it has, in their order.
+    ///
+    /// # Errors
+    /// It is none that this version can go on with; nothing was done to its connections.
+    pub fn thaw(
+        &self,
+        key: PoolKey,
+        moving: Moving,
+        peer: Vec<CertificateDer<'static>>,
+        caller: Caller,
+    ) -> Result<Vec<TunnelStream>, MoveError> {
+        let (terms, abort) = self.terms(&caller);
+        let peer = Chain::new(peer, terms.trust);
+        let (driver, streams) = Driver::thaw(moving, Side::Client, &self.inner.limits, terms)?;
+        let tunnel = Tunnel::new(driver.link().clone(), caller.tls, peer, abort);
+        self.serve(key, driver, Rc::new(tunnel));
+        Ok(streams.into_iter().map(TunnelStream::new).collect())
+    }
+
+    /// Of a tunnel that may have to end before the others.
+    fn terms(&self, caller: &Caller) -> (Terms, CancellationToken) {
+        let abort = self.inner.abort.child_token();
+        let terms = Terms {
+            account: Rc::clone(&caller.account),
+            trust: caller.trust,
+            drain: self.inner.drain.clone(),
+            abort: abort.clone(),
+        };
+        (terms, abort)
+    }
+
+    /// Runs a tunnel's task.
+    fn serve(&self, key: PoolKey, driver: Driver, tunnel: Rc<Tunnel>) {
+        let inner = Rc::downgrade(&self.inner);
+        self.inner.all.borrow_mut().push((key.clone(), Rc::clone(&tunnel)));
+        self.inner.tasks.spawn_local(async move {
+            let broken = driver.run().await;
+            tracing::debug!(gateway = %key.gateway, error = %broken, "tunnel ended");
+            if let Some(inner) = inner.upgrade() {
+                inner.prune(&key);
+                inner.all.borrow_mut().retain(|(_, other)| !Rc::ptr_eq(other, &tunnel));
+            }
+        });
+    }
+
     /// Tunnels there are now, also those that take no more streams.
     pub fn tunnels(&self) -> usize {
         self.inner.tasks.len()
@@ -340,12 +412,12 @@ impl Pool {
         &self,
         key: &PoolKey,
         tcp: impl Future<Output = io::Result<TcpStream>>,
-        Caller { tls, trust, account }: Caller,
+        caller: Caller,
         guard: DialGuard,
     ) -> Result<StreamSlot, ConnectError> {
         let limits = &self.inner.limits;
         // The rare path is boxed: a connection's future need not have room for a handshake.
-        let dialled = Box::pin(connect::dial(key.gateway, tcp, Arc::clone(&tls), limits)).await;
+        let dialled = Box::pin(connect::dial(key.gateway, tcp, Arc::clone(&caller.tls), limits)).await;
         let mut dialled = match dialled {
             Ok(dialled) => dialled,
             Err(error) => {
@@ -355,25 +427,13 @@ impl Pool {
                 return Err(error);
             }
         };
-        let peer = Chain::new(std::mem::take(&mut dialled.established.peer), trust);
-        // One tunnel may have to end before the others.
-        let abort = self.inner.abort.child_token();
-        let terms = Terms { account, trust, drain: self.inner.drain.clone(), abort: abort.clone() };
+        let (terms, abort) = self.terms(&caller);
+        let peer = Chain::new(std::mem::take(&mut dialled.established.peer), terms.trust);
         let driver = Driver::new(dialled.tcp, dialled.established, Side::Client, limits, terms);
-        let tunnel = Rc::new(Tunnel::new(driver.link().clone(), tls, peer, abort));
+        let tunnel = Rc::new(Tunnel::new(driver.link().clone(), caller.tls, peer, abort));
         guard.slot.tunnels.borrow_mut().push(Rc::clone(&tunnel));
         let stream = tunnel.first();
-        let inner = Rc::downgrade(&self.inner);
-        let key = key.clone();
-        self.inner.all.borrow_mut().push((key.clone(), Rc::clone(&tunnel)));
-        self.inner.tasks.spawn_local(async move {
-            let broken = driver.run().await;
-            tracing::debug!(gateway = %key.gateway, error = %broken, "tunnel ended");
-            if let Some(inner) = inner.upgrade() {
-                inner.prune(&key);
-                inner.all.borrow_mut().retain(|(_, other)| !Rc::ptr_eq(other, &tunnel));
-            }
-        });
+        self.serve(key.clone(), driver, tunnel);
         Ok(stream)
     }
 

@@ -7,6 +7,7 @@
 //!
 //! Between an application and a tunnel it is the tunnel's task that moves them; the relay waits.
 
+mod brake;
 mod buffer;
 mod plain;
 
@@ -25,6 +26,7 @@ use crate::authorize::Permit;
 use crate::sys::socket;
 use plain::Side;
 
+pub use brake::{Brake, MovingPlain, Way};
 pub(super) use buffer::{ReadSize, free};
 
 /// Bytes moved so far; may be read while the relay runs.
@@ -32,9 +34,24 @@ pub(super) use buffer::{ReadSize, free};
 pub struct Progress {
     sent: Cell<u64>,
     received: Cell<u64>,
+    stays: bool,
 }
 
 impl Progress {
+    /// Of a connection that has moved so many bytes before.
+    pub fn at(sent: u64, received: u64) -> Self {
+        Self { sent: Cell::new(sent), received: Cell::new(received), stays: false }
+    }
+
+    /// Of one whose first end is this process': no other can go on with it.
+    pub fn staying() -> Self {
+        Self { stays: true, ..Self::default() }
+    }
+
+    pub(super) fn stays(&self) -> bool {
+        self.stays
+    }
+
     /// Bytes from the first connection to the other side.
     pub fn sent(&self) -> u64 {
         self.sent.get()
@@ -73,6 +90,9 @@ pub enum RelayError {
     /// The tunnel broke.
     #[error("the tunnel broke")]
     Tunnel(#[source] Broken),
+    /// It is another process that goes on with it: nothing was reset.
+    #[error("another process goes on with it")]
+    Moved,
 }
 
 /// By what right a plain connection is relayed.
@@ -150,14 +170,16 @@ pub fn relay_aboard(
             Ended::Reset(code) => Err(RelayError::Reset(code)),
             Ended::App(error) => Err(RelayError::App(error)),
             Ended::Tunnel(broken) => Err(RelayError::Tunnel(broken)),
+            Ended::Moved => Err(RelayError::Moved),
         })
     })
 }
 
-/// Relays between two plain connections of the account's pod, until both directions have ended.
+/// Relays between two plain connections of the account's pod, until both directions have ended, or somebody pulls the
+/// brake.
 ///
 /// # Errors
-/// A side broke; both have been reset.
+/// A side broke; both have been reset. Or [`RelayError::Moved`]: both are with who pulled the brake.
 ///
 /// # Cancel safety
 /// Dropping the future resets both sides.
@@ -165,11 +187,12 @@ pub fn relay_tcp(
     app: TcpStream,
     peer: TcpStream,
     _passage: Passage<'_>,
-    progress: &Rc<Progress>,
+    (progress, brake): (&Rc<Progress>, &Rc<Brake>),
     account: &Rc<Account>,
 ) -> impl Future<Output = Result<(), RelayError>> + use<> {
     let (mut app, mut peer) = (Leg::new(app), Leg::new(peer));
     let (progress, account) = (Rc::clone(progress), Rc::clone(account));
+    let brake = Rc::clone(brake);
     async move {
         let (app_read, app_write) = app.tcp.split();
         let (peer_read, peer_write) = peer.tcp.split();
@@ -177,11 +200,18 @@ pub fn relay_tcp(
         let from_peer = Side { half: peer_read, failed: RelayError::Peer };
         let to_app = Side { half: app_write, failed: RelayError::App };
         let to_peer = Side { half: peer_write, failed: RelayError::Peer };
-        futures::future::try_join(
-            plain::copy(from_app, to_peer, &progress.sent, &account),
-            plain::copy(from_peer, to_app, &progress.received, &account),
-        )
-        .await?;
+        let copied = futures::future::try_join(
+            plain::copy(from_app, to_peer, (&progress.sent, brake.first()), &account),
+            plain::copy(from_peer, to_app, (&progress.received, brake.second()), &account),
+        );
+        tokio::select! {
+            biased;
+            copied = copied => copied.map(drop)?,
+            () = brake.pulled() => {
+                brake.give((app, peer));
+                return Err(RelayError::Moved);
+            }
+        }
         app.end();
         peer.end();
         Ok(())

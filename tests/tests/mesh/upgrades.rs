@@ -12,6 +12,8 @@ const WEB: &str = "http://web.back.svc.cluster.local/get";
 const SECONDS: u64 = 20;
 /// Longer than agents let open connections go on.
 const END: Duration = Duration::from_secs(40);
+/// What an agent says that has given its connections away.
+const GAVE: &str = "gave the agent that took over";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_new_connection_is_lost_while_agents_are_replaced_and_open_ones_go_on() {
@@ -37,6 +39,47 @@ async fn no_new_connection_is_lost_while_agents_are_replaced_and_open_ones_go_on
     assert!(open.unwrap().is_ok_and(|bytes| bytes > 100), "an open connection was lost");
     drop(before);
     bench.shows(CLIENT, WEB, "200").await;
+}
+
+/// Replaces every agent twice, and kills those before as soon as they say that they have given all away; meanwhile the
+/// client's connections to the echo go on.
+async fn outlive(bench: &mut Bench) {
+    let sotto = programs::find("sotto").unwrap();
+    let echo = bench.ip("back", "echo").await;
+    let flags = format!("--connections=20 --seconds={SECONDS}");
+    let open = tokio::spawn(bench.pulsing(CLIENT, echo, &flags).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for number in [1, 0, 1, 0] {
+        let mut before = bench.cluster.surge(number, &sotto).await.unwrap();
+        let gave = async || {
+            let log = before.process.log();
+            Ok(log.lines().any(|line| line.contains(GAVE)).then_some(()))
+        };
+        bench.cluster.wait_until("the agent before has given all away", END, gave).await.unwrap();
+        // As abruptly as can be: nothing of it is needed any more.
+        before.process.kill().await.unwrap();
+    }
+    let bytes = open.await.unwrap().unwrap();
+    assert!(bytes > 1000, "{bytes} bytes came back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_connections_outlive_the_agents_that_opened_them() {
+    let mut bench = Bench::streams().await;
+    outlive(&mut bench).await;
+    bench.shows(CLIENT, WEB, "200").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_without_a_tunnel_outlive_the_agents_that_opened_them() {
+    for (from, to) in [(true, false), (false, true)] {
+        let mut bench = Bench::streams().await;
+        for (namespace, enrolled) in [("front", from), ("back", to)] {
+            bench.enrol(namespace, enrolled).await;
+            bench.everyone_knows(namespace, enrolled).await;
+        }
+        outlive(&mut bench).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

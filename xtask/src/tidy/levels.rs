@@ -99,7 +99,17 @@ pub(crate) const CRATES: [Row; 6] = [
     ("aya_obj", &["agent/src/capture/bpf"]),
     ("kube", KUBERNETES),
     ("k8s_openapi", KUBERNETES),
-    ("sotto_proto", &["agent/src/xds", "agent/src/identify/ca", "agent/src/control_plane"]),
+    ("sotto_proto", PROTOCOLS),
+];
+
+/// Where messages are read and written.
+const PROTOCOLS: &[&str] = &[
+    "agent/src/xds",
+    "agent/src/identify/ca",
+    "agent/src/control_plane",
+    "agent/src/tunnel",
+    "agent/src/connection/moved",
+    "agent/src/app/handover",
 ];
 
 const KUBERNETES: &[&str] =

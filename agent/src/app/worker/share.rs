@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::capture::PodCapture;
 use crate::connection::{OfPod, Quota};
-use crate::sys::netns::Netns;
 
 /// One pod's share of this thread.
 pub(super) struct Share {
@@ -20,11 +20,13 @@ pub(super) struct Share {
     /// What is open, and the accept loops.
     pub(super) tasks: TaskTracker,
     pub(super) of_pod: Rc<OfPod>,
+    /// Whose it is.
+    pub(super) pod: Arc<PodCapture>,
 }
 
 impl Share {
     /// The share of a pod; if it is captured again, what is open goes on as a part of it.
-    pub(super) fn after(old: Option<&Self>, netns: &Netns, quota: Arc<Quota>) -> Self {
+    pub(super) fn after(old: Option<&Self>, pod: Arc<PodCapture>, quota: Arc<Quota>) -> Self {
         if let Some(old) = old {
             old.accepting.cancel();
         }
@@ -33,7 +35,8 @@ impl Share {
             loops: old.map_or_else(TaskTracker::new, |old| old.loops.clone()),
             open: old.map_or_else(CancellationToken::new, |old| old.open.clone()),
             tasks: old.map_or_else(TaskTracker::new, |old| old.tasks.clone()),
-            of_pod: Rc::new(OfPod::new(netns.clone(), quota)),
+            of_pod: Rc::new(OfPod::new(pod.netns.clone(), quota)),
+            pod,
         }
     }
 
@@ -67,7 +70,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::app::testing::means;
+    use crate::app::testing::{means, pod};
 
     /// As a connection of the share: it lives until it is cut.
     fn connection(share: &Share) {
@@ -76,11 +79,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_open_when_a_pod_is_captured_again_is_waited_for_and_cut() {
-        let netns = Netns::current().unwrap();
         let test = async {
-            let first = Share::after(None, &netns, means().quota());
+            let first = Share::after(None, pod(), means().quota());
             connection(&first);
-            let second = Share::after(Some(&first), &netns, means().quota());
+            let second = Share::after(Some(&first), pod(), means().quota());
             connection(&second);
             assert!(first.accepting.is_cancelled() && !second.accepting.is_cancelled());
             second.close();

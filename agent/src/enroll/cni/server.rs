@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::socket::CniSocket;
+use crate::sys::doorstep::Doorstep;
 use super::wire::{ADD_TIMEOUT, Answer, MAX_MESSAGE_BYTES, Reply, Request, Verb};
 
 /// A call of the plugin, to be answered.
@@ -34,7 +34,7 @@ struct Server {
 /// # Errors
 /// The listener broke.
 pub async fn serve(
-    socket: CniSocket,
+    socket: Doorstep,
     calls: mpsc::Sender<Call>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {

@@ -30,6 +30,9 @@ pub enum Broken {
     /// The peer closed it.
     #[error("the peer closed it")]
     Closed,
+    /// Another process goes on with it.
+    #[error("another process goes on with it")]
+    Moved,
     /// We closed it.
     #[error("it was closed")]
     Ended,

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{HeaderMap, StatusCode};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::super::account::{Account, Held};
 use super::super::h2::{Code, Connection, OpenError, Request, SendError, StreamId};
 use super::super::relay::{Leg, Progress};
 use super::broken::Broken;
+use super::moved::Moving;
 use super::ready::{Key, Ready};
 use super::state::State;
 use super::stream::{App, Ended, Passenger, Stream};
@@ -69,6 +70,21 @@ impl Link {
         drop(state);
         self.0.ready.mark(Key::State);
         Ok(StreamHandle { link: self.clone(), id })
+    }
+
+    /// Takes the tunnel out of its task once it can be left, with all its streams; none if it ends before, or is to stay.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, it leaves the tunnel where it is.
+    pub(in super::super) async fn leave(&self) -> Option<Box<Moving>> {
+        let (mover, moved) = oneshot::channel();
+        self.0.state.borrow_mut().mover = Some(mover);
+        self.0.ready.mark(Key::State);
+        moved.await.ok()
+    }
+
+    pub(super) fn handle(&self, id: StreamId) -> StreamHandle {
+        StreamHandle { link: self.clone(), id }
     }
 
     /// A stream of the peer that nobody has seen yet.
@@ -141,6 +157,7 @@ impl StreamHandle {
                 let error = io::Error::new(error.kind(), error.to_string());
                 Poll::Ready(Err(Unanswered::App(Arc::new(error))))
             }
+            Some(Ended::Moved) => Poll::Ready(Err(Unanswered::Broken(Broken::Moved))),
             Some(Ended::Complete) => Poll::Ready(Err(Unanswered::Broken(Broken::Ended))),
             None => {
                 stream.waiter = Some(cx.waker().clone());

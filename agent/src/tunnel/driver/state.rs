@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::super::account::Account;
 use super::super::h2::{Code, Connection, FEW, Request, StreamId};
 use super::broken::Broken;
+use super::moved::Mover;
 use super::stream::{Ended, Stream};
 
 /// A tunnel's streams and its HTTP/2.
@@ -35,6 +36,8 @@ pub(super) struct State {
     pub(super) broken: Option<Broken>,
     /// Told when `settled` or `retiring` change.
     pub(super) changed: Rc<Notify>,
+    /// Who wants to go on with the tunnel elsewhere.
+    pub(super) mover: Option<Mover>,
 }
 
 impl State {
@@ -53,6 +56,7 @@ impl State {
             idle_since: Some(Instant::now()),
             broken: None,
             changed: Rc::default(),
+            mover: None,
         }
     }
 

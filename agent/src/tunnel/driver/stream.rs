@@ -28,6 +28,8 @@ pub(in super::super) enum Ended {
     App(io::Error),
     /// The tunnel did.
     Tunnel(Broken),
+    /// It goes on in another process.
+    Moved,
 }
 
 /// What a stream's owner, its application and its tunnel's task know of it.
@@ -273,11 +275,19 @@ impl Stream {
             }
             // Its owner may find it another tunnel.
             Ended::Reset(_) | Ended::Tunnel(_) if unanswered => {}
-            Ended::Reset(_) | Ended::Tunnel(_) | Ended::App(_) => self.app = None,
+            Ended::Reset(_) | Ended::Tunnel(_) | Ended::App(_) | Ended::Moved => self.app = None,
         }
         self.backlog = Backlog::default();
         self.ended = Some(ended);
         self.wake();
+    }
+
+    /// The application and what it has carried, if both sides agreed to the stream and nothing waits for its owner.
+    pub(super) fn to_move(&self) -> Option<(&tokio::net::TcpStream, Rc<Progress>)> {
+        let app = self.app.as_ref()?;
+        let is_carried = self.established && self.answer.is_none() && self.early.again == 0;
+        let is_carried = is_carried && !app.progress.stays();
+        is_carried.then(|| (&app.leg.tcp, Rc::clone(&app.progress)))
     }
 
     pub(super) fn wake(&mut self) {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::super::tls::{Established, Session};
+use super::super::tls::{Established, Frozen, Session};
 use super::broken::Broken;
 use super::scratch::{self, RECEIVE};
 use crate::sys::socket;
@@ -66,6 +66,37 @@ impl Wire {
             sealed: Vec::new(),
             sent: 0,
             tight: false,
+        }
+    }
+
+    /// A connection that another process had, with what was received and not opened, and sealed and not sent.
+    pub(super) fn resume(
+        tcp: TcpStream,
+        tls: Session,
+        (partial, sealed): (Vec<u8>, Vec<u8>),
+        waker: Waker,
+    ) -> Self {
+        let fresh = !partial.is_empty();
+        Self { tcp, tls, waker, partial, fresh, readable: true, sealed, sent: 0, tight: false }
+    }
+
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// Gives up the session, with what was received and not opened, and sealed and not sent; the connection back if the
+    /// session is not to be had.
+    pub(super) fn freeze(self: Box<Self>) -> Result<(Frozen, Vec<u8>, Vec<u8>), Box<Self>> {
+        let mut this = *self;
+        match this.tls.freeze() {
+            Ok(session) => {
+                this.sealed.drain(..this.sent);
+                Ok((session, this.partial, this.sealed))
+            }
+            Err(tls) => {
+                this.tls = tls;
+                Err(Box::new(this))
+            }
         }
     }
 

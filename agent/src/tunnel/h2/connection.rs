@@ -2,6 +2,7 @@
 
 mod control;
 mod data;
+mod frozen;
 mod headers;
 mod read;
 mod send;
@@ -19,6 +20,7 @@ use super::frame::{self, DEFAULT_WINDOW, MAX_31, MIN_MAX_FRAME, PREFACE, setting
 use super::hpack::{self, Decoder, Encoder};
 use super::streams::{self, ById, Forgotten, Stream};
 
+pub use frozen::Unsound;
 pub use send::{OpenError, SendError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

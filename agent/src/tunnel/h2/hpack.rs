@@ -2,6 +2,7 @@
 
 mod decoder;
 mod encoder;
+mod frozen;
 mod huffman;
 mod integer;
 mod table;

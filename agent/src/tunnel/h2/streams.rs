@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
+use sotto_proto::handover::Forgotten as Gone;
+
 /// What the peer may still send on a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Receiving {
@@ -133,6 +135,27 @@ impl Forgotten {
             self.windows.remove(&oldest);
             self.horizon = self.horizon.max(oldest);
         }
+    }
+
+    /// All that are remembered, the oldest first.
+    pub(super) fn freeze(&self) -> Vec<Gone> {
+        let window = |id: &u32| Some(Gone { id: *id, window: *self.windows.get(id)? });
+        self.order.iter().filter_map(window).collect()
+    }
+
+    /// Up to where there may have been others.
+    pub(super) fn horizon(&self) -> u32 {
+        self.horizon
+    }
+
+    /// None if they are more than are remembered.
+    pub(super) fn thaw(gone: Vec<(u32, i32)>, horizon: u32) -> Option<Self> {
+        let mut this = Self { horizon, ..Self::default() };
+        if gone.len() > REMEMBERED {
+            return None;
+        }
+        gone.into_iter().for_each(|(id, window)| this.insert(id, window));
+        Some(this)
     }
 
     /// The peer sent so many bytes on a stream that is gone.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::chain::Chain;
 use super::super::driver::Link;
+use super::super::exit::Exit;
 
 /// What becomes of a tunnel that was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +92,11 @@ impl Tunnel {
     /// What its peer has shown.
     pub(super) fn peer(&self) -> &Chain {
         &self.peer
+    }
+
+    /// By which it may be taken elsewhere.
+    pub(super) fn exit(&self) -> Exit {
+        Exit::new(self.link.clone())
     }
 
     pub(super) fn is_cut(&self) -> bool {

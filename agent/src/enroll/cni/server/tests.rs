@@ -18,7 +18,7 @@ impl Running {
         let directory = tempfile::tempdir().expect("a directory");
         let (sender, calls) = mpsc::channel(queue);
         let stop = CancellationToken::new();
-        let socket = CniSocket::bind(&directory.path().join("run/cni.sock")).expect("a socket");
+        let socket = Doorstep::bind(&directory.path().join("run/cni.sock")).expect("a socket");
         let task = tokio::spawn(serve(socket, sender, stop.clone()));
         Self { directory, calls, stop, task }
     }
@@ -118,7 +118,7 @@ async fn a_stale_socket_is_replaced_and_a_newer_one_is_left_at_the_end() {
     let mut old = Running::start(1);
     let path = old.path();
     let (sender, mut calls) = mpsc::channel(1);
-    let newer = CniSocket::bind(&path).expect("replaces it");
+    let newer = Doorstep::bind(&path).expect("replaces it");
     old.stop.cancel();
     (&mut old.task).await.expect("ended").expect("well");
     assert!(path.exists(), "the newer socket stays");

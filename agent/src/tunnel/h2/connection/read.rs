@@ -64,6 +64,17 @@ impl Reader {
         self.payload.capacity()
     }
 
+    /// What has come of a frame's head.
+    pub(super) fn begun(&self) -> &[u8] {
+        &self.head[..self.have]
+    }
+
+    /// The same has come, of fewer bytes than a head has.
+    pub(super) fn begin_with(&mut self, begun: &[u8]) {
+        self.head[..begun.len()].copy_from_slice(begun);
+        self.have = begun.len();
+    }
+
     pub(super) fn is_within_frame(&self) -> bool {
         !matches!(self.at, At::Head) || self.have != 0
     }

@@ -1,7 +1,8 @@
 //! Reads header blocks (RFC 7541 section 6).
 
 use super::table::{DynamicTable, ENTRY_OVERHEAD, Entry, field};
-use super::{HpackError, huffman, integer};
+use super::{HpackError, frozen, huffman, integer};
+use sotto_proto::handover::Compression;
 
 /// Changes of the table's size in one header block (RFC 7541 section 4.2).
 const MAX_SIZE_UPDATES: u32 = 2;
@@ -19,6 +20,17 @@ pub(crate) struct Decoder {
 impl Decoder {
     pub(crate) fn new(limit: usize) -> Self {
         Self { table: DynamicTable::new(limit), limit, name: Vec::new(), value: Vec::new() }
+    }
+
+    /// For another process.
+    pub(crate) fn freeze(&self) -> Compression {
+        frozen::freeze(&self.table, self.limit, None)
+    }
+
+    /// None if it is no table.
+    pub(crate) fn thaw(frozen: &Compression) -> Option<Self> {
+        let limit = frozen.size as usize;
+        Some(Self { table: frozen::thaw(frozen)?, ..Self::new(limit) })
     }
 
     /// Decodes a whole block, passing each name and value on as sent: neither is validated.

@@ -5,7 +5,8 @@
 //! sent as they are; Huffman would save a quarter of the rest and cost both ends time.
 
 use super::table::{DynamicTable, Entry, STATIC};
-use super::{TABLE_SIZE, integer};
+use super::{TABLE_SIZE, frozen, integer};
+use sotto_proto::handover::Compression;
 
 /// Names whose last value is remembered.
 const REMEMBERED: usize = 16;
@@ -25,6 +26,17 @@ impl Encoder {
     pub(crate) fn new() -> Self {
         let table = DynamicTable::new(TABLE_SIZE);
         Self { table, size: TABLE_SIZE, least: None, last: [0; REMEMBERED] }
+    }
+
+    /// For another process; which fields come again is learned anew.
+    pub(crate) fn freeze(&self) -> Compression {
+        frozen::freeze(&self.table, self.size, self.least)
+    }
+
+    /// None if it is no table.
+    pub(crate) fn thaw(frozen: &Compression) -> Option<Self> {
+        let (size, least) = (frozen.size as usize, frozen.least.map(|least| least as usize));
+        Some(Self { table: frozen::thaw(frozen)?, size, least, last: [0; REMEMBERED] })
     }
 
     /// The peer's SETTINGS_HEADER_TABLE_SIZE. No larger table than the default is used.

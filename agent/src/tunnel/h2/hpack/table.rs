@@ -66,6 +66,17 @@ impl DynamicTable {
         }
     }
 
+    /// The most bytes that its entries may have.
+    pub(super) fn max_size(&self) -> usize {
+        self.max_size
+    }
+
+    /// A table with these entries, the newest first; none if they are more than fit.
+    pub(super) fn holding(max_size: usize, entries: VecDeque<Entry>) -> Option<Self> {
+        let size = entries.iter().map(Entry::size).sum();
+        (size <= max_size).then_some(Self { entries, size, max_size })
+    }
+
     /// The dynamic entry at `position`, 0 being the newest.
     pub(super) fn get(&self, position: usize) -> Option<&Entry> {
         self.entries.get(position)

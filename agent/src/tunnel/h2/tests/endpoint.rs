@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, StatusCode};
+use prost::Message as _;
+use sotto_proto::handover::Http2;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use crate::tunnel::h2::{Code, Connection, Event, StreamId};
@@ -30,12 +32,14 @@ pub(super) struct Endpoint {
     /// Bytes read, and bytes of a frame written, at once.
     piece: usize,
     echo: bool,
+    /// It is another process's after each step; so many times until now.
+    pub(super) moves: Option<usize>,
 }
 
 impl Endpoint {
     pub(super) fn new(connection: Connection, io: DuplexStream, piece: usize, echo: bool) -> Self {
         let (flows, resets) = (BTreeMap::new(), Vec::new());
-        Self { connection, io, flows, resets, went_away: false, piece, echo }
+        Self { connection, io, flows, resets, went_away: false, piece, echo, moves: None }
     }
 
     pub(super) fn send(&mut self, headers: &HeaderMap, bytes: Vec<u8>) -> StreamId {
@@ -49,6 +53,7 @@ impl Endpoint {
         let (mut out, mut at) = (Vec::new(), 0);
         let mut input = vec![0; self.piece];
         loop {
+            self.move_on();
             if at == out.len() {
                 (out, at) = (self.output(), 0);
             }
@@ -68,6 +73,15 @@ impl Endpoint {
                 },
             }
         }
+    }
+
+    /// As a process and the next would: by the bytes of the connection's state.
+    fn move_on(&mut self) {
+        let Some(moves) = self.moves else { return };
+        let Some(frozen) = self.connection.freeze() else { return };
+        let frozen = Http2::decode(&*frozen.encode_to_vec()).unwrap();
+        self.connection = Connection::thaw(frozen).unwrap();
+        self.moves = Some(moves + 1);
     }
 
     fn input(&mut self, mut rest: &[u8]) {

@@ -25,6 +25,8 @@ struct Set {
     frame: u32,
     streams: usize,
     most: usize,
+    /// Our end is another process's after each step.
+    moves: bool,
 }
 
 const COMMON: Set = Set {
@@ -42,6 +44,7 @@ const COMMON: Set = Set {
     frame: 16_384,
     streams: 50,
     most: 100_000,
+    moves: false,
 };
 
 fn tiny() -> Set {
@@ -52,7 +55,7 @@ fn tiny() -> Set {
 fn large() -> Set {
     let config = Config { initial_window: 1 << 20, max_window: 1 << 20, ..COMMON.config };
     let (piece, window, frame) = (1 << 20, 1 << 20, (1 << 24) - 1);
-    Set { config, piece, window, frame, streams: 4, most: 3 << 20 }
+    Set { config, piece, window, frame, streams: 4, most: 3 << 20, ..COMMON }
 }
 
 fn one_byte_frames() -> Set {
@@ -130,8 +133,10 @@ async fn crate_to_ours(set: Set) {
     let (near, far) = transport();
     let ours = async {
         let mut server = Endpoint::new(Connection::server(set.config), far, set.piece, true);
+        server.moves = set.moves.then_some(0);
         server.run(|_| false).await;
         assert_eq!(server.resets, []);
+        assert!(server.moves.is_none_or(|moves| moves > 100), "{:?}", server.moves);
         server.connection.open_streams()
     };
     let theirs = async {
@@ -198,8 +203,10 @@ async fn ours_to_crate(set: Set) {
         for stream in 0..set.streams {
             client.send(&headers(stream), payload(stream, set.most));
         }
+        client.moves = set.moves.then_some(0);
         client.run(|client| client.connection.open_streams() == 0).await;
         assert_eq!(client.resets, []);
+        assert!(client.moves.is_none_or(|moves| moves > 100), "{:?}", client.moves);
         for (stream, flow) in client.flows.values().enumerate() {
             assert!(flow.received == payload(stream, set.most), "stream {stream}");
         }
@@ -236,6 +243,14 @@ fn frames_of_one_byte_pass_everything() {
 fn the_largest_frames_pass_everything() {
     run(crate_to_ours(large()));
     run(ours_to_crate(large()));
+}
+
+#[test]
+fn a_connection_that_is_moved_after_each_step_passes_everything() {
+    for set in [COMMON, tiny(), Set { most: 300, ..one_byte_frames() }] {
+        run(crate_to_ours(Set { moves: true, ..set }));
+        run(ours_to_crate(Set { moves: true, ..set }));
+    }
 }
 
 #[test]

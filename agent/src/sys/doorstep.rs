@@ -1,4 +1,4 @@
-//! The socket's file.
+//! Sockets in the file system, on which one process of the node's root waits for others.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -9,13 +9,13 @@ use tokio::net::UnixListener;
 
 /// A listening socket and its file, which is removed at the end unless somebody replaced it.
 #[derive(Debug)]
-pub struct CniSocket {
+pub struct Doorstep {
     path: PathBuf,
     inode: u64,
     listener: UnixListener,
 }
 
-impl CniSocket {
+impl Doorstep {
     /// Listens at `path`, in place of whatever is there.
     ///
     /// # Errors
@@ -35,14 +35,15 @@ impl CniSocket {
         Ok(Self { path: path.to_owned(), inode, listener })
     }
 
-    pub(super) fn into_parts(self) -> (UnixListener, SocketFile) {
+    /// The listener, and what keeps its file.
+    pub fn into_parts(self) -> (UnixListener, SocketFile) {
         (self.listener, SocketFile { path: self.path, inode: self.inode })
     }
 }
 
 /// Removes the file when dropped, if it is still ours.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     inode: u64,
 }
@@ -51,7 +52,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode);
         if ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "failed to remove the CNI socket");
+            tracing::warn!(path = %self.path.display(), %error, "failed to remove a socket's file");
         }
     }
 }

@@ -1,0 +1,130 @@
+//! The agent that was in charge.
+
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use futures::future::join_all;
+use prost::Message as _;
+use sotto_proto::handover::Verdict;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Answer, Offer, PATIENCE, greeted, hello, say, socket};
+use crate::app::worker::{self, Command, Worker};
+use crate::connection::Parcel;
+use crate::sys::passing::{Passed, Passing};
+
+/// How often the successor is looked for, until it listens.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How many went.
+#[derive(Debug, Default)]
+struct Tally {
+    parcels: AtomicUsize,
+    connections: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+/// Gives all open connections to the agent that has taken over, as soon as each can be, until `stop`.
+pub(in crate::app) async fn give(
+    run_dir: &Path,
+    workers: Arc<[Worker]>,
+    stop: CancellationToken,
+) {
+    let Some(stream) = stop.run_until_cancelled(connected(&socket(run_dir))).await else { return };
+    if let Err(error) = give_to(stream, &workers, &stop).await {
+        warn!("connections that are open here end here: {error:#}");
+    }
+}
+
+async fn give_to(
+    stream: UnixStream,
+    workers: &[Worker],
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let passing = stream.into_std().and_then(|stream| Passing::new(stream, PATIENCE));
+    let passing = passing.context("failed to talk to the agent that took over")?;
+    let (offers, offered) = mpsc::channel(1);
+    let tally = Arc::new(Tally::default());
+    let of_thread = Arc::clone(&tally);
+    // It ends with the last thread that offers something, or with the other agent.
+    let passing = tokio::task::spawn_blocking(move || pass(passing, offered, &of_thread));
+    let leave = |done| Command::Leave { offers: offers.clone(), until: stop.clone(), done };
+    join_all(worker::tell_all(workers, leave).await).await;
+    drop(offers);
+    info!(
+        connections = tally.connections.load(Relaxed),
+        parcels = tally.parcels.load(Relaxed),
+        refused = tally.refused.load(Relaxed),
+        took = ?begun.elapsed(),
+        "gave the agent that took over the connections that could leave"
+    );
+    passing.await.context("passing connections panicked")?
+}
+
+/// The successor listens when it has captured the pods.
+async fn connected(socket: &Path) -> UnixStream {
+    loop {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => return stream,
+            Err(error) => debug!(%error, "the agent that took over takes no connections yet"),
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Passes what is offered, until nobody offers anything any more.
+fn pass(
+    mut to: Passing,
+    mut offers: mpsc::Receiver<Offer>,
+    tally: &Tally,
+) -> anyhow::Result<()> {
+    say(&mut to, &hello(String::new())).context("failed to greet the agent that took over")?;
+    let hello = greeted(Some(to.answer().context("the agent that took over says nothing")?))?;
+    ensure!(hello.refusal.is_empty(), "the agent that took over takes nothing: {}", hello.refusal);
+    while let Some(Offer { parcel, answer }) = offers.blocking_recv() {
+        let connections = parcel.connections();
+        let (given, broken) = match offer(&mut to, &parcel) {
+            Ok(refusal) if refusal.is_empty() => {
+                tally.parcels.fetch_add(1, Relaxed);
+                tally.connections.fetch_add(connections, Relaxed);
+                (Answer::Taken, None)
+            }
+            Ok(refusal) => {
+                debug!(refusal, connections, "connections stay here: they were not taken");
+                tally.refused.fetch_add(connections, Relaxed);
+                (Answer::Refused(Box::new(parcel)), None)
+            }
+            Err(error) => (Answer::Lost, Some(error)),
+        };
+        // Whoever does not wait any more has been told to end.
+        drop(answer.send(given));
+        if let Some(error) = broken {
+            return Err(error.context("connections were lost on their way"));
+        }
+    }
+    Ok(())
+}
+
+/// Why it was not taken; empty if it was.
+fn offer(to: &mut Passing, parcel: &Parcel) -> anyhow::Result<String> {
+    let sockets: Vec<_> = parcel.sockets.iter().map(|socket| socket.as_fd()).collect();
+    let message = parcel.message.encode_to_vec();
+    let secret = parcel.session.as_ref().map_or(&[][..], |session| session.as_bytes());
+    match to.send(&message, secret, &sockets) {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+            return Ok(error.to_string());
+        }
+        sent => sent?,
+    }
+    let Passed { message, .. } = to.answer()?;
+    Ok(Verdict::decode(&*message)?.refusal)
+}

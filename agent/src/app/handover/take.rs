@@ -1,0 +1,118 @@
+//! The agent that is in charge now.
+
+use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use prost::Message as _;
+use sotto_proto::handover::{self as proto, Verdict};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{PATIENCE, greeted, hello, say, socket};
+use crate::app::pods::Pods;
+use crate::connection::Parcel;
+use crate::error::chain;
+use crate::sys::doorstep::Doorstep;
+use crate::sys::passing::{Passed, Passing};
+use crate::tunnel::tls::Frozen;
+
+/// Takes the open connections of the agent before, once `settled`, until `stop`.
+pub(in crate::app) async fn take(
+    run_dir: PathBuf,
+    pods: Pods,
+    settled: impl Future<Output = ()>,
+    stop: CancellationToken,
+) {
+    if stop.run_until_cancelled(settled).await.is_none() {
+        return;
+    }
+    let place = socket(&run_dir);
+    let doorstep = match Doorstep::bind(&place) {
+        Ok(doorstep) => doorstep,
+        Err(error) => {
+            let path = place.display();
+            return warn!(%path, %error, "open connections of the agent before end with it: no socket");
+        }
+    };
+    let (listener, _file) = doorstep.into_parts();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => attend(stream, &pods, &stop).await,
+            Err(error) => {
+                warn!(%error, "failed to accept on the socket for connections of the agent before");
+                stop.run_until_cancelled(tokio::time::sleep(PATIENCE)).await;
+            }
+        }
+    }
+}
+
+/// Takes what one agent gives.
+async fn attend(stream: tokio::net::UnixStream, pods: &Pods, stop: &CancellationToken) {
+    let begun = stream.into_std().and_then(|stream| Ok((stream.try_clone()?, stream)));
+    let (ours, stream) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return warn!(%error, "failed to talk to the agent before"),
+    };
+    let (pods, handle) = (pods.clone(), Handle::current());
+    let mut receiving = tokio::task::spawn_blocking(move || receive(stream, &pods, &handle));
+    let received = tokio::select! {
+        received = &mut receiving => received,
+        () = stop.cancelled() => {
+            // The thread waits for the other agent: now it hears that there is nothing more.
+            drop(ours.shutdown(Shutdown::Both));
+            receiving.await
+        }
+    };
+    match received {
+        Ok(Ok(0)) => {}
+        Ok(Ok(taken)) => info!(connections = taken, "the agent before has given all it had"),
+        Ok(Err(error)) => warn!("an agent could not give its connections: {error:#}"),
+        Err(error) => warn!(%error, "taking connections panicked"),
+    }
+}
+
+/// Tells how many connections were taken.
+fn receive(
+    stream: std::os::unix::net::UnixStream,
+    pods: &Pods,
+    handle: &Handle,
+) -> anyhow::Result<usize> {
+    let mut from = Passing::new(stream, PATIENCE).context("failed to talk to the agent before")?;
+    let refusal = match greeted(from.next()?) {
+        Ok(_) => String::new(),
+        Err(error) => format!("{error:#}"),
+    };
+    say(&mut from, &hello(refusal.clone()))?;
+    anyhow::ensure!(refusal.is_empty(), "{refusal}");
+    let mut taken = 0;
+    while let Some(passed) = from.next()? {
+        let refusal = match parcel(passed) {
+            Ok(parcel) => {
+                let connections = parcel.connections();
+                match handle.block_on(pods.take(parcel)) {
+                    Ok(()) => {
+                        taken += connections;
+                        String::new()
+                    }
+                    Err(error) => chain(&error),
+                }
+            }
+            Err(error) => format!("it cannot be read: {error}"),
+        };
+        if !refusal.is_empty() {
+            debug!(refusal, "connections of the agent before stay there");
+        }
+        say(&mut from, &Verdict { refusal }.encode_to_vec())?;
+    }
+    Ok(taken)
+}
+
+fn parcel(passed: Passed) -> Result<Parcel, prost::DecodeError> {
+    let Passed { message, secret, descriptors } = passed;
+    let message = proto::Parcel::decode(&*message)?;
+    let session = (!secret.is_empty()).then(|| Frozen::from_bytes(secret));
+    let sockets = descriptors.into_iter().map(TcpStream::from).collect();
+    Ok(Parcel { message, session, sockets })
+}

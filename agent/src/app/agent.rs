@@ -295,9 +295,12 @@ impl Agent {
             // Not unready: its DaemonSet would end it before its successor has shown that it works.
             let remark = "another agent of this node has taken over".to_owned();
             self.office.readiness.remark(CHARGE, Some(remark));
-            info!("another agent takes over; connections that are open go on here until it has them");
+            info!(
+                "another agent takes over; connections that are open go on here until it has them"
+            );
             let giving = self.servers.token.child_token();
-            let (directory, stop) = (settings::run_dir(&self.state.config).to_owned(), giving.clone());
+            let (directory, stop) =
+                (settings::run_dir(&self.state.config).to_owned(), giving.clone());
             let workers = self.state.workers.clone();
             self.servers.spawn(async move { handover::give(&directory, workers, stop).await });
             tokio::select! {

@@ -20,7 +20,9 @@ use super::record::Record;
 use crate::authorize::{Denial, Permit, Request, watch};
 use crate::capture::PodCapture;
 use crate::observe::labels::ResponseFlags;
-use crate::tunnel::{Account, Brake, Passage, RelayError, TunnelStream, relay, relay_aboard, relay_tcp};
+use crate::tunnel::{
+    Account, Brake, Passage, RelayError, TunnelStream, relay, relay_aboard, relay_tcp,
+};
 
 /// How long the end of a tunnel within another may take to arrive.
 const LINGER: Duration = Duration::from_secs(10);
@@ -86,7 +88,8 @@ pub(super) fn inbound_plaintext(
 ) -> Carrying {
     let live = record.live();
     let brake = live.set_brake(Brake::default());
-    let relay = relay_tcp(client, app, Passage::Inbound(permit), (live.progress(), &brake), account);
+    let relay =
+        relay_tcp(client, app, Passage::Inbound(permit), (live.progress(), &brake), account);
     let relay = Box::pin(relay);
     run(record, counted, relay, revoked_of(context, arrival))
 }

@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::admit::{Admission, Admit};
 use self::jobs::{Done, Jobs};
-use super::cni::wire::{Answer, Reply, Verb};
 use super::cni::Call;
-use crate::sys::doorstep::Doorstep;
+use super::cni::wire::{Answer, Reply, Verb};
 use super::condition::{Of, Told};
 use super::machine::{Action, Input, Machine, Ticket, Timing, Trouble};
 use super::netns::Locator;
@@ -27,6 +26,7 @@ use super::report::Report;
 use super::{AdoptedPod, Capture, EnrollError, LeftAlone, PodState, Settings, Status};
 use crate::error::chain;
 use crate::mesh::PodUid;
+use crate::sys::doorstep::Doorstep;
 
 /// CNI calls that may wait; more are turned away, and tried again by the kubelet.
 const MAX_CALLS: usize = 64;

@@ -147,7 +147,8 @@ impl Passing {
             let fits = control.push(SendAncillaryMessage::ScmRights(descriptors));
             debug_assert!(fits, "there is room for so many");
         }
-        let sent = sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+        let sent =
+            sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
         self.stream.write_all(&bytes[sent..])
     }
 

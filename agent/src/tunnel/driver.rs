@@ -52,8 +52,8 @@ use wire::Wire;
 
 pub use broken::Broken;
 pub use link::Unanswered;
-pub use moved::{MoveError, Moving};
 pub(super) use link::{Link, StreamHandle};
+pub use moved::{MoveError, Moving};
 pub(super) use scratch::free_buffers;
 pub(super) use stream::{Ended, Passenger};
 

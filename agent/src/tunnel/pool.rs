@@ -417,7 +417,8 @@ impl Pool {
     ) -> Result<StreamSlot, ConnectError> {
         let limits = &self.inner.limits;
         // The rare path is boxed: a connection's future need not have room for a handshake.
-        let dialled = Box::pin(connect::dial(key.gateway, tcp, Arc::clone(&caller.tls), limits)).await;
+        let dialled =
+            Box::pin(connect::dial(key.gateway, tcp, Arc::clone(&caller.tls), limits)).await;
         let mut dialled = match dialled {
             Ok(dialled) => dialled,
             Err(error) => {

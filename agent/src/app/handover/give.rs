@@ -2,8 +2,8 @@
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -30,14 +30,12 @@ struct Tally {
     parcels: AtomicUsize,
     connections: AtomicUsize,
     refused: AtomicUsize,
+    /// Why the first of them were.
+    refusal: OnceLock<String>,
 }
 
 /// Gives all open connections to the agent that has taken over, as soon as each can be, until `stop`.
-pub(in crate::app) async fn give(
-    run_dir: &Path,
-    workers: Arc<[Worker]>,
-    stop: CancellationToken,
-) {
+pub(in crate::app) async fn give(run_dir: &Path, workers: Arc<[Worker]>, stop: CancellationToken) {
     let Some(stream) = stop.run_until_cancelled(connected(&socket(run_dir))).await else { return };
     if let Err(error) = give_to(stream, &workers, &stop).await {
         warn!("connections that are open here end here: {error:#}");
@@ -64,6 +62,7 @@ async fn give_to(
         connections = tally.connections.load(Relaxed),
         parcels = tally.parcels.load(Relaxed),
         refused = tally.refused.load(Relaxed),
+        refusal = tally.refusal.get(),
         took = ?begun.elapsed(),
         "gave the agent that took over the connections that could leave"
     );
@@ -82,11 +81,7 @@ async fn connected(socket: &Path) -> UnixStream {
 }
 
 /// Passes what is offered, until nobody offers anything any more.
-fn pass(
-    mut to: Passing,
-    mut offers: mpsc::Receiver<Offer>,
-    tally: &Tally,
-) -> anyhow::Result<()> {
+fn pass(mut to: Passing, mut offers: mpsc::Receiver<Offer>, tally: &Tally) -> anyhow::Result<()> {
     say(&mut to, &hello(String::new())).context("failed to greet the agent that took over")?;
     let hello = greeted(Some(to.answer().context("the agent that took over says nothing")?))?;
     ensure!(hello.refusal.is_empty(), "the agent that took over takes nothing: {}", hello.refusal);
@@ -101,6 +96,7 @@ fn pass(
             Ok(refusal) => {
                 debug!(refusal, connections, "connections stay here: they were not taken");
                 tally.refused.fetch_add(connections, Relaxed);
+                tally.refusal.get_or_init(|| refusal);
                 (Answer::Refused(Box::new(parcel)), None)
             }
             Err(error) => (Answer::Lost, Some(error)),

@@ -50,6 +50,10 @@ pub(super) fn leave(
         let mut done = Some(done);
         while !offers.is_closed() && !until.is_cancelled() {
             for departure in departures(&context) {
+                // What is left of a pod that has left the mesh ends here, and what it needs in the pod with it.
+                if !pods.contains_key(departure.pod()) {
+                    continue;
+                }
                 if until.is_cancelled() || !give(&context, &pods, &departure, &offers).await {
                     break;
                 }

@@ -32,6 +32,15 @@ pub fn departures(context: &Context) -> Vec<Departure> {
 }
 
 impl Departure {
+    /// Whose it is.
+    pub fn pod(&self) -> &PodUid {
+        match &self.0 {
+            Kind::Accepted(leaving) => &leaving.caller.pod.pod.uid,
+            Kind::Dialled(departing) => &departing.key.pod,
+            Kind::Plain(live) => &live.way().pod,
+        }
+    }
+
     /// Takes it, once it can be; none if it ends before, or is to stay.
     ///
     /// # Cancel safety
@@ -73,8 +82,7 @@ impl Departure {
                     let Way { rest, ended } = way;
                     Some(proto::Way { rest, ended })
                 });
-                let plain =
-                    proto::Plain { connection: Some(connection), from_first, from_second };
+                let plain = proto::Plain { connection: Some(connection), from_first, from_second };
                 let sockets = moving.ends.into();
                 Some(parcel(&live.way().pod, What::Plain(plain), None, sockets))
             }
@@ -98,12 +106,7 @@ fn carried(
     apps.into_iter().map(carried).collect()
 }
 
-fn parcel(
-    pod: &PodUid,
-    what: What,
-    session: Option<Frozen>,
-    sockets: Vec<TcpStream>,
-) -> Parcel {
+fn parcel(pod: &PodUid, what: What, session: Option<Frozen>, sockets: Vec<TcpStream>) -> Parcel {
     let message = proto::Parcel { pod_uid: pod.to_string(), what: Some(what) };
     Parcel { message, session, sockets }
 }

@@ -92,8 +92,7 @@ async fn accepted(
     let svid = context.certificates.svid(&local).await.map_err(Error::Identity)?;
     let certificates = certificates(told.certificates);
     let identity = peer::chain_identity(&certificates).map_err(Error::Peer)?;
-    let (client, destination) =
-        (told::address(&told.client)?, told::address(&told.destination)?);
+    let (client, destination) = (told::address(&told.client)?, told::address(&told.destination)?);
     let arrived = arrive(&context, &pod, &of_pod, told.connections)?;
     let moving = moving(told.tunnel, parts, &arrived)?;
     let (drain, abort) = (stop.child_token(), CancellationToken::new());
@@ -160,9 +159,8 @@ fn carried_plain(
         Ok::<_, Error>(Way { rest, ended })
     };
     let ways = [way(told.from_first)?, way(told.from_second)?];
-    let [first, second] = <[TcpStream; 2]>::try_from(sockets)
-        .map_err(|_| Error::Unsound("sockets"))?
-        .map(|socket| {
+    let [first, second] =
+        <[TcpStream; 2]>::try_from(sockets).map_err(|_| Error::Unsound("sockets"))?.map(|socket| {
             socket.set_nonblocking(true)?;
             tokio::net::TcpStream::from_std(socket)
         });
@@ -177,8 +175,7 @@ fn carried_plain(
     Ok(Box::pin(async move {
         let (progress, brake) = (live.progress(), &brake);
         if !is_inbound {
-            let relay =
-                relay_tcp(ends.0, ends.1, Passage::Outbound, (progress, brake), &account);
+            let relay = relay_tcp(ends.0, ends.1, Passage::Outbound, (progress, brake), &account);
             return carry::run(record, place, Box::pin(relay), std::future::pending()).await;
         }
         let hold = context.timings.hold;

@@ -9,8 +9,8 @@ use axum::{Json, Router};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::sys::doorstep::Doorstep;
 use super::wire::{ADD_TIMEOUT, Answer, MAX_MESSAGE_BYTES, Reply, Request, Verb};
+use crate::sys::doorstep::Doorstep;
 
 /// A call of the plugin, to be answered.
 #[derive(Debug)]

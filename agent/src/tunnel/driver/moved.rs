@@ -164,8 +164,7 @@ fn told(state: &State) -> Option<(proto::Tunnel, Vec<(TcpStream, Rc<Progress>)>)
     if !known.iter().eq(open.iter().map(|(id, _)| *id)) {
         return None;
     }
-    let mut tunnel =
-        proto::Tunnel { http2: Some(state.h2.freeze()?), ..proto::Tunnel::default() };
+    let mut tunnel = proto::Tunnel { http2: Some(state.h2.freeze()?), ..proto::Tunnel::default() };
     let mut apps = Vec::new();
     for (id, stream) in open {
         let (tcp, progress) = stream.to_move()?;

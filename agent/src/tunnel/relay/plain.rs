@@ -14,8 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::super::account::Account;
-use super::buffer::{ReadSize, Scratch};
 use super::brake::Way;
+use super::buffer::{ReadSize, Scratch};
 use super::{RelayError, add};
 
 /// Read at once while the pod holds too much, in bytes.

@@ -75,7 +75,14 @@ async fn plain() -> Path {
     let counted = Rc::clone(&progress);
     let relay = spawn_local(async move {
         let permit = permit();
-        relay_tcp(client_side, server_side, Passage::Inbound(&permit), (&counted, &Rc::default()), &unbounded()).await
+        relay_tcp(
+            client_side,
+            server_side,
+            Passage::Inbound(&permit),
+            (&counted, &Rc::default()),
+            &unbounded(),
+        )
+        .await
     });
     let far = Rc::clone(&progress);
     Path { client, server, relays: vec![relay], progress, far }
@@ -311,7 +318,8 @@ async fn plain_readers_that_never_read_hold_no_more_than_the_pods_share() {
                 (tcp_pair().await, tcp_pair().await);
             let (progress, account) = (Rc::default(), Rc::clone(&account));
             let passage = Passage::Outbound;
-            let relay = relay_tcp(client_side, server_side, passage, (&progress, &Rc::default()), &account);
+            let relay =
+                relay_tcp(client_side, server_side, passage, (&progress, &Rc::default()), &account);
             relays.push(spawn_local(relay));
             spawn_local(async move { while client.write_all(&[7; 64 << 10]).await.is_ok() {} });
             ends.push(server);
@@ -342,7 +350,13 @@ async fn a_relay_is_small() {
         drop(path);
         let (app, peer) = (tcp_pair().await.0, tcp_pair().await.0);
         let progress = Rc::default();
-        sizes.push(size_of_val(&relay_tcp(app, peer, Passage::Outbound, (&progress, &Rc::default()), &unbounded())));
+        sizes.push(size_of_val(&relay_tcp(
+            app,
+            peer,
+            Passage::Outbound,
+            (&progress, &Rc::default()),
+            &unbounded(),
+        )));
         fn size<F>(_: impl Fn(TcpStream, TunnelStream, &'static Rc<Progress>) -> F) -> usize {
             size_of::<F>()
         }

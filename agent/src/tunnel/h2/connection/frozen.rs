@@ -8,10 +8,10 @@ use sotto_proto::handover::{Advertised, Compression, Http2, Http2Stream, WithinD
 use super::read::{At, Reader};
 use super::send::Leaving;
 use super::{Connection, Peer, Role};
+use crate::tunnel::h2::StreamId;
 use crate::tunnel::h2::config::Config;
 use crate::tunnel::h2::frame::{HEAD, MAX_31, MAX_MAX_FRAME, MIN_MAX_FRAME};
 use crate::tunnel::h2::hpack::{Decoder, Encoder};
-use crate::tunnel::h2::StreamId;
 use crate::tunnel::h2::streams::{Forgotten, Receiving, Sending, Stream};
 
 /// What no connection comes to.

@@ -6,6 +6,7 @@ mod corpus;
 mod endpoint;
 mod exchange;
 mod frames;
+mod frozen;
 mod leaving;
 mod messages;
 mod oracle;

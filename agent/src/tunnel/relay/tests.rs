@@ -1,6 +1,6 @@
 //! Bytes end to end: an application, a relay, a tunnel, a relay, an application.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use crate::tunnel::pool::Pool;
 use crate::tunnel::testing::{
     Gateway, Pki, caller, key, local, permit, request, tcp_pair, unbounded,
 };
+
+mod moved;
 
 type Outcome = JoinHandle<Result<(), RelayError>>;
 
@@ -88,11 +90,16 @@ async fn plain() -> Path {
     Path { client, server, relays: vec![relay], progress, far }
 }
 
-/// Runs a check over a tunnel and over a plain relay.
+/// Runs a check over a tunnel and over a plain relay, also while they go from process to process.
 async fn both<F: Future<Output = ()>>(check: impl Fn(Path) -> F) {
     local(async {
         check(tunnelled(Limits::default()).await).await;
         check(plain().await).await;
+        let moves = Rc::new(Cell::new(0));
+        check(moved::tunnelled(Limits::default(), &moves).await).await;
+        assert!(moves.take() > 0, "the tunnel never moved");
+        check(moved::plain(&moves).await).await;
+        assert!(moves.take() > 0, "the connection never moved");
     })
     .await;
 }

@@ -111,10 +111,16 @@ impl Connection {
             return Err(Unsound("a stream"));
         }
         let (least, most) = (self.config.initial_window, self.config.max_window);
-        // Received and not given back, whether taken or not, is within what the peer could send.
-        let held = u64::from(credit) + u64::from(untaken);
+        // What the peer may send, and what of it was not given back, is no more than what it ever could.
+        let ahead = u64::try_from(frozen.recv_window).unwrap_or(0);
+        let held = ahead + u64::from(credit) + u64::from(untaken);
         let most_held = u64::from(target.max(self.first_window().unsigned_abs()));
-        if !(least..=most).contains(&target) || held > most_held {
+        let far_below = |window: i32| window < -MAX_31.cast_signed();
+        if !(least..=most).contains(&target)
+            || held > most_held
+            || far_below(frozen.recv_window)
+            || far_below(frozen.send_window)
+        {
             return Err(Unsound("a stream's window"));
         }
         let receiving = if frozen.received { Receiving::Ended } else { Receiving::Body };

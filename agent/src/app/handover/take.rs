@@ -80,14 +80,14 @@ fn receive(
     handle: &Handle,
 ) -> anyhow::Result<usize> {
     let mut from = Passing::new(stream, PATIENCE).context("failed to talk to the agent before")?;
-    let refusal = match greeted(from.next()?) {
+    let refusal = match greeted(from.wait()?) {
         Ok(_) => String::new(),
         Err(error) => format!("{error:#}"),
     };
     say(&mut from, &hello(refusal.clone()))?;
     anyhow::ensure!(refusal.is_empty(), "{refusal}");
     let mut taken = 0;
-    while let Some(passed) = from.next()? {
+    while let Some(passed) = from.wait()? {
         let refusal = match parcel(passed) {
             Ok(parcel) => {
                 let connections = parcel.connections();

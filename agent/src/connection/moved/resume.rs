@@ -15,46 +15,20 @@ use super::super::of_pod::OfPod;
 use super::super::quota::{Full, Place};
 use super::super::record::Record;
 use super::super::serve_streams;
+use super::error::ResumeError as Error;
+use super::parcel::Parcel;
 use super::told::{self, Told};
-use super::{Parcel, ResumeError as Error};
 use crate::authorize::{Request, watch};
 use crate::capture::PodCapture;
-use crate::identify::certs::CertificateError;
-use crate::identify::peer::{self, PeerError};
+use crate::identify::peer;
 use crate::identify::svid::Svid;
 use crate::mesh::SpiffeId;
 use crate::observe::labels::Reporter;
 use crate::tunnel::tls::Frozen;
 use crate::tunnel::{
-    Brake, Caller, MoveError, Moving, Passage, PoolKey, Progress, Server, Terms, Trust, Way,
-    relay_aboard, relay_tcp,
+    Brake, Caller, Moving, Passage, PoolKey, Progress, Server, Terms, Trust, Way, relay_aboard,
+    relay_tcp,
 };
-
-/// Why connections are not gone on with here.
-#[derive(Debug, thiserror::Error)]
-pub enum ResumeError {
-    /// What is told of them makes no sense.
-    #[error("what is told of them has {0} that cannot be")]
-    Unsound(&'static str),
-    /// Their tunnel cannot be gone on with.
-    #[error("their tunnel cannot be gone on with")]
-    Tunnel(#[from] MoveError),
-    /// The runtime does not take their sockets.
-    #[error("their sockets cannot be watched")]
-    Io(#[from] std::io::Error),
-    /// The pod has too many already.
-    #[error("no room for them: {0}")]
-    Full(String),
-    /// The pod has no certificate of its own.
-    #[error("the pod is not identified")]
-    Identity(#[source] CertificateError),
-    /// The peer is not who it was.
-    #[error("the peer's certificates name nobody")]
-    Peer(#[source] PeerError),
-    /// It is not known where this node is.
-    #[error("the mesh is not known: {0}")]
-    Mesh(String),
-}
 
 /// On which pod's part of which thread they go on.
 pub struct Host {

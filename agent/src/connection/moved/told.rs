@@ -7,7 +7,7 @@ use std::time::Duration;
 use sotto_proto::handover as proto;
 
 use super::super::record::{Live, Way};
-use super::resume::ResumeError;
+use super::error::ResumeError;
 use crate::capture::PodCapture;
 use crate::mesh::{Mesh, ServiceKey, SpiffeId, WorkloadUid};
 use crate::observe::connection::{ConnectionInfo, Party};
@@ -57,9 +57,8 @@ pub(super) fn arriving(
     pod: &PodCapture,
     mesh: &Mesh,
 ) -> Result<Told, ResumeError> {
-    let missing = ResumeError::Unsound;
     let end = |told: Option<proto::Party>| {
-        let told = told.ok_or(missing("no end"))?;
+        let told = told.ok_or(ResumeError::Unsound("no end"))?;
         let workload = mesh.workload(&WorkloadUid(told.workload_uid.into())).cloned();
         Ok::<_, ResumeError>(Party {
             address: address(&told.address)?,

@@ -22,6 +22,9 @@ use super::stream::{App, Ended, Stream};
 use super::wire::Wire;
 use super::{Driver, Side, Terms};
 
+/// Applications' connections, and what they have carried.
+type Apps = Vec<(TcpStream, Rc<Progress>)>;
+
 /// A tunnel that nobody serves.
 pub struct Moving {
     /// All but what follows.
@@ -31,7 +34,7 @@ pub struct Moving {
     /// Its own connection.
     pub tcp: TcpStream,
     /// The applications' connections, of each stream in order, and what they have carried.
-    pub apps: Vec<(TcpStream, Rc<Progress>)>,
+    pub apps: Apps,
 }
 
 /// Why a tunnel cannot be gone on with.
@@ -149,7 +152,7 @@ impl Driver {
 }
 
 /// What is told of the tunnel's HTTP/2 and streams, and their applications; none if it cannot be left now.
-fn told(state: &State) -> Option<(proto::Tunnel, Vec<(TcpStream, Rc<Progress>)>)> {
+fn told(state: &State) -> Option<(proto::Tunnel, Apps)> {
     let is_quiet = state.broken.is_none()
         && state.settled
         && state.incoming.is_empty()

@@ -86,16 +86,15 @@ impl Wire {
 
     /// Gives up the session, with what was received and not opened, and sealed and not sent; the connection back if the
     /// session is not to be had.
-    pub(super) fn freeze(self: Box<Self>) -> Result<(Frozen, Vec<u8>, Vec<u8>), Box<Self>> {
-        let mut this = *self;
-        match this.tls.freeze() {
+    pub(super) fn freeze(mut self) -> Result<(Frozen, Vec<u8>, Vec<u8>), Box<Self>> {
+        match self.tls.freeze() {
             Ok(session) => {
-                this.sealed.drain(..this.sent);
-                Ok((session, this.partial, this.sealed))
+                self.sealed.drain(..self.sent);
+                Ok((session, self.partial, self.sealed))
             }
             Err(tls) => {
-                this.tls = tls;
-                Err(Box::new(this))
+                self.tls = tls;
+                Err(Box::new(self))
             }
         }
     }

@@ -32,7 +32,7 @@ fn arrived(moving: Moving) -> Moving {
 /// A relay, and the next one whenever its stream has moved.
 fn carried(
     first: impl Future<Output = Result<(), RelayError>> + 'static,
-    mut next: mpsc::UnboundedReceiver<TunnelStream>,
+    mut next: mpsc::Receiver<TunnelStream>,
 ) -> Outcome {
     spawn_local(async move {
         let mut ended = first.await;
@@ -68,8 +68,8 @@ pub(super) async fn tunnelled(limits: Limits, moves: &Rc<Cell<usize>>) -> Path {
     let (far, (peer, exit)) = (far.await.unwrap(), serving.await.unwrap());
     let ((client, client_side), (server, server_side)) = (tcp_pair().await, tcp_pair().await);
     let (progress, counted) = (Rc::default(), Rc::default());
-    let (to_near, next_near) = mpsc::unbounded_channel();
-    let (to_far, next_far) = mpsc::unbounded_channel();
+    let (to_near, next_near) = mpsc::channel(1);
+    let (to_far, next_far) = mpsc::channel(1);
     let relays = vec![
         carried(relay(client_side, near, &progress), next_near),
         carried(relay(server_side, far, &counted), next_far),
@@ -87,7 +87,7 @@ fn serve(mut server: Server) {
 async fn move_server(
     (mut exit, peer): (Exit, Vec<CertificateDer<'static>>),
     limits: Limits,
-    streams: mpsc::UnboundedSender<TunnelStream>,
+    streams: mpsc::Sender<TunnelStream>,
     moves: Rc<Cell<usize>>,
 ) {
     while let Some(moving) = exit.leave().await {
@@ -98,7 +98,7 @@ async fn move_server(
         serve(server);
         moves.set(moves.get() + 1);
         let Some(stream) = open.pop() else { return };
-        if streams.send(stream).is_err() {
+        if streams.send(stream).await.is_err() {
             return;
         }
         sleep(STAY).await;
@@ -109,7 +109,7 @@ async fn move_client(
     mut pool: Pool,
     limits: Limits,
     tls: Arc<rustls::ClientConfig>,
-    streams: mpsc::UnboundedSender<TunnelStream>,
+    streams: mpsc::Sender<TunnelStream>,
     moves: Rc<Cell<usize>>,
 ) {
     while let Some(departing) = pool.departing().pop() {
@@ -121,7 +121,7 @@ async fn move_client(
         pool = next;
         moves.set(moves.get() + 1);
         let Some(stream) = open.pop() else { break };
-        if streams.send(stream).is_err() {
+        if streams.send(stream).await.is_err() {
             break;
         }
         sleep(STAY).await;

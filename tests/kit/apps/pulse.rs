@@ -32,9 +32,12 @@ pub struct Options {
     /// A new connection for each byte
     #[arg(long)]
     pub fresh: bool,
+    /// Print how long a byte took there and back, in microseconds: the longest, and that of the one in a thousand
+    #[arg(long)]
+    pub longest: bool,
 }
 
-/// Runs to the end and prints how many bytes came back.
+/// Runs to the end and prints how many bytes came back, or how long they took.
 ///
 /// # Errors
 /// The first byte or connection that failed.
@@ -44,26 +47,34 @@ pub async fn run(options: &Options) -> Result<()> {
     for _ in 0..options.connections {
         connections.spawn(pulse(options.clone(), until));
     }
-    let mut bytes = 0;
+    let mut took = Vec::new();
     while let Some(ended) = connections.join_next().await {
-        bytes += ended??;
+        took.extend(ended??);
     }
-    writeln!(std::io::stdout(), "{bytes}").context("print the count")
+    if !options.longest {
+        return writeln!(std::io::stdout(), "{}", took.len()).context("print the count");
+    }
+    took.sort_unstable();
+    let longest = took.last().context("no byte came back")?;
+    let one_of_many = took[took.len() - 1 - took.len() / 1000];
+    writeln!(std::io::stdout(), "{longest} {one_of_many}").context("print the times")
 }
 
-async fn pulse(options: Options, until: Instant) -> Result<u64> {
+/// How long each byte took, in microseconds.
+async fn pulse(options: Options, until: Instant) -> Result<Vec<u64>> {
     let mut stream = open(options.to).await?;
-    let mut count = 0;
+    let mut took = Vec::new();
     while Instant::now() < until {
-        there_and_back(&mut stream, count).await?;
-        count += 1;
+        let begun = Instant::now();
+        there_and_back(&mut stream, took.len() as u64).await?;
+        took.push(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
         sleep(Duration::from_millis(options.pause_ms)).await;
         if options.fresh {
             drop(stream);
             stream = open(options.to).await?;
         }
     }
-    Ok(count)
+    Ok(took)
 }
 
 async fn open(to: SocketAddr) -> Result<TcpStream> {

@@ -115,10 +115,41 @@ impl Suite {
         name: &str,
         (host, port): (&str, u16),
     ) -> Result<Load<'a>> {
+        self.until_stopped(
+            pod,
+            name,
+            |stop, port| ["load", stop, host, port].map(str::to_owned).to_vec(),
+            port,
+        )
+    }
+
+    /// Asks again and again on connections that stay open, until it is stopped.
+    pub(super) fn keep<'a>(
+        &'a self,
+        pod: (&'a str, &'a str),
+        name: &str,
+        connections: u32,
+        (host, port): (&str, u16),
+    ) -> Result<Load<'a>> {
+        let connections = connections.to_string();
+        let line = |stop: &str, port: &str| {
+            ["keep", stop, &connections, host, port].map(str::to_owned).to_vec()
+        };
+        self.until_stopped(pod, name, line, port)
+    }
+
+    fn until_stopped<'a>(
+        &'a self,
+        pod: (&'a str, &'a str),
+        name: &str,
+        line: impl Fn(&str, &str) -> Vec<String>,
+        port: u16,
+    ) -> Result<Load<'a>> {
         let stop = format!("/tmp/stop-{name}");
         self.kubectl.exec(pod, &["rm", "-f", &stop])?;
-        let port = port.to_string();
-        let argv = ["python3", "/e2e/pod.py", "load", &stop, host, &port];
+        let line = line(&stop, &port.to_string());
+        let program = ["python3", "/e2e/pod.py"].into_iter();
+        let argv: Vec<&str> = program.chain(line.iter().map(String::as_str)).collect();
         let running = self.kubectl.exec_start(pod, &argv)?;
         Ok(Load { suite: self, pod, stop, running })
     }

@@ -19,6 +19,9 @@ PATIENCE_SECONDS = 10
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    # A connection goes on after an answer, unless the client says HTTP/1.0.
+    protocol_version = "HTTP/1.1"
+
     def do_GET(self):
         # For probes that shall fail.
         code = 503 if self.path == "/unready" else 200
@@ -104,6 +107,48 @@ def load(stop, host, port):
         return not os.path.exists(stop)
 
     count(host, int(port), more)
+
+
+def keep(stop, connections, host, port):
+    """Asks every 20 ms on each of some connections, which stay open until the file `stop` is there."""
+    found = {"asked": 0, "answered": 0, "errors": collections.Counter()}
+    lock = threading.Lock()
+
+    def told(error=None):
+        with lock:
+            found["asked"] += 1
+            if error:
+                found["errors"][error] += 1
+            else:
+                found["answered"] += 1
+
+    def one():
+        try:
+            with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
+                answers = connection.makefile("rb")
+                while not os.path.exists(stop):
+                    connection.sendall(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n")
+                    status, length = answers.readline(), 0
+                    while (line := answers.readline()) not in (b"\r\n", b""):
+                        name, value = line.split(b":", 1)
+                        if name.lower() == b"content-length":
+                            length = int(value)
+                    body = answers.read(length)
+                    if b" 200 " not in status or len(body) != length or not length:
+                        return told("no answer")
+                    told()
+                    time.sleep(0.02)
+        except socket.timeout:
+            told("timeout")
+        except OSError as error:
+            told(errno.errorcode.get(error.errno, type(error).__name__))
+
+    threads = [threading.Thread(target=one) for _ in range(int(connections))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(json.dumps(found), flush=True)
 
 
 def record(file, seconds, settled, host, port):
@@ -280,5 +325,5 @@ def halve(host, port, count):
 
 if __name__ == "__main__":
     commands = {"serve": serve, "ask": ask, "load": load, "sweep": sweep, "ports": ports, "late": late,
-                "record": record, "drain": drain, "halve": halve}
+                "record": record, "keep": keep, "drain": drain, "halve": halve}
     commands[sys.argv[1]](*sys.argv[2:])

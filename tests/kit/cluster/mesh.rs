@@ -77,16 +77,24 @@ impl Cluster {
     /// # Errors
     /// It does not start, or is not ready within a minute; its log's end is in the error.
     pub async fn surge(&mut self, number: usize, sotto: &Path) -> Result<Agent> {
+        let before = self.surge_begun(number, sotto).await?;
+        let ready = async || Ok(self.agents[number].ready().await.then_some(()));
+        self.wait_until("the next agent is ready", READY, ready).await?;
+        Ok(before)
+    }
+
+    /// The same, and nothing is waited for.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn surge_begun(&mut self, number: usize, sotto: &Path) -> Result<Agent> {
         let before = self.agents.get(number).context("no such agent")?;
         let node = self.nodes.iter().find(|node| node.name() == before.node());
         let node = Arc::clone(node.context("an agent without its node")?);
         let config = self.agent_config(sotto, Vec::new());
         let tag = if before.tag().is_empty() { "-next" } else { "" };
         let next = Agent::start_beside(&node, &config, tag).await?;
-        let before = std::mem::replace(&mut self.agents[number], next);
-        let ready = async || Ok(self.agents[number].ready().await.then_some(()));
-        self.wait_until("the next agent is ready", READY, ready).await?;
-        Ok(before)
+        Ok(std::mem::replace(&mut self.agents[number], next))
     }
 
     /// The file of the control plane's root certificate.

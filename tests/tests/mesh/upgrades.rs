@@ -132,3 +132,55 @@ async fn an_agent_whose_successor_dies_takes_back() {
         bench.shows(CLIENT, WEB, "200").await;
     }
 }
+
+/// Longer than an agent takes to give all away once another has asked for the node, in milliseconds.
+const GIVING: std::ops::Range<u64> = 0..900;
+
+/// Starts the next agent of a node, and goes on a moment after the one before has heard of it.
+async fn midway(bench: &mut Bench, number: usize) -> kit::cluster::Agent {
+    let sotto = programs::find("sotto").unwrap();
+    let before = bench.cluster.surge_begun(number, &sotto).await.unwrap();
+    let heard =
+        async || Ok(before.process.log().contains("another agent takes over").then_some(()));
+    bench.cluster.wait_until("the agent before gives way", END, heard).await.unwrap();
+    let moment = Duration::from_millis(rand::random_range(GIVING));
+    println!("killed {moment:?} after that");
+    tokio::time::sleep(moment).await;
+    before
+}
+
+/// Connections may be reset, and none may hang, or say something wrong.
+fn broken_at_worst(ended: anyhow::Result<u64>) {
+    let Err(error) = ended else { return };
+    let told = error.to_string();
+    let hangs = told.contains("does not come back") || told.contains("no connection in time");
+    assert!(!hangs && !told.contains("received"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_killed_while_connections_change_hands_none_hangs_and_none_is_readable() {
+    let mut bench = Bench::streams().await;
+    let echo = bench.ip("back", "echo").await;
+    let mark = bench.cluster.wire.mark();
+    for round in 0..6 {
+        let number = round % 2;
+        let open = bench.pulsing(CLIENT, echo, "--connections=30 --seconds=6").await.unwrap();
+        let open = tokio::spawn(open);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut before = midway(&mut bench, number).await;
+        if round < 3 {
+            let next = &mut bench.cluster.agents[number];
+            next.process.kill().await.unwrap();
+            drop(std::mem::replace(&mut bench.cluster.agents[number], before));
+            bench.logged(number + 1, "taking back").await;
+        } else {
+            before.process.kill().await.unwrap();
+        }
+        bench.shows(CLIENT, WEB, "200").await;
+        broken_at_worst(open.await.unwrap());
+    }
+    let trace = bench.cluster.wire.since(mark).unwrap();
+    let plain: Vec<_> = trace.to_port(7000).chain(trace.to_port(8000)).collect();
+    assert!(plain.is_empty(), "{plain:?}");
+    assert!(trace.to_port(15008).count() > 0, "nothing crossed the wire: {:?}", trace.flows);
+}

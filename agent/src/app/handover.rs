@@ -66,3 +66,6 @@ fn greeted(by: Option<Passed>) -> anyhow::Result<Hello> {
 fn say(to: &mut Passing, message: &[u8]) -> std::io::Result<()> {
     to.send(message, &[], &[])
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use futures::future::join_all;
 use prost::Message as _;
 use sotto_proto::handover::Verdict;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How many went.
 #[derive(Debug, Default)]
-struct Tally {
+pub(super) struct Tally {
     parcels: AtomicUsize,
     connections: AtomicUsize,
     refused: AtomicUsize,
@@ -80,34 +80,56 @@ async fn connected(socket: &Path) -> UnixStream {
     }
 }
 
-/// Passes what is offered, until nobody offers anything any more.
-fn pass(mut to: Passing, mut offers: mpsc::Receiver<Offer>, tally: &Tally) -> anyhow::Result<()> {
+/// Passes what is offered, until nobody offers anything any more; what is offered after an error goes back.
+pub(super) fn pass(
+    to: Passing,
+    mut offers: mpsc::Receiver<Offer>,
+    tally: &Tally,
+) -> anyhow::Result<()> {
+    let passed = pass_all(to, &mut offers, tally);
+    offers.close();
+    while let Some(Offer { parcel, answer }) = offers.blocking_recv() {
+        give_back(answer, Answer::Refused(Box::new(parcel)));
+    }
+    passed
+}
+
+fn pass_all(
+    mut to: Passing,
+    offers: &mut mpsc::Receiver<Offer>,
+    tally: &Tally,
+) -> anyhow::Result<()> {
     say(&mut to, &hello(String::new())).context("failed to greet the agent that took over")?;
-    let hello = greeted(Some(to.answer().context("the agent that took over says nothing")?))?;
+    let said = to.answer().context("the agent that took over says nothing")?;
+    let hello = greeted(Some(said)).context("failed to talk to the agent that took over")?;
     ensure!(hello.refusal.is_empty(), "the agent that took over takes nothing: {}", hello.refusal);
     while let Some(Offer { parcel, answer }) = offers.blocking_recv() {
         let connections = parcel.connections();
-        let (given, broken) = match offer(&mut to, &parcel) {
+        match offer(&mut to, &parcel) {
             Ok(refusal) if refusal.is_empty() => {
                 tally.parcels.fetch_add(1, Relaxed);
                 tally.connections.fetch_add(connections, Relaxed);
-                (Answer::Taken, None)
+                give_back(answer, Answer::Taken);
             }
             Ok(refusal) => {
                 debug!(refusal, connections, "connections stay here: they were not taken");
                 tally.refused.fetch_add(connections, Relaxed);
                 tally.refusal.get_or_init(|| refusal);
-                (Answer::Refused(Box::new(parcel)), None)
+                give_back(answer, Answer::Refused(Box::new(parcel)));
             }
-            Err(error) => (Answer::Lost, Some(error)),
-        };
-        // Whoever does not wait any more has been told to end.
-        drop(answer.send(given));
-        if let Some(error) = broken {
-            return Err(error.context("connections were lost on their way"));
+            Err(error) => {
+                give_back(answer, Answer::Lost);
+                return Err(error.context("connections were lost on their way"));
+            }
         }
     }
     Ok(())
+}
+
+fn give_back(to: oneshot::Sender<Answer>, answer: Answer) {
+    if to.send(answer).is_err() {
+        debug!("who offered connections has been told to end");
+    }
 }
 
 /// Why it was not taken; empty if it was.

@@ -1,9 +1,10 @@
 //! The agent that is in charge now.
 
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use prost::Message as _;
 use sotto_proto::handover::{self as proto, Verdict};
 use tokio::runtime::Handle;
@@ -56,7 +57,8 @@ async fn attend(stream: tokio::net::UnixStream, pods: &Pods, stop: &Cancellation
         Err(error) => return warn!(%error, "failed to talk to the agent before"),
     };
     let (pods, handle) = (pods.clone(), Handle::current());
-    let mut receiving = tokio::task::spawn_blocking(move || receive(stream, &pods, &handle));
+    let take = move |parcel| handle.block_on(pods.take(parcel)).map_err(|error| chain(&error));
+    let mut receiving = tokio::task::spawn_blocking(move || receive(stream, take));
     let received = tokio::select! {
         received = &mut receiving => received,
         () = stop.cancelled() => {
@@ -74,10 +76,9 @@ async fn attend(stream: tokio::net::UnixStream, pods: &Pods, stop: &Cancellation
 }
 
 /// Tells how many connections were taken.
-fn receive(
-    stream: std::os::unix::net::UnixStream,
-    pods: &Pods,
-    handle: &Handle,
+pub(super) fn receive(
+    stream: UnixStream,
+    take: impl Fn(Parcel) -> Result<(), String>,
 ) -> anyhow::Result<usize> {
     let mut from = Passing::new(stream, PATIENCE).context("failed to talk to the agent before")?;
     let refusal = match greeted(from.wait()?) {
@@ -85,25 +86,24 @@ fn receive(
         Err(error) => format!("{error:#}"),
     };
     say(&mut from, &hello(refusal.clone()))?;
-    anyhow::ensure!(refusal.is_empty(), "{refusal}");
+    ensure!(refusal.is_empty(), "{refusal}");
     let mut taken = 0;
     while let Some(passed) = from.wait()? {
-        let refusal = match parcel(passed) {
-            Ok(parcel) => {
-                let connections = parcel.connections();
-                match handle.block_on(pods.take(parcel)) {
-                    Ok(()) => {
-                        taken += connections;
-                        String::new()
-                    }
-                    Err(error) => chain(&error),
-                }
+        let parcel = parcel(passed).map_err(|error| format!("it cannot be read: {error}"));
+        let verdict = parcel.and_then(|parcel| {
+            let connections = parcel.connections();
+            take(parcel).map(|()| connections)
+        });
+        let refusal = match verdict {
+            Ok(connections) => {
+                taken += connections;
+                String::new()
             }
-            Err(error) => format!("it cannot be read: {error}"),
+            Err(refusal) => {
+                debug!(refusal, "connections of the agent before stay there");
+                refusal
+            }
         };
-        if !refusal.is_empty() {
-            debug!(refusal, "connections of the agent before stay there");
-        }
         say(&mut from, &Verdict { refusal }.encode_to_vec())?;
     }
     Ok(taken)

@@ -113,7 +113,7 @@ async fn an_open_connection_hardly_pauses_when_it_changes_hands() {
     replace_all(&mut bench).await;
     let times = open.await.unwrap().unwrap();
     let longest: u64 = times.split_whitespace().next().and_then(|time| time.parse().ok()).unwrap();
-    println!("longest, and of one in a thousand, in microseconds: {times}");
+    eprintln!("longest, and of one in a thousand, in microseconds: {times}");
     // Whatever else this machine does. Where it is quiet, some milliseconds.
     assert!(longest < 1_000_000, "{longest} microseconds");
 }
@@ -144,7 +144,7 @@ async fn midway(bench: &mut Bench, number: usize) -> kit::cluster::Agent {
         async || Ok(before.process.log().contains("another agent takes over").then_some(()));
     bench.cluster.wait_until("the agent before gives way", END, heard).await.unwrap();
     let moment = Duration::from_millis(rand::random_range(GIVING));
-    println!("killed {moment:?} after that");
+    eprintln!("killed {moment:?} after that");
     tokio::time::sleep(moment).await;
     before
 }

@@ -17,12 +17,16 @@ pub mod check;
 pub mod kubelet;
 mod legacy;
 pub mod listeners;
+mod places;
 mod prefixes;
+pub mod questions;
 mod routing;
 
 pub use bpf::StandIns;
 pub use listeners::PodListeners;
+pub use places::ListenError;
 pub use prefixes::{RangeError, StandInRanges};
+pub use questions::{Question, QuestionSocket, Questions};
 pub use routing::confine;
 
 /// Which way a captured connection goes.
@@ -54,6 +58,8 @@ pub struct Captured<S = TcpStream> {
     pub stream: S,
     /// Which way it goes.
     pub role: Role,
+    /// Whether it was redirected for what it may ask of a resolver, wherever that is.
+    pub asks: bool,
     /// Whose it is.
     pub pod: Arc<PodCapture>,
     /// Who opened it, canonical.
@@ -87,8 +93,8 @@ impl Detached {
 
 impl<S> Captured<S> {
     fn with<T>(self, change: impl FnOnce(S) -> io::Result<T>) -> io::Result<Captured<T>> {
-        let Self { stream, role, pod, client, original_destination } = self;
-        Ok(Captured { stream: change(stream)?, role, pod, client, original_destination })
+        let Self { stream, role, asks, pod, client, original_destination } = self;
+        Ok(Captured { stream: change(stream)?, role, asks, pod, client, original_destination })
     }
 }
 

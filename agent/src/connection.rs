@@ -8,8 +8,10 @@ mod across;
 mod carry;
 mod context;
 mod denied;
+mod hosts;
 mod inbound;
 mod moved;
+mod names;
 mod of_pod;
 mod open;
 mod plaintext;
@@ -42,7 +44,9 @@ use inbound::{Arrival, Caller};
 use quota::Place;
 
 pub use context::{Context, Shared, Timings};
+pub use hosts::{HostError, Hosts};
 pub use moved::{Departure, Host, Parcel, ResumeError, departures, resume};
+pub use names::serve as answer_names;
 pub use of_pod::OfPod;
 pub use open::{Direction, OpenConnection};
 pub use plaintext::{PlaintextPeer, PlaintextPeers, Tally};
@@ -88,6 +92,12 @@ fn open(
             return None;
         }
     };
+    if captured.asks {
+        return Some(Box::pin(async move {
+            names::stream(context, of_pod, captured, place).await;
+            None
+        }));
+    }
     Some(match captured.role {
         Role::Outbound => Box::pin(outbound(context, of_pod, captured, place)),
         Role::Plaintext => Box::pin(inbound_plaintext(context, of_pod, captured, place)),
@@ -121,6 +131,7 @@ async fn outbound(
     );
     // The connection may outlive many snapshots; it must not keep this one.
     drop(mesh);
+    let route = context.hosts.settle(pod, route).await;
     let record = record::outbound(&context, &home, &captured, source.clone(), &route);
     match &route {
         Route::Tunnel(to) => {
@@ -154,6 +165,7 @@ async fn outbound(
             }
         }
         Route::Refuse(error) => record.fail(ResponseFlags::Connect, error),
+        Route::Resolve(to) => record.fail(ResponseFlags::Connect, &to.failure()),
     }
     None
 }

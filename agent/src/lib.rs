@@ -11,6 +11,8 @@ pub mod connection;
 pub mod authorize;
 // How their connections come to us.
 pub mod capture;
+// What a pod is answered that asks for a name.
+pub mod dns;
 // Which pods are ours.
 pub mod enroll;
 // Who is at each end.

@@ -13,7 +13,7 @@ mod outbound;
 mod peer;
 mod waypoint;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arcstr::ArcStr;
@@ -22,7 +22,7 @@ use crate::mesh::{Network, Service, ServiceKey, Workload, WorkloadUid};
 
 pub use authority::{Authority, AuthorityError};
 pub use inbound::{InboundError, InboundTarget, inbound};
-pub use outbound::outbound;
+pub use outbound::{outbound, resolved};
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +43,8 @@ pub enum Route {
     Tunnel(TunnelRoute),
     /// As it is.
     Direct(DirectRoute),
+    /// To a workload whose hostname must be resolved first: see [`resolved`].
+    Resolve(Unresolved),
     /// Not at all: close the connection with a reset.
     Refuse(RouteError),
 }
@@ -86,6 +88,29 @@ pub struct DirectRoute {
     pub workload: Option<Arc<Workload>>,
     /// The service the app addressed.
     pub service: Option<Arc<Service>>,
+}
+
+/// A workload that has a hostname instead of an address.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unresolved {
+    /// The destination.
+    pub workload: Arc<Workload>,
+    /// The service the app addressed.
+    pub service: Option<Arc<Service>>,
+    /// The workload's port.
+    pub port: u16,
+    /// An address of the family that the app addressed, which is preferred.
+    pub like: IpAddr,
+}
+
+impl Unresolved {
+    /// That there is no address.
+    pub fn failure(&self) -> RouteError {
+        RouteError::NoAddress {
+            workload: self.workload.uid.clone(),
+            hostname: self.workload.hostname.clone(),
+        }
+    }
 }
 
 /// Why a connection goes nowhere.
@@ -141,12 +166,12 @@ pub enum RouteError {
     },
     /// The destination has a hostname instead of addresses.
     #[error(
-        "workload {workload} has the hostname {hostname:?} and no address, and resolving it is not supported"
+        "workload {workload} has no address, and its hostname {hostname:?} has none that can be used"
     )]
     NoAddress {
         /// The destination.
         workload: WorkloadUid,
-        /// What would have to be resolved.
+        /// What it has instead; may be empty.
         hostname: ArcStr,
     },
 }

@@ -8,13 +8,14 @@ use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 use aya_log_ebpf::error;
-use sotto_abi::{Address, Flow};
+use sotto_abi::{Address, Flow, HBONE_PORT};
 
 use crate::inbound::Arrival;
 use crate::maps;
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
 /// A kernel may show an MPTCP socket as itself rather than as its first TCP subflow.
 const IPPROTO_MPTCP: u32 = 262;
 const ECONNREFUSED: i32 = 111;
@@ -53,6 +54,12 @@ pub fn is_tcp(ctx: &SockAddrContext) -> bool {
     protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP
 }
 
+/// Whether the socket is one of UDP.
+#[inline(always)]
+pub fn is_udp(ctx: &SockAddrContext) -> bool {
+    read!((*ctx.sock_addr).protocol) == IPPROTO_UDP
+}
+
 /// Whether the agent itself calls. It is known by its cgroup, which a pod cannot choose.
 #[inline(always)]
 pub fn is_agent() -> bool {
@@ -74,7 +81,7 @@ pub fn peer6(ctx: &SockAddrContext) -> Address {
     read_v6!((*ctx.sock_addr).user_ip6)
 }
 
-/// The port asked for by connect(2), in host order.
+/// The port of the other end, in host order.
 #[inline(always)]
 pub fn port(ctx: &SockAddrContext) -> u16 {
     u16::from_be(read!((*ctx.sock_addr).user_port) as u16)
@@ -95,6 +102,13 @@ pub fn set_peer6(ctx: &SockAddrContext, address: &Address) {
     write!((*context).user_ip6[1], address.0[1]);
     write!((*context).user_ip6[2], address.0[2]);
     write!((*context).user_ip6[3], address.0[3]);
+}
+
+/// Makes another port the other end's.
+#[inline(always)]
+pub fn set_port(ctx: &SockAddrContext, port: u16) {
+    let context = unknown(ctx);
+    write!((*context).user_port, u32::from(port.to_be()));
 }
 
 /// The context, as LLVM has not seen it yet: it would keep the address of a field from an earlier read.
@@ -145,11 +159,15 @@ fn socket(ctx: &SockAddrContext) -> Option<*mut bpf_sock> {
     if socket.is_null() { None } else { Some(socket) }
 }
 
-/// A connection that arrives in the pod, if it is one of TCP.
+/// What arrives in the pod, if it is of TCP, or of UDP and at the port where questions for names go.
 #[inline(always)]
 pub fn arrival(ctx: &SkLookupContext) -> Option<Arrival> {
     let lookup = ctx.lookup;
-    if read!((*lookup).protocol) != IPPROTO_TCP {
+    let protocol = read!((*lookup).protocol);
+    let destination_port = read!((*lookup).local_port) as u16;
+    // Datagrams to other ports are nobody's business here.
+    let is_question = protocol == IPPROTO_UDP && destination_port == HBONE_PORT;
+    if protocol != IPPROTO_TCP && !is_question {
         return None;
     }
     let is_v4 = read!((*lookup).family) == AF_INET;
@@ -161,9 +179,10 @@ pub fn arrival(ctx: &SkLookupContext) -> Option<Arrival> {
             source,
             destination,
             source_port: u16::from_be(read!((*lookup).remote_port)),
-            destination_port: read!((*lookup).local_port) as u16,
+            destination_port,
         },
         is_v6: !is_v4,
+        is_question,
     })
 }
 

@@ -4,15 +4,16 @@ use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::programs::SkLookupContext;
 use sotto_abi::{
     Counter, Flow, HBONE_PORT, POD_FAIL_OPEN, PodConfig, Prefixes, ROLE_HBONE, ROLE_OUTBOUND,
-    ROLE_PLAINTEXT, sock_slot,
+    ROLE_PLAINTEXT, ROLE_QUESTIONS, sock_slot,
 };
 
 use crate::maps;
 
-/// A connection that arrives in the pod.
+/// A connection, or a datagram, that arrives in the pod.
 pub struct Arrival {
     pub flow: Flow,
     pub is_v6: bool,
+    pub is_question: bool,
 }
 
 /// Who gets it.
@@ -57,6 +58,18 @@ pub fn judge(config: &PodConfig, prefixes: &Prefixes, arrival: &Arrival) -> Verd
         return Verdict::Agent(ROLE_HBONE, Some(Counter::Hbone));
     }
     Verdict::Agent(ROLE_PLAINTEXT, Some(Counter::Plaintext))
+}
+
+/// Gives a datagram to the agent, if it is addressed as questions for names are. Without the agent it is refused, which its
+/// sender is told; all others are the application's.
+#[inline(always)]
+pub fn take_question(ctx: &SkLookupContext, prefixes: &Prefixes, arrival: &Arrival) -> u32 {
+    let flow = &arrival.flow;
+    if prefixes.is_out(&flow.destination) {
+        let slot = sock_slot(ROLE_QUESTIONS, arrival.is_v6);
+        let _absent_is_refused = maps::SOCKS.redirect_sk_lookup(ctx, slot, 0);
+    }
+    SK_PASS
 }
 
 /// Gives the connection to the agent's listener. Without one it is reset, or the application's if the pod fails open.

@@ -18,21 +18,21 @@ use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 
 use outbound::{Asked, Verdict};
-use sotto_abi::{Address, Counter};
+use sotto_abi::{Address, Counter, DNS_PORT, HBONE_PORT};
 
-/// The kernel goes on with the connect(2).
+/// The kernel goes on with the call.
 const PROCEED: i32 = 1;
-/// The kernel ends the connect(2) with the error set before.
+/// The kernel ends the call with the error set before.
 const REJECT: i32 = 0;
 
 /// connect(2) on an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
+    if !context::is_tcp(&ctx) {
+        return ask4(&ctx);
+    }
     let Some(cookie) = whose(&ctx) else { return PROCEED };
-    let (own, address) = (context::own4(&ctx), context::peer4(&ctx));
-    let (device, port) = (context::device(&ctx), context::port(&ctx));
-    let asked = Asked { own, device, address, port };
-    match connect(&ctx, cookie, &asked) {
+    match connect(&ctx, cookie, &asked4(&ctx)) {
         Outcome::Proceed => PROCEED,
         Outcome::To(address) => {
             context::set_peer4(&ctx, &address);
@@ -45,11 +45,11 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
 /// connect(2) on an IPv6 socket, also to an IPv4-mapped address.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
+    if !context::is_tcp(&ctx) {
+        return ask6(&ctx);
+    }
     let Some(cookie) = whose(&ctx) else { return PROCEED };
-    let (own, address) = (context::own6(&ctx), context::peer6(&ctx));
-    let (device, port) = (context::device(&ctx), context::port(&ctx));
-    let asked = Asked { own, device, address, port };
-    match connect(&ctx, cookie, &asked) {
+    match connect(&ctx, cookie, &asked6(&ctx)) {
         Outcome::Proceed => PROCEED,
         Outcome::To(address) => {
             context::set_peer6(&ctx, &address);
@@ -59,12 +59,75 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
     }
 }
 
-/// The network namespace of a connect(2) that is ours to judge, if its pod is enrolled.
+/// A datagram to an IPv4 address, of a socket that need not be connected to it.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    ask4(&ctx)
+}
+
+/// A datagram to an IPv6 address, of a socket that need not be connected to it.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    ask6(&ctx)
+}
+
+#[inline(always)]
+fn asked4(ctx: &SockAddrContext) -> Asked {
+    let (own, address) = (context::own4(ctx), context::peer4(ctx));
+    let (device, port) = (context::device(ctx), context::port(ctx));
+    Asked { own, device, address, port }
+}
+
+#[inline(always)]
+fn asked6(ctx: &SockAddrContext) -> Asked {
+    let (own, address) = (context::own6(ctx), context::peer6(ctx));
+    let (device, port) = (context::device(ctx), context::port(ctx));
+    Asked { own, device, address, port }
+}
+
+/// Has the agent answer, if it is a question for a name.
+#[inline(always)]
+fn ask4(ctx: &SockAddrContext) -> i32 {
+    // Most datagrams are none.
+    if context::port(ctx) != DNS_PORT {
+        return PROCEED;
+    }
+    let Some(cookie) = whose(ctx) else { return PROCEED };
+    if let Some(address) = question(ctx, cookie, &asked4(ctx)) {
+        context::set_peer4(ctx, &address);
+        context::set_port(ctx, HBONE_PORT);
+    }
+    PROCEED
+}
+
+/// As [`ask4`].
+#[inline(always)]
+fn ask6(ctx: &SockAddrContext) -> i32 {
+    if context::port(ctx) != DNS_PORT {
+        return PROCEED;
+    }
+    let Some(cookie) = whose(ctx) else { return PROCEED };
+    if let Some(address) = question(ctx, cookie, &asked6(ctx)) {
+        context::set_peer6(ctx, &address);
+        context::set_port(ctx, HBONE_PORT);
+    }
+    PROCEED
+}
+
+#[inline(always)]
+fn question(ctx: &SockAddrContext, cookie: u64, asked: &Asked) -> Option<Address> {
+    if !context::is_udp(ctx) {
+        return None;
+    }
+    outbound::judge_question(cookie, maps::enrolled(cookie)?, maps::prefixes()?, asked)
+}
+
+/// The network namespace of a call that is ours to judge, if its pod is enrolled.
 #[inline(always)]
 fn whose(ctx: &SockAddrContext) -> Option<u64> {
     let cookie = context::netns_cookie(ctx);
     maps::enrolled(cookie)?;
-    (context::is_tcp(ctx) && !context::is_agent()).then_some(cookie)
+    (!context::is_agent()).then_some(cookie)
 }
 
 /// What is done to a connect(2).
@@ -104,19 +167,57 @@ fn connect(ctx: &SockAddrContext, cookie: u64, asked: &Asked) -> Outcome {
 /// getpeername(2), accept(2) and `SO_PEERNAME` of an IPv4 socket.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    if let Some(real) = shown::real(context::netns_cookie(&ctx), &context::peer4(&ctx)) {
-        context::set_peer4(&ctx, &real);
-    }
-    PROCEED
+    show4(&ctx)
 }
 
 /// getpeername(2), accept(2) and `SO_PEERNAME` of an IPv6 socket, also with an IPv4-mapped address.
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
-    if let Some(real) = shown::real(context::netns_cookie(&ctx), &context::peer6(&ctx)) {
-        context::set_peer6(&ctx, &real);
+    show6(&ctx)
+}
+
+/// Whom a datagram comes from, as an IPv4 socket is told.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    if context::port(&ctx) == HBONE_PORT {
+        return show4(&ctx);
     }
     PROCEED
+}
+
+/// Whom a datagram comes from, as an IPv6 socket is told.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    if context::port(&ctx) == HBONE_PORT {
+        return show6(&ctx);
+    }
+    PROCEED
+}
+
+#[inline(always)]
+fn show4(ctx: &SockAddrContext) -> i32 {
+    if let Some(real) = shown::real(context::netns_cookie(ctx), &context::peer4(ctx)) {
+        context::set_peer4(ctx, &real);
+        show_port(ctx);
+    }
+    PROCEED
+}
+
+#[inline(always)]
+fn show6(ctx: &SockAddrContext) -> i32 {
+    if let Some(real) = shown::real(context::netns_cookie(ctx), &context::peer6(ctx)) {
+        context::set_peer6(ctx, &real);
+        show_port(ctx);
+    }
+    PROCEED
+}
+
+/// Datagrams to stand-ins have another port than the application asked for: only questions for names go there.
+#[inline(always)]
+fn show_port(ctx: &SockAddrContext) {
+    if context::is_udp(ctx) && context::port(ctx) == HBONE_PORT {
+        context::set_port(ctx, DNS_PORT);
+    }
 }
 
 /// The lookup of a listener for a connection that arrives in the pod. One instance for each pod.
@@ -124,6 +225,9 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 pub fn steer(ctx: SkLookupContext) -> u32 {
     let (Some(config), Some(prefixes)) = (maps::pod(), maps::prefixes()) else { return SK_PASS };
     let Some(arrival) = context::arrival(&ctx) else { return SK_PASS };
+    if arrival.is_question {
+        return inbound::take_question(&ctx, prefixes, &arrival);
+    }
     match inbound::judge(config, prefixes, &arrival) {
         inbound::Verdict::Application => SK_PASS,
         inbound::Verdict::Agent(role, counter) => {

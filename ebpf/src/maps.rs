@@ -10,8 +10,8 @@ use aya_ebpf::maps::{
 use sotto_abi::{
     Address, AddressPort, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global,
     MAX_CLOSED_PORTS, MAX_DESTINATION_CIDRS, MAX_DESTINATIONS, MAX_EXCLUSIONS, MAX_FREE_STAND_INS,
-    MAX_PODS, MAX_PROBE_FLOWS, MAX_PROBE_PORTS, MAX_STAND_INS, Pod, PodConfig, Prefixes,
-    SOCK_SLOTS,
+    MAX_PODS, MAX_PROBE_FLOWS, MAX_PROBE_PORTS, MAX_RESOLVERS, MAX_STAND_INS, Pod, PodConfig,
+    Prefixes, ResolverKey, SOCK_SLOTS,
 };
 
 /// Network namespace cookie -> pod. The truth of who is enrolled.
@@ -90,6 +90,17 @@ static FREE_STAND_INS: Queue<u32> = Queue::pinned(MAX_FREE_STAND_INS, 0);
 #[map]
 static SHOWN: HashMap<u64, u32> = HashMap::pinned(MAX_PODS, BPF_F_NO_PREALLOC);
 
+/// Network namespace cookie -> the agent's socket there for questions for names. As `OUT_LISTENERS`, a hit means that the
+/// agent is alive.
+#[map]
+static QUESTIONS: SockHash<u64> = SockHash::pinned(MAX_PODS, 0);
+
+/// A pod's resolver -> its real address, written by the programs, cleared by user space. Each pod may have
+/// `MAX_RESOLVERS`. Full: what is asked of others goes to them directly.
+#[map]
+static RESOLVERS: HashMap<ResolverKey, Address> =
+    HashMap::pinned(MAX_PODS * MAX_RESOLVERS, BPF_F_NO_PREALLOC);
+
 /// The agent's listeners in this pod. One map for each pod.
 #[map]
 pub static SOCKS: SockMap = SockMap::with_max_entries(SOCK_SLOTS, 0);
@@ -123,18 +134,56 @@ pub fn global() -> Option<&'static Global> {
 /// Whether the agent listens for what the pod opens.
 #[inline(always)]
 pub fn agent_listens(cookie: u64) -> bool {
+    has_socket(&OUT_LISTENERS, cookie)
+}
+
+/// Whether the agent answers what the pod asks of resolvers.
+#[inline(always)]
+pub fn agent_answers(cookie: u64) -> bool {
+    has_socket(&QUESTIONS, cookie)
+}
+
+#[inline(always)]
+fn has_socket(map: &'static SockHash<u64>, cookie: u64) -> bool {
     // SAFETY: the map and the key outlive the call; the socket's reference is given back at once.
     unsafe {
-        let socket = bpf_map_lookup_elem(
-            (&raw const OUT_LISTENERS).cast_mut().cast(),
-            (&raw const cookie).cast(),
-        );
+        let socket =
+            bpf_map_lookup_elem((&raw const *map).cast_mut().cast(), (&raw const cookie).cast());
         if socket.is_null() {
             return false;
         }
         bpf_sk_release(socket);
         true
     }
+}
+
+/// The place of a resolver among those of the pod, a new one if there is none; `None` if all are taken.
+#[inline(always)]
+pub fn resolver(cookie: u64, address: &Address) -> Option<u32> {
+    for slot in 0..MAX_RESOLVERS {
+        let known = match real_resolver(cookie, slot) {
+            Some(known) => known,
+            None if RESOLVERS
+                .insert(ResolverKey::new(cookie, slot), address, BPF_NOEXIST.into())
+                .is_ok() =>
+            {
+                return Some(slot);
+            }
+            // Somebody else took the place at the same moment; or there is no memory.
+            None => real_resolver(cookie, slot)?,
+        };
+        if known.is(address) {
+            return Some(slot);
+        }
+    }
+    None
+}
+
+/// The real address of a resolver of the pod.
+#[inline(always)]
+pub fn real_resolver(cookie: u64, slot: u32) -> Option<Address> {
+    // SAFETY: entries are never changed, and freed after an RCU grace period, which outlasts the program.
+    unsafe { RESOLVERS.get(ResolverKey::new(cookie, slot)) }.copied()
 }
 
 /// Where stand-ins are.

@@ -1,8 +1,8 @@
 //! What becomes of a pod's connect(2).
 
 use sotto_abi::{
-    Address, Counter, GLOBAL_CAPTURE_UNKNOWN, GLOBAL_SYNCED, POD_EXCLUDES_CIDRS,
-    POD_EXCLUDES_PORTS, POD_FAIL_OPEN, POD_STAND_INS, Pod, Prefixes,
+    Address, Counter, DNS_PORT, FIRST_RESOLVER, GLOBAL_CAPTURE_UNKNOWN, GLOBAL_SYNCED,
+    POD_EXCLUDES_CIDRS, POD_EXCLUDES_PORTS, POD_FAIL_OPEN, POD_NAMES, POD_STAND_INS, Pod, Prefixes,
 };
 
 use crate::maps;
@@ -48,6 +48,13 @@ pub fn judge(cookie: u64, pod: &Pod, prefixes: &Prefixes, to: &Asked) -> Verdict
     if is_excluded(cookie, pod, to) {
         return Verdict::Direct(Counter::Excluded);
     }
+    if to.port == DNS_PORT
+        && pod.flags & POD_NAMES != 0
+        && maps::agent_listens(cookie)
+        && let Some(address) = resolver(cookie, pod, prefixes, to)
+    {
+        return Verdict::Capture(address);
+    }
     if !is_carried(&to.address) {
         return Verdict::Direct(Counter::Unknown);
     }
@@ -77,6 +84,41 @@ pub fn judge(cookie: u64, pod: &Pod, prefixes: &Prefixes, to: &Asked) -> Verdict
     } else {
         Verdict::Refuse(Counter::Refused)
     }
+}
+
+/// Where a datagram of an enrolled pod goes instead, if it is a question for a name and the agent answers those. All else
+/// goes where it would go without the agent.
+#[inline(always)]
+pub fn judge_question(cookie: u64, pod: &Pod, prefixes: &Prefixes, to: &Asked) -> Option<Address> {
+    if to.port != DNS_PORT
+        || pod.flags & POD_NAMES == 0
+        || to.address.is_local()
+        || pod.owns(&to.address)
+        || prefixes.is_client(&to.own)
+        || prefixes.is_client(&to.address)
+        || prefixes.is_out(&to.address)
+        || prefixes.is_of_v6(&to.address)
+        || is_excluded(cookie, pod, to)
+    {
+        return None;
+    }
+    resolver(cookie, pod, prefixes, to)
+}
+
+/// The address that stands for a resolver of a pod with [`POD_NAMES`], if the agent answers in its place.
+#[inline(always)]
+fn resolver(cookie: u64, pod: &Pod, prefixes: &Prefixes, to: &Asked) -> Option<Address> {
+    // What it is answered would not find a socket of another device, or of an address that is nobody's outside the pod.
+    if pod.flags & POD_STAND_INS == 0
+        || !pod.has_family_of(&to.address)
+        || to.own.is_loopback()
+        || (to.device != 0 && to.device != pod.device)
+        || !maps::agent_answers(cookie)
+    {
+        return None;
+    }
+    let slot = maps::resolver(cookie, &to.address)?;
+    Some(prefixes.out(to.address.is_v4(), FIRST_RESOLVER + slot))
 }
 
 /// Whether the pod's annotations keep the destination out of the mesh.

@@ -1,6 +1,6 @@
 //! What an application is shown as the other end of a connection: the real one.
 
-use sotto_abi::{Address, CANARY, CANARY_SHOWN};
+use sotto_abi::{Address, CANARY, CANARY_SHOWN, resolver_slot};
 
 use crate::maps;
 
@@ -18,6 +18,9 @@ pub fn real(cookie: u64, peer: &Address) -> Option<Address> {
     if !maps::is_shown(cookie) {
         return None;
     }
-    let real = maps::real(index)?;
+    let real = match resolver_slot(index) {
+        Some(slot) => maps::real_resolver(cookie, slot)?,
+        None => maps::real(index)?,
+    };
     (!real.is(&Address::NONE) && real.is_v4() == peer.is_v4()).then_some(real)
 }

@@ -3,11 +3,13 @@
 //! Everything runs in threads of the test's process: a lab's cgroups are threaded ones, so that one thread can be
 //! the agent, another the kubelet, another an application, each in its own network namespace.
 
+mod answering;
 mod apps;
 mod balancer;
 mod cgroups;
 mod network;
 mod relay;
+mod resolver;
 
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
@@ -17,9 +19,10 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use sotto::capture::bpf::{Kernel, KernelConfig};
 use sotto::capture::{PodCapture, PodListeners, StandIns};
-use sotto::mesh::LocalPod;
+use sotto::mesh::{LocalPod, MeshReader};
 use sotto::sys::Netns;
 
+pub use answering::Answering;
 pub use apps::{
     Server, ask, ask_from, connect, fast_open_connect, fast_open_without_cookie, peer_name,
     tcp_info,
@@ -28,6 +31,7 @@ pub use balancer::Balancer;
 pub use cgroups::Cgroups;
 pub use network::{Bridge, Host};
 pub use relay::{Relay, Seen};
+pub use resolver::{Asked, Resolver};
 
 /// Where a thread belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +156,13 @@ impl Lab {
         Ok(Relay::start(Arc::clone(&pod.capture), listeners))
     }
 
+    /// Captures a pod as [`Self::enrol`], with what it asks of resolvers, and serves it as the agent does.
+    pub fn answer(&self, kernel: &mut Kernel, pod: &LabPod, mesh: MeshReader) -> Result<Answering> {
+        let listeners = PodListeners::bind(&pod.capture)?.with_questions(&pod.capture)?;
+        kernel.capture(&pod.capture, &listeners)?;
+        Ok(Answering::start(Arc::clone(&pod.capture), listeners, mesh))
+    }
+
     /// Runs `f` in the node's own network namespace, in a thread of its own.
     pub fn on_node<T: Send + 'static>(
         &self,
@@ -237,6 +248,11 @@ impl LabPod {
     /// The pod's IPv6 address.
     pub fn ip6(&self) -> std::net::IpAddr {
         self.capture.pod.ip6.expect("every lab pod has one").into()
+    }
+
+    /// Answers questions for names in the pod, as an application of it.
+    pub fn resolve(&self) -> Result<Resolver> {
+        Resolver::start(&self.cgroups, &self.capture.netns)
     }
 
     /// Serves on a port of the pod, as an application of it.

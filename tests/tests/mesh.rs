@@ -42,6 +42,8 @@ mod pushes;
 mod recorder;
 #[path = "mesh/reload.rs"]
 mod reload;
+#[path = "mesh/resolved.rs"]
+mod resolved;
 #[path = "mesh/roots.rs"]
 mod roots;
 #[path = "mesh/script.rs"]

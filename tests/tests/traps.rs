@@ -10,6 +10,8 @@ mod fuzz;
 mod inbound;
 #[path = "traps/lifecycle.rs"]
 mod lifecycle;
+#[path = "traps/names.rs"]
+mod names;
 #[path = "traps/neighbours.rs"]
 mod neighbours;
 #[path = "traps/outbound.rs"]

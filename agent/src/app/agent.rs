@@ -38,7 +38,7 @@ use super::successor::may_serve;
 use super::worker::{self, Command, Worker};
 use super::{handover, kubelet, means, quiet, settings};
 use crate::config::{AgentConfig, ztunnel};
-use crate::connection::{Shared, Timings};
+use crate::connection::{Hosts, Shared, Timings};
 use crate::enroll;
 use crate::identify;
 use crate::identify::ca::CaClient;
@@ -159,6 +159,8 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         metrics: metrics.clone(),
         limits: settings::limits(&config),
         timings: Timings::default(),
+        hosts: hosts(),
+        cluster_domain: config.cluster_domain.clone(),
     });
     let workers =
         Worker::start(config.threads.get(), &shared).context("failed to start the data threads")?;
@@ -170,7 +172,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         identities,
         servers.clone(),
         before,
-        means.clone(),
+        (means.clone(), config.dns_capture),
     );
     let (status, enrolled) = watch::channel(enroll::Status::default());
     let probes = kubelet::Probes::default();
@@ -197,6 +199,14 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     let quit = CancellationToken::new();
     listen(&state, metrics, log.control, quit.clone(), &servers)?;
     Ok(Agent { state, office, charge, farewell, duty, quit, control, servers })
+}
+
+/// What resolves workloads' hostnames. Without it all else works.
+fn hosts() -> Hosts {
+    Hosts::of_system().unwrap_or_else(|error| {
+        warn!(%error, "workloads that have a hostname instead of an address cannot be reached: the agent's own /etc/resolv.conf cannot be used");
+        Hosts::default()
+    })
 }
 
 /// Starts learning of the mesh.

@@ -18,9 +18,8 @@ use tracing::{debug, warn};
 use super::balance::Balance;
 use super::identities::Identities;
 use super::worker::{self, Command, TakeError, Worker, WorkerGone};
-use crate::capture::PodCapture;
 use crate::capture::bpf::{BpfError, Kernel};
-use crate::capture::listeners::{ListenError, PodListeners};
+use crate::capture::{ListenError, PodCapture, PodListeners};
 use crate::connection::{Means, Parcel};
 use crate::enroll::{Capture, Departure};
 use crate::mesh::{Account, LocalPod, PodUid};
@@ -40,6 +39,8 @@ pub(super) struct Pods {
     tasks: Shutdown,
     /// What they have together.
     means: Arc<Means>,
+    /// Whether the mesh answers what they ask of resolvers, where they do not say.
+    names: bool,
 }
 
 /// Which pods are captured, and which still have connections from before their release.
@@ -169,11 +170,11 @@ impl Pods {
         identities: Identities,
         tasks: Shutdown,
         adopted: impl IntoIterator<Item = PodUid>,
-        means: Arc<Means>,
+        (means, names): (Arc<Means>, bool),
     ) -> Self {
         let table = Table { adopted: adopted.into_iter().collect(), ..Table::default() };
         let table = Arc::new(Mutex::new(table));
-        Self { kernel, workers, identities, table, tasks, means }
+        Self { kernel, workers, identities, table, tasks, means, names }
     }
 
     /// The pods whose connections are redirected.
@@ -208,10 +209,14 @@ impl Pods {
     /// Listeners first, the kernel's redirection last; both block.
     async fn redirect(&self, pod: Arc<PodCapture>) -> Result<PodListeners, CaptureError> {
         let kernel = self.kernel.clone();
+        let names = pod.pod.exclusions.names.unwrap_or(self.names);
         tokio::task::spawn_blocking(move || {
             // Not even for a moment in another's.
             kernel.lock().ensure_free(&pod)?;
-            let listeners = PodListeners::bind(&pod)?;
+            let mut listeners = PodListeners::bind(&pod)?;
+            if names {
+                listeners = listeners.with_questions(&pod)?;
+            }
             kernel.lock().capture(&pod, &listeners)?;
             Ok(listeners)
         })

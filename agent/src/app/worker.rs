@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | the command loop | [`Command`]s, bounded | with the thread |
 //! | accepting, one a pod | its listeners | when the pod is released, or at shutdown |
+//! | answering, for some pods | its sockets for questions | as accepting |
 //! | a connection | the captured socket | by itself, or cut when its pod is gone, or at the drain deadline |
 //!
 //! One thread accepts a pod's connections, and hands to others what they are to serve ([`Balance`]). From then on
@@ -26,7 +27,7 @@ use tracing::{debug, error, warn};
 
 use super::balance::{Balance, Seat};
 use super::handover::Offer;
-use crate::capture::{Captured, Detached, PodCapture, PodListeners};
+use crate::capture::{Captured, Detached, PodCapture, PodListeners, Questions};
 use crate::connection::{self, Context, OpenConnection, Parcel, PlaintextPeers, Shared};
 use crate::mesh::PodUid;
 use crate::tunnel;
@@ -251,8 +252,11 @@ fn accept(
     share: &Rc<Share>,
     pod: Arc<PodCapture>,
     balance: Arc<Balance>,
-    listeners: PodListeners,
+    mut listeners: PodListeners,
 ) {
+    if let Some(questions) = listeners.take_questions() {
+        answer_names(here, share, pod.clone(), questions);
+    }
     let (here, of_task) = (here.clone(), share.clone());
     let accepting = async move {
         let stop = of_task.accepting.clone();
@@ -264,6 +268,21 @@ fn accept(
     };
     share.loops.reopen();
     share.loops.spawn_local(share.tasks.track_future(accepting));
+}
+
+/// Starts answering what a pod asks of its resolvers.
+fn answer_names(here: &Here, share: &Rc<Share>, pod: Arc<PodCapture>, questions: Questions) {
+    let (context, of_pod) = (here.context.clone(), share.of_pod.clone());
+    let stop = share.accepting.clone();
+    let answering = async move {
+        let name = pod.pod.name.clone();
+        let served = connection::answer_names(context, of_pod, (pod, questions), stop).await;
+        if let Err(error) = served {
+            error!(%error, pod = %name, "a data thread cannot answer what the pod asks of resolvers");
+        }
+    };
+    share.loops.reopen();
+    share.loops.spawn_local(share.tasks.track_future(answering));
 }
 
 /// Serves a connection here or has it served elsewhere, as its pod's balance wants it.

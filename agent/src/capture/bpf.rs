@@ -82,6 +82,8 @@ pub struct Kernel {
     /// A map of destinations was full once, so it is not complete.
     overflowed: bool,
     synced: bool,
+    /// What questions for names need is attached.
+    answers_names: bool,
     /// The mesh is taken off the node: nothing is attached any more.
     leaves: bool,
     log: Log,
@@ -117,6 +119,7 @@ impl Kernel {
             leftovers: HashMap::new(),
             overflowed: false,
             synced: false,
+            answers_names: false,
             leaves: false,
             log,
         };

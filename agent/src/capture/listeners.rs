@@ -9,35 +9,18 @@
 //! | accept loops | [`PodListeners::run`] | with `stop`, after the accept queue is empty |
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::seq::SliceRandom;
-use sotto_abi::{CANARY, HBONE_PORT, Prefixes};
+use sotto_abi::{DNS_PORT, Prefixes};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Captured, PodCapture, Role, StandInRanges};
+use super::places::{ListenError, at_some_place, is_family_absent, prefixes_of};
+use super::{Captured, PodCapture, Questions, Role};
 use crate::sys::socket::{self, BACKLOG, ListenOptions};
-
-/// Why a pod has no listeners.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// The namespace is gone, or may not be entered.
-    #[error("failed to enter the pod's network namespace")]
-    Enter(#[source] io::Error),
-    /// The kernel refuses a listener.
-    #[error("failed to listen on {address} in the pod")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// A pod's listeners: one for each role and family.
 #[derive(Debug)]
@@ -45,6 +28,9 @@ pub struct PodListeners {
     /// For what the pod opens, of IPv4: there in any case.
     outbound: TcpListener,
     others: Vec<(Role, TcpListener)>,
+    /// None where the pod's resolvers are asked directly.
+    questions: Option<Questions>,
+    cookie: u64,
 }
 
 /// Pauses after a failed accept: the process may be out of descriptors.
@@ -56,9 +42,9 @@ impl PodListeners {
     /// # Errors
     /// The namespace cannot be entered, or the kernel refuses an IPv4 listener.
     pub fn bind(pod: &PodCapture) -> Result<Self, ListenError> {
+        let cookie = pod.netns.cookie().map_err(ListenError::Cookie)?;
+        let prefixes = prefixes_of(pod);
         let bind = || -> Result<Self, ListenError> {
-            let prefixes = pod.stand_ins.prefixes().copied();
-            let prefixes = prefixes.unwrap_or_else(|| StandInRanges::default().record([0; 2]));
             let v4 = |role| listen(role, &prefixes, true);
             let outbound = v4(Role::Outbound)?;
             let mut others =
@@ -69,9 +55,29 @@ impl PodListeners {
                     other => others.push((role, other?)),
                 }
             }
-            Ok(Self { outbound, others })
+            Ok(Self { outbound, others, questions: None, cookie })
         };
         pod.netns.enter(bind).map_err(ListenError::Enter)?
+    }
+
+    /// Takes what the pod asks of resolvers, too.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn with_questions(mut self, pod: &PodCapture) -> Result<Self, ListenError> {
+        let questions = Questions::bind(pod, &prefixes_of(pod), self.cookie)?;
+        self.questions = Some(questions);
+        Ok(self)
+    }
+
+    /// The sockets for what the pod asks of resolvers.
+    pub(super) fn questions(&self) -> Option<&Questions> {
+        self.questions.as_ref()
+    }
+
+    /// The same, to serve them.
+    pub fn take_questions(&mut self) -> Option<Questions> {
+        self.questions.take()
     }
 
     /// Every listener, with its role.
@@ -96,14 +102,14 @@ impl PodListeners {
         on: impl Fn(Captured),
         stop: CancellationToken,
     ) -> io::Result<()> {
-        let (pod, on) = (&pod, Rc::new(on));
+        let (pod, on, cookie) = (&pod, Rc::new(on), self.cookie);
         let outbound = std::iter::once((Role::Outbound, self.outbound));
         let loops = outbound.chain(self.others).map(|(role, listener)| {
             let (on, stop) = (Rc::clone(&on), &stop);
             async move {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let hand_over = |stream: TcpStream, client: SocketAddr| {
-                    if let Some(captured) = captured(stream, client, role, pod) {
+                    if let Some(captured) = captured(stream, client, role, (pod, cookie)) {
                         on(captured);
                     }
                 };
@@ -124,28 +130,7 @@ fn listen(role: Role, prefixes: &Prefixes, is_v4: bool) -> Result<TcpListener, L
         inside: role == Role::Outbound,
         ..ListenOptions::default()
     };
-    let mut places: Vec<u32> = (1..CANARY).collect();
-    places.shuffle(&mut rand::rng());
-    let mut last = None;
-    for place in places {
-        let ip = IpAddr::from(prefixes.out(is_v4, place));
-        let address = SocketAddr::new(ip, HBONE_PORT);
-        match socket::listen(address, options) {
-            Err(source) => {
-                let is_taken = source.kind() == io::ErrorKind::AddrInUse;
-                last = Some(ListenError::Listen { address, source });
-                if !is_taken {
-                    break;
-                }
-            }
-            Ok(listener) => return Ok(listener),
-        }
-    }
-    Err(last.expect("there are places to try"))
-}
-
-fn is_family_absent(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+    at_some_place(prefixes, is_v4, |address| socket::listen(address, options))
 }
 
 /// `None` for a connection to what stands for nothing, which no redirection made.
@@ -153,16 +138,19 @@ fn captured(
     stream: TcpStream,
     client: SocketAddr,
     role: Role,
-    pod: &Arc<PodCapture>,
+    (pod, cookie): (&Arc<PodCapture>, u64),
 ) -> Option<Captured> {
     // Fails only if the peer is gone already.
     let local = canonical(stream.local_addr().ok()?);
-    let original_destination = match role {
-        Role::Outbound => {
-            pod.stand_ins.real(local.ip()).map(|ip| SocketAddr::new(ip, local.port()))
-        }
-        Role::Plaintext | Role::Hbone => Some(local),
+    let resolver = match role {
+        Role::Outbound => pod.stand_ins.resolver(cookie, local.ip()),
+        Role::Plaintext | Role::Hbone => None,
     };
+    let real = match role {
+        Role::Outbound => resolver.or_else(|| pod.stand_ins.real(local.ip())),
+        Role::Plaintext | Role::Hbone => Some(local.ip()),
+    };
+    let original_destination = real.map(|ip| SocketAddr::new(ip, local.port()));
     let Some(original_destination) = original_destination else {
         tracing::debug!(%client, %local, "dropped a connection to an address that stands for nothing");
         return None;
@@ -170,6 +158,7 @@ fn captured(
     Some(Captured {
         stream,
         role,
+        asks: resolver.is_some() && local.port() == DNS_PORT,
         pod: Arc::clone(pod),
         client: canonical(client),
         original_destination,

@@ -93,6 +93,13 @@ pub struct AgentArgs {
     /// clients have, both /15 or larger, and an IPv6 /64. None may be in use in a pod.
     #[arg(long, env = "STAND_INS", default_value = "127.64.0.0/10,240.64.0.0/10,100::/64")]
     pub stand_ins: String,
+    /// Answer what pods ask of their resolvers, where the mesh knows the name; all else is asked of the resolvers as before,
+    /// also while the agent is down. A pod's annotation ambient.istio.io/dns-capture says otherwise for it.
+    #[arg(long, env = "DNS_CAPTURE")]
+    pub dns_capture: bool,
+    /// What Kubernetes' names end with in this cluster.
+    #[arg(long, env = "CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
     /// Let pods' connections go direct, in the clear, while the agent is down.
     #[arg(long, env = "FAIL_OPEN")]
     pub fail_open: bool,
@@ -173,6 +180,8 @@ pub struct AgentConfig {
     pub proc: PathBuf,
     pub unknown_destinations: UnknownDestinations,
     pub stand_ins: StandInRanges,
+    pub dns_capture: bool,
+    pub cluster_domain: String,
     pub fail_open: bool,
     pub wait_for_answer: bool,
     pub tls_records: TlsRecords,
@@ -220,6 +229,7 @@ impl AgentConfig {
         let certificate_ttl = mistakes.duration("--certificate-ttl", &args.certificate_ttl);
         let trust_domain = trust_domain(mistakes, args.trust_domain.as_deref());
         let stand_ins = stand_ins(mistakes, &args.stand_ins);
+        let cluster_domain = cluster_domain(mistakes, &args.cluster_domain);
         let threads = threads(mistakes, &args.threads);
         let memory_limit = memory_limit(mistakes, &args.memory_limit);
         let admin_address = mistakes.socket("--admin-address", &args.admin_address);
@@ -263,6 +273,8 @@ impl AgentConfig {
             state_dir: args.state_dir,
             proc: args.proc.unwrap_or_else(|| Host::find().proc()),
             unknown_destinations: args.unknown_destinations,
+            dns_capture: args.dns_capture,
+            cluster_domain: cluster_domain?,
             fail_open: args.fail_open,
             wait_for_answer: args.wait_for_answer,
             tls_records: args.tls_records,
@@ -294,6 +306,20 @@ fn trust_domain(mistakes: &mut Mistakes, text: Option<&str>) -> Option<Option<Tr
             None
         }
     }
+}
+
+/// A domain, in lower case and without a dot at the end.
+fn cluster_domain(mistakes: &mut Mistakes, text: &str) -> Option<String> {
+    let domain = text.trim_end_matches('.').to_ascii_lowercase();
+    let is_label = |label: &str| {
+        let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        !label.is_empty() && label.len() <= 63 && label.chars().all(is_letter)
+    };
+    if !domain.split('.').all(is_label) {
+        mistakes.note("--cluster-domain", &format!("{text:?} is not a domain"));
+        return None;
+    }
+    Some(domain)
 }
 
 /// Two ranges of IPv4 and one of IPv6.
@@ -384,6 +410,7 @@ mod tests {
             "--admin-address=15000",
             "--drain-deadline=soon",
             "--trust-domain=a/b",
+            "--cluster-domain=a..b",
         ];
         let mistakes = check(&flags).unwrap_err().0;
         let told = |flag: &str| mistakes.iter().any(|m| m.starts_with(flag));

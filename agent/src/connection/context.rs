@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accepted::Accepted;
+use super::hosts::Hosts;
 use super::open::{OpenConnection, OpenConnections};
 use super::plaintext::{PlaintextCounters, PlaintextPeers};
 use crate::identify::certs::Certificates;
@@ -43,6 +44,10 @@ pub struct Shared {
     pub limits: Limits,
     /// Waits.
     pub timings: Timings,
+    /// Addresses of workloads that have a hostname instead.
+    pub hosts: Hosts,
+    /// What Kubernetes' names end with, as `cluster.local`.
+    pub cluster_domain: String,
 }
 
 /// A data thread's own: the shared parts, its tunnels, its counters.

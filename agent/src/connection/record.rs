@@ -192,7 +192,7 @@ pub(super) fn outbound(
     let (tunnel, target, workload, service) = match route {
         Route::Tunnel(to) => (Some(to), to.gateway, Some(&to.workload), to.service.as_ref()),
         Route::Direct(to) => (None, to.target, to.workload.as_ref(), to.service.as_ref()),
-        Route::Refuse(_) => (None, captured.original_destination, None, None),
+        Route::Resolve(_) | Route::Refuse(_) => (None, captured.original_destination, None, None),
     };
     let identity_of = |workload: Option<&Arc<Workload>>| workload.map(|w| w.identity.clone());
     let info = ConnectionInfo {

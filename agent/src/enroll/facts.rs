@@ -24,6 +24,8 @@ pub const SIDECAR_ANNOTATION: &str = "sidecar.istio.io/status";
 pub const EXCLUDE_PORTS_ANNOTATION: &str = "sotto.io/exclude-outbound-ports";
 /// Annotation: ranges never captured outbound, as `192.0.2.0/24,2001:db8::/32`.
 pub const EXCLUDE_CIDRS_ANNOTATION: &str = "sotto.io/exclude-outbound-cidrs";
+/// Annotation: whether the mesh answers what the pod asks of resolvers. Istio's.
+pub const NAMES_ANNOTATION: &str = "ambient.istio.io/dns-capture";
 /// Label that KubeVirt gives to the pods that virtual machines run in.
 const KUBEVIRT_LABEL: &str = "kubevirt.io";
 /// Its value, of these alone.
@@ -82,6 +84,7 @@ impl PodFacts {
             outbound_ports: rules::ports(text(EXCLUDE_PORTS_ANNOTATION), &mut warnings),
             outbound_cidrs: rules::cidrs(text(EXCLUDE_CIDRS_ANNOTATION), &mut warnings),
             probe_ports: spec.map_or_else(Vec::new, |spec| probes::ports(spec, &mut warnings)),
+            names: rules::flag(text(NAMES_ANNOTATION), NAMES_ANNOTATION, &mut warnings),
         };
         let account = spec.and_then(|spec| spec.service_account_name.as_deref());
         let phase = status.and_then(|status| status.phase.as_deref());

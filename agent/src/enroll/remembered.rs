@@ -47,6 +47,9 @@ struct Entry {
     outbound_ports: Vec<u16>,
     outbound_cidrs: Vec<IpNet>,
     probe_ports: Vec<u16>,
+    /// Earlier versions did not write it.
+    #[serde(default)]
+    names: Option<bool>,
 }
 
 /// The file in the agent's directory of state.
@@ -91,6 +94,7 @@ impl Entry {
             outbound_ports: pod.exclusions.outbound_ports.clone(),
             outbound_cidrs: pod.exclusions.outbound_cidrs.clone(),
             probe_ports: pod.exclusions.probe_ports.clone(),
+            names: pod.exclusions.names,
         }
     }
 
@@ -107,6 +111,7 @@ impl Entry {
                 outbound_ports: self.outbound_ports,
                 outbound_cidrs: self.outbound_cidrs,
                 probe_ports: self.probe_ports,
+                names: self.names,
             },
         })
     }
@@ -174,6 +179,7 @@ mod tests {
                 outbound_ports: vec![5432],
                 outbound_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
                 probe_ports: vec![8080],
+                names: Some(false),
             },
         }
     }

@@ -151,6 +151,19 @@ pub(super) fn cidrs(text: &str, warnings: &mut Vec<String>) -> Vec<IpNet> {
     ranges
 }
 
+/// What an annotation switches on or off, in Go's words as Istio reads it. Anything else is warned of, and says nothing.
+pub(super) fn flag(text: &str, annotation: &str, warnings: &mut Vec<String>) -> Option<bool> {
+    match text {
+        "" => None,
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => {
+            warnings.push(format!("annotation {annotation}: {text:?} is neither true nor false"));
+            None
+        }
+    }
+}
+
 fn items<T>(
     text: &str,
     annotation: &str,

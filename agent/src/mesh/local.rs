@@ -26,6 +26,8 @@ pub struct Exclusions {
     pub outbound_cidrs: Vec<IpNet>,
     /// Ports for probes and lifecycle hooks: not captured from the kubelet.
     pub probe_ports: Vec<u16>,
+    /// Whether the mesh answers what it asks of resolvers; none if that is the node's to say.
+    pub names: Option<bool>,
 }
 
 /// An enrolled pod of this node.

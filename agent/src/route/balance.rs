@@ -111,7 +111,7 @@ struct Rank {
 
 fn rank(client: &Client<'_>, balancing: &LoadBalancing, workload: &Workload) -> Option<Rank> {
     let reachable = if workload.network == *client.network {
-        !workload.addresses.is_empty()
+        !workload.addresses.is_empty() || !workload.hostname.is_empty()
     } else {
         workload.network_gateway.is_some()
     };

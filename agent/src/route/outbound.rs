@@ -1,6 +1,6 @@
 //! The outbound half: where a captured connection of a local pod goes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand::Rng;
@@ -13,7 +13,7 @@ use super::across::{self, Far};
 use super::balance::{self, Client};
 use super::peer::{address_for, expected};
 use super::waypoint::{self, Instance};
-use super::{DirectRoute, HBONE_PORT, Route, RouteError, TunnelRoute, is_illegal_port};
+use super::{DirectRoute, HBONE_PORT, Route, RouteError, TunnelRoute, Unresolved, is_illegal_port};
 
 /// Where a connection of `source` to `destination` goes.
 ///
@@ -38,6 +38,23 @@ pub fn outbound(
     } else {
         unknown(mesh, &client, destination, None)
     };
+    route.unwrap_or_else(Route::Refuse)
+}
+
+/// Where a connection of `source` goes, once the hostname of its destination is resolved. An address is asked for at its
+/// word: it is no other workload's, whoever has it in the mesh.
+pub fn resolved(source: &LocalPod, to: &Unresolved, addresses: &[IpAddr]) -> Route {
+    let usable = |ip: &&IpAddr| {
+        let has_family = if ip.is_ipv4() { source.ip4.is_some() } else { source.ip6.is_some() };
+        has_family && !ip.is_unspecified() && !ip.is_loopback()
+    };
+    let liked = |ip: &&IpAddr| ip.is_ipv4() == to.like.is_ipv4();
+    let first = addresses.iter().filter(usable).find(liked);
+    let Some(ip) = first.or_else(|| addresses.iter().find(usable)) else {
+        return Route::Refuse(to.failure());
+    };
+    let target = SocketAddr::new(*ip, to.port);
+    let route = finish(source, &to.workload, to.service.as_ref(), target);
     route.unwrap_or_else(Route::Refuse)
 }
 
@@ -75,9 +92,17 @@ fn to_service(
         let far = Far { workload: endpoint.workload, service };
         return across::route(mesh, client, &far, (service, destination), rng);
     }
+    if is_unresolved(endpoint.workload, client) {
+        return Ok(Route::Resolve(Unresolved {
+            workload: endpoint.workload.clone(),
+            service: Some(service.clone()),
+            port: endpoint.port,
+            like: destination.ip(),
+        }));
+    }
     let families = service.families;
     let ip = address_for(endpoint.workload, destination.ip(), |ip| families.include(ip))?;
-    finish(client, endpoint.workload, Some(service), SocketAddr::new(ip, endpoint.port))
+    finish(client.pod, endpoint.workload, Some(service), SocketAddr::new(ip, endpoint.port))
 }
 
 /// The client has chosen the address: it is kept, whoever owns it.
@@ -88,7 +113,7 @@ fn passthrough(
     destination: SocketAddr,
 ) -> Result<Route, RouteError> {
     match mesh.workload_by_address(client.network, destination.ip()) {
-        Some(workload) => finish(client, workload, Some(service), destination),
+        Some(workload) => finish(client.pod, workload, Some(service), destination),
         None => unknown(mesh, client, destination, Some(service)),
     }
 }
@@ -123,7 +148,7 @@ fn to_workload(
         let gateway = waypoint::resolve(mesh, waypoint, client, destination, rng)?;
         return through(client, &gateway, None, destination);
     }
-    finish(client, workload, None, destination)
+    finish(client.pod, workload, None, destination)
 }
 
 /// A tunnel to a waypoint, which gets the destination as the app named it.
@@ -160,7 +185,7 @@ fn is_far(client: &Client<'_>, workload: &Workload) -> bool {
 
 /// The last step to a workload: a tunnel where it takes one, else a plain connection.
 fn finish(
-    client: &Client<'_>,
+    source: &LocalPod,
     workload: &Arc<Workload>,
     service: Option<&Arc<Service>>,
     target: SocketAddr,
@@ -174,7 +199,7 @@ fn finish(
     };
     // Sharing the node's address, it has no listener of its own for tunnels.
     let tunnelled = workload.protocol == TunnelProtocol::Hbone && !workload.host_network;
-    let own = client.pod.owns(target.ip());
+    let own = source.owns(target.ip());
     if (tunnelled || own) && is_illegal_port(target.port()) {
         return Err(RouteError::IllegalPort(target));
     }
@@ -196,4 +221,11 @@ fn finish(
         target,
         across: None,
     }))
+}
+
+/// Whether a workload has a hostname instead of an address, where that can be resolved.
+fn is_unresolved(workload: &Workload, client: &Client<'_>) -> bool {
+    workload.addresses.is_empty()
+        && !workload.hostname.is_empty()
+        && workload.network == *client.network
 }

@@ -151,6 +151,15 @@ fn summary(route: &Route) -> String {
             let to = d.workload.as_ref().map(|w| format!(" to {}", w.name)).unwrap_or_default();
             format!("direct {}{to}{}", d.target, of(&d.service))
         }
+        Route::Resolve(to) => {
+            format!(
+                "resolve {}:{} to {}{}",
+                to.workload.hostname,
+                to.port,
+                to.workload.name,
+                of(&to.service)
+            )
+        }
         Route::Refuse(error) => format!("refuse: {error}"),
     }
 }

@@ -1,9 +1,10 @@
-//! TCP sockets as the data path needs them: listeners inside a pod, dials from inside a pod.
+//! Sockets as the data path needs them: listeners inside a pod, dials from inside a pod.
 //!
-//! All of them have `TCP_NODELAY` on; those that leave the pod, keepalive too: inside it one kernel holds both
+//! All of TCP have `TCP_NODELAY` on; those that leave the pod, keepalive too: inside it one kernel holds both
 //! ends, and no end is lost silently. Sockets accepted from a listener inherit both.
 
 mod canary;
+mod datagrams;
 mod dial;
 mod own;
 mod pair;
@@ -20,6 +21,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 pub use canary::Canary;
+pub use datagrams::{Datagram, bind_datagrams, connect_datagrams, receive, send};
 pub use dial::{AppDialler, dial_from};
 pub use own::listen_on;
 pub use pair::pair;

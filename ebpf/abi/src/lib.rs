@@ -13,11 +13,11 @@ mod stand_in;
 pub use address::Address;
 pub use records::{
     AddressPort, CidrKey, Counter, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod,
-    PodConfig,
+    PodConfig, ResolverKey,
 };
 pub use stand_in::{
-    CANARY, CANARY_SHOWN, MAX_FREE_STAND_INS, MAX_STAND_IN_PREFIX, MAX_STAND_INS, Prefixes,
-    RESERVED_STAND_INS,
+    CANARY, CANARY_SHOWN, FIRST_RESOLVER, MAX_FREE_STAND_INS, MAX_RESOLVERS, MAX_STAND_IN_PREFIX,
+    MAX_STAND_INS, Prefixes, RESERVED_STAND_INS, resolver_slot,
 };
 
 /// Where everything is pinned by default; the ABI's version is part of the path.
@@ -25,6 +25,8 @@ pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/sotto/v1";
 
 /// The port of HBONE.
 pub const HBONE_PORT: u16 = 15008;
+/// The port of DNS.
+pub const DNS_PORT: u16 = 53;
 
 /// Role of a listener: plaintext from other pods and the outside.
 pub const ROLE_PLAINTEXT: u32 = 0;
@@ -32,8 +34,11 @@ pub const ROLE_PLAINTEXT: u32 = 0;
 pub const ROLE_OUTBOUND: u32 = 1;
 /// Role of a listener: HBONE from other nodes' agents and proxies.
 pub const ROLE_HBONE: u32 = 2;
+/// Role of a socket: the datagrams by which the pod asks for names. It is bound to [`HBONE_PORT`], and so is what is
+/// rewritten to it.
+pub const ROLE_QUESTIONS: u32 = 3;
 /// Slots of a pod's `SOCKS`: one for each role and family.
-pub const SOCK_SLOTS: u32 = 3 * 2;
+pub const SOCK_SLOTS: u32 = 4 * 2;
 
 /// The slot of `SOCKS` for a role and family.
 #[inline(always)]
@@ -50,6 +55,10 @@ pub const POD_EXCLUDES_CIDRS: u32 = 4;
 
 /// [`Pod::flags`]: stand-ins are local in the pod. Without it, connections that are ours to carry are refused.
 pub const POD_STAND_INS: u32 = 8;
+
+/// [`Pod::flags`]: what the pod asks of resolvers is the agent's to answer, as long as it is there. While it is away,
+/// resolvers are asked as without it, whatever [`POD_FAIL_OPEN`] says.
+pub const POD_NAMES: u32 = 16;
 
 /// [`PodConfig::settings`]: there is something left of it.
 pub const LEFT_BY_MARKS: u32 = 1 << 31;

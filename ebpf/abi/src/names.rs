@@ -34,13 +34,17 @@ pub const REAL: &str = "REAL";
 pub const FREE_STAND_INS: &str = "FREE_STAND_INS";
 /// Hash: cookie of a network namespace whose sockets may have stand-ins -> 1.
 pub const SHOWN: &str = "SHOWN";
+/// Sock hash: network namespace cookie -> the agent's socket there for questions for names.
+pub const QUESTIONS: &str = "QUESTIONS";
+/// Hash: [`crate::ResolverKey`] -> real [`crate::Address`] of a resolver that the pod has asked.
+pub const RESOLVERS: &str = "RESOLVERS";
 /// Sock map, one for each pod: [`crate::sock_slot`] -> listener.
 pub const SOCKS: &str = "SOCKS";
 /// Array of one, one for each pod: [`crate::PodConfig`].
 pub const POD: &str = "POD";
 
 /// Maps shared by all pods of the node, pinned by name in [`MAPS_DIRECTORY`].
-pub const SHARED_MAPS: [&str; 17] = [
+pub const SHARED_MAPS: [&str; 19] = [
     ENROLLED,
     GLOBAL,
     OUT_LISTENERS,
@@ -58,6 +62,8 @@ pub const SHARED_MAPS: [&str; 17] = [
     REAL,
     FREE_STAND_INS,
     SHOWN,
+    QUESTIONS,
+    RESOLVERS,
 ];
 
 /// Program on connect(2) to IPv4, attached to the node's cgroup root.
@@ -68,6 +74,14 @@ pub const CONNECT6: &str = "connect6";
 pub const GETPEERNAME4: &str = "getpeername4";
 /// Program on getpeername(2) and accept(2) of IPv6 sockets, attached to the node's cgroup root.
 pub const GETPEERNAME6: &str = "getpeername6";
+/// Program on datagrams sent to an IPv4 address by sockets without a peer, attached to the node's cgroup root.
+pub const SENDMSG4: &str = "sendmsg4";
+/// Program on datagrams sent to an IPv6 address by sockets without a peer, attached to the node's cgroup root.
+pub const SENDMSG6: &str = "sendmsg6";
+/// Program on whom datagrams come from, of IPv4 sockets, attached to the node's cgroup root.
+pub const RECVMSG4: &str = "recvmsg4";
+/// Program on whom datagrams come from, of IPv6 sockets, attached to the node's cgroup root.
+pub const RECVMSG6: &str = "recvmsg6";
 /// Program on the lookup of listeners, one for each pod, attached to its network namespace.
 pub const STEER: &str = "steer";
 /// Program on the kubelet's sockets, attached to its cgroup.
@@ -81,7 +95,7 @@ pub const LINKS_DIRECTORY: &str = "links";
 pub const PODS_DIRECTORY: &str = "pods";
 /// In a pod's directory: the link of [`STEER`].
 pub const POD_LINK: &str = "link";
-/// In a pod's directory: its [`SOCKS`], one listener for each role and family.
-pub const POD_SOCKS: &str = "listeners";
+/// In a pod's directory: its [`SOCKS`], one socket for each role and family.
+pub const POD_SOCKS: &str = "sockets";
 /// In a pod's directory: its [`POD`].
 pub const POD_CONFIG: &str = "pod";

@@ -113,6 +113,26 @@ impl ExcludedCidrKey {
     }
 }
 
+/// Key of `RESOLVERS`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ResolverKey {
+    /// The pod's network namespace.
+    pub cookie: u64,
+    /// Which of the pod's resolvers, from 0.
+    pub slot: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+impl ResolverKey {
+    /// A key for a pod and slot.
+    #[inline(always)]
+    pub const fn new(cookie: u64, slot: u32) -> Self {
+        Self { cookie, slot, _pad: 0 }
+    }
+}
+
 /// What is counted, an index of [`Counts`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
@@ -156,6 +176,7 @@ const _: () = assert!(size_of::<AddressPort>() == 20 && align_of::<AddressPort>(
 const _: () = assert!(size_of::<Flow>() == 36 && align_of::<Flow>() == 4);
 const _: () = assert!(size_of::<ExcludedPort>() == 16 && align_of::<ExcludedPort>() == 8);
 const _: () = assert!(size_of::<ExcludedCidrKey>() == 24 && align_of::<ExcludedCidrKey>() == 4);
+const _: () = assert!(size_of::<ResolverKey>() == 16 && align_of::<ResolverKey>() == 8);
 const _: () = assert!(size_of::<Counts>() == 72 && align_of::<Counts>() == 8);
 
 /// Plain records: any bit pattern is valid, none has padding.
@@ -171,5 +192,5 @@ mod plain {
         )* };
     }
     plain!(Address, Pod, PodConfig, Global, AddressPort, Flow);
-    plain!(ExcludedPort, ExcludedCidrKey, Counts, Prefixes);
+    plain!(ExcludedPort, ExcludedCidrKey, ResolverKey, Counts, Prefixes);
 }

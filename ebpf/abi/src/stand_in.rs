@@ -7,12 +7,26 @@ use crate::Address;
 
 /// Real addresses that stand-ins can stand for at one time, all pods together.
 pub const MAX_STAND_INS: u32 = 1 << INDEX_BITS;
-/// Numbers that stand for no address: those of the agent's listeners, and [`CANARY`].
+/// Numbers that stand for no address: those of the agent's listeners, of resolvers, and [`CANARY`].
 pub const RESERVED_STAND_INS: u32 = 256;
 /// The number whose address is shown as [`CANARY_SHOWN`], to everyone: so the agent sees that the hooks work.
 pub const CANARY: u32 = RESERVED_STAND_INS - 1;
 /// 192.0.2.1, of a block that nobody has (RFC 5737).
 pub const CANARY_SHOWN: Address = Address::v4(0xc000_0201_u32.to_be());
+/// The first of the numbers that stand for the resolvers that a pod asks, in each pod for its own: they are taken by whoever
+/// is the first to be asked, and kept as long as the pod is. No other pod has less of anything for it.
+pub const FIRST_RESOLVER: u32 = 224;
+/// Resolvers of one pod that have a number. What it asks of others is not the agent's to answer.
+pub const MAX_RESOLVERS: u32 = 16;
+const _: () = assert!(FIRST_RESOLVER + MAX_RESOLVERS <= CANARY);
+
+/// Which of a pod's resolvers a number stands for, if it does for one.
+#[inline(always)]
+pub const fn resolver_slot(index: u32) -> Option<u32> {
+    let slot = index.wrapping_sub(FIRST_RESOLVER);
+    if slot < MAX_RESOLVERS { Some(slot) } else { None }
+}
+
 /// Numbers that wait in `FREE_STAND_INS` for the next new address.
 pub const MAX_FREE_STAND_INS: u32 = 16_384;
 /// The longest IPv4 prefix that has room for all.

@@ -99,7 +99,7 @@ fn work(
 }
 
 async fn relay(captured: Captured) -> std::io::Result<()> {
-    let Captured { mut stream, role, pod, client, original_destination } = captured;
+    let Captured { mut stream, role, pod, client, original_destination, .. } = captured;
     let mut other = match role {
         Role::Outbound => socket::dial_from(&pod.netns, original_destination, DIAL_TIMEOUT).await,
         Role::Plaintext => {

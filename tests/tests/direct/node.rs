@@ -18,7 +18,7 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use sotto::capture::{Captured, PodCapture, Role, StandIns};
-use sotto::connection::{Context, Means, OfPod, Shared, Timings, handle};
+use sotto::connection::{Context, Hosts, Means, OfPod, Shared, Timings, handle};
 use sotto::identify::Revocations;
 use sotto::identify::ca::CaError;
 use sotto::identify::certs::{CertificateSource, Certificates};
@@ -190,8 +190,14 @@ impl Node {
             socket::reset_on_close(&stream).unwrap();
         }
         let client = stream.peer_addr().unwrap();
-        let captured =
-            Captured { stream, role, pod: self.pod.clone(), client, original_destination: to };
+        let captured = Captured {
+            stream,
+            role,
+            asks: false,
+            pod: self.pod.clone(),
+            client,
+            original_destination: to,
+        };
         let stop = CancellationToken::new();
         spawn_local(handle(self.context.clone(), captured, self.of_pod.clone(), stop));
     }
@@ -248,6 +254,8 @@ pub(crate) fn told(
         metrics: Metrics::new(),
         limits,
         timings: Timings { hold: HOLD, ..Timings::default() },
+        hosts: Hosts::default(),
+        cluster_domain: String::from("cluster.local"),
     })
 }
 

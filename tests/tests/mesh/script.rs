@@ -19,7 +19,7 @@ use sotto_proto::ads::aggregated_discovery_service_server::{
 };
 use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use sotto_proto::security::Authorization;
-use sotto_proto::workload::{Address, TunnelProtocol, Workload, address::Type};
+use sotto_proto::workload::{Address, Service, TunnelProtocol, Workload, address::Type};
 use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -88,6 +88,15 @@ impl Script {
         let resources = workloads.into_iter().map(|workload| {
             let (name, message) = (workload.uid.clone(), Type::Workload(workload));
             resource(ADDRESS_TYPE, name, &Address { r#type: Some(message) })
+        });
+        self.tell(ADDRESS_TYPE, resources.collect(), vec![]).await;
+    }
+
+    /// Tells of services.
+    pub(crate) async fn services(&mut self, services: Vec<Service>) {
+        let resources = services.into_iter().map(|service| {
+            let name = format!("{}/{}", service.namespace, service.hostname);
+            resource(ADDRESS_TYPE, name, &Address { r#type: Some(Type::Service(service)) })
         });
         self.tell(ADDRESS_TYPE, resources.collect(), vec![]).await;
     }

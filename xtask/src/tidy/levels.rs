@@ -4,13 +4,14 @@
 pub(crate) type Row = (&'static str, &'static [&'static str]);
 
 /// A file belongs to the first row that it is in.
-pub(crate) const LEVELS: [Row; 19] = [
+pub(crate) const LEVELS: [Row; 20] = [
     ("error", &[]),
     ("sys", &["error"]),
     ("door", &["error", "sys"]),
     ("mesh", &["error", "sys"]),
     ("authorize", &["error", "sys", "mesh"]),
     ("route", &["error", "sys", "mesh"]),
+    ("dns", &["error", "sys", "mesh"]),
     ("xds::delta", &["error", "sys", "mesh"]),
     ("enroll", BELOW),
     ("capture", BELOW),
@@ -36,6 +37,7 @@ const STORY: &[&str] = &[
     "mesh",
     "authorize",
     "route",
+    "dns",
     "enroll",
     "capture",
     "identify",
@@ -51,6 +53,7 @@ const EVERYTHING: &[&str] = &[
     "mesh",
     "authorize",
     "route",
+    "dns",
     "enroll",
     "capture",
     "identify",
@@ -64,10 +67,11 @@ const EVERYTHING: &[&str] = &[
 ];
 
 /// Files that do no IO, read no clock and cannot fail for outside reasons, by the start of their path.
-pub(crate) const PURE: [&str; 6] = [
+pub(crate) const PURE: [&str; 7] = [
     "agent/src/mesh",
     "agent/src/authorize",
     "agent/src/route",
+    "agent/src/dns",
     "agent/src/xds/delta",
     "agent/src/xds/decode",
     "ebpf/abi/src",

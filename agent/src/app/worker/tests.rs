@@ -14,7 +14,7 @@ fn connection() -> (Detached, TcpStream) {
     let application = TcpStream::connect(original_destination).unwrap();
     let (stream, client) = listener.accept().unwrap();
     let (role, pod) = (Role::Outbound, pod());
-    (Detached { stream, role, pod, client, original_destination }, application)
+    (Detached { stream, role, asks: false, pod, client, original_destination }, application)
 }
 
 /// Where connections that stay go, and a place on the other thread.

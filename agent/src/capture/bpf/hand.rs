@@ -16,11 +16,15 @@ use crate::sys::bpf::{ProgramInfo, program_info};
 use crate::sys::cgroup;
 
 /// All that there are.
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 10] = [
     names::CONNECT4,
     names::CONNECT6,
     names::GETPEERNAME4,
     names::GETPEERNAME6,
+    names::SENDMSG4,
+    names::SENDMSG6,
+    names::RECVMSG4,
+    names::RECVMSG6,
     names::STEER,
     names::PROBE,
 ];

@@ -5,7 +5,8 @@ use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, Queue, SockHash,
 };
 use sotto_abi::{
-    Address, AddressPort, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, Pod, Prefixes, names,
+    Address, AddressPort, Counts, ExcludedCidrKey, ExcludedPort, Flow, Global, MAX_RESOLVERS, Pod,
+    Prefixes, ResolverKey, names,
 };
 
 use super::error::{BpfError, absent_is_fine};
@@ -17,6 +18,8 @@ use crate::mesh::local::Exclusions;
 pub(super) struct Maps {
     pub(super) enrolled: HashMap<MapData, u64, Pod>,
     pub(super) out_listeners: SockHash<MapData, u64>,
+    pub(super) questions: SockHash<MapData, u64>,
+    resolvers: HashMap<MapData, ResolverKey, Address>,
     pub(super) destinations: HashMap<MapData, Address, u32>,
     pub(super) destination_cidrs: LpmTrie<MapData, Address, u32>,
     pub(super) closed_ports: HashMap<MapData, AddressPort, u32>,
@@ -53,6 +56,8 @@ impl Maps {
         Ok(Self {
             enrolled: take(object, names::ENROLLED)?,
             out_listeners: take(object, names::OUT_LISTENERS)?,
+            questions: take(object, names::QUESTIONS)?,
+            resolvers: take(object, names::RESOLVERS)?,
             destinations: take(object, names::DESTINATIONS)?,
             destination_cidrs: take(object, names::DESTINATION_CIDRS)?,
             closed_ports: take(object, names::CLOSED_PORTS)?,
@@ -104,6 +109,10 @@ impl Maps {
 
     /// No socket of a network namespace has a stand-in any more.
     pub(super) fn show_no_more(&mut self, cookie: u64) -> Result<(), BpfError> {
+        for slot in 0..MAX_RESOLVERS {
+            absent_is_fine(self.resolvers.remove(&ResolverKey::new(cookie, slot)))
+                .map_err(BpfError::map("clear", names::RESOLVERS))?;
+        }
         absent_is_fine(self.shown.remove(&cookie)).map_err(BpfError::map("clear", names::SHOWN))
     }
 
@@ -132,6 +141,8 @@ impl Maps {
             .map_err(BpfError::map("clear", names::ENROLLED))?;
         absent_is_fine(self.out_listeners.remove(&cookie))
             .map_err(BpfError::map("clear", names::OUT_LISTENERS))?;
+        absent_is_fine(self.questions.remove(&cookie))
+            .map_err(BpfError::map("clear", names::QUESTIONS))?;
         absent_is_fine(self.pod_counts.remove(&cookie))
             .map_err(BpfError::map("clear", names::POD_COUNTS))?;
         self.keep_probe_ports(cookie, &[])?;

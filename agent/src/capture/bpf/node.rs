@@ -17,6 +17,9 @@ use crate::sys::cgroup::Cgroup;
 pub(super) const PROGRAMS: &[&str] =
     &[names::GETPEERNAME4, names::GETPEERNAME6, names::CONNECT4, names::CONNECT6];
 
+/// What is attached from the first pod on whose questions for names are the agent's to answer; in the same order.
+const OF_NAMES: &[&str] = &[names::RECVMSG4, names::RECVMSG6, names::SENDMSG4, names::SENDMSG6];
+
 impl Kernel {
     /// Attaches all, or replaces the programs of links that an earlier agent pinned.
     pub(super) fn attach_node(&self, object: &Instance) -> Result<(), BpfError> {
@@ -26,18 +29,33 @@ impl Kernel {
         Ok(())
     }
 
+    /// Attaches what questions for names need, once. An earlier agent may have left it, of an earlier version.
+    pub(super) fn attach_of_names(&mut self) -> Result<(), BpfError> {
+        if self.answers_names {
+            return Ok(());
+        }
+        let object = object::load_node(&self.pins, OF_NAMES)?;
+        for &name in OF_NAMES {
+            self.attach_or_update(name, &self.config.cgroup_root, &object)?;
+        }
+        self.answers_names = true;
+        Ok(())
+    }
+
     /// Attaches again what somebody has detached. Until then nobody is dialled for clients, as who they are would not
     /// be shown.
     pub(super) fn attend_pods(&self) -> Result<(), BpfError> {
         let root = Cgroup::open(&self.config.cgroup_root)
             .map_err(BpfError::file("open", &self.config.cgroup_root))?;
         let is_attached = |name: &&str| pinned_cgroup(&self.pins.link(name)) == Some(root.id);
-        if PROGRAMS.iter().all(is_attached) {
+        let of_names = if self.answers_names { OF_NAMES } else { &[] };
+        let wanted: Vec<_> = PROGRAMS.iter().chain(of_names).copied().collect();
+        if wanted.iter().all(is_attached) {
             return Ok(());
         }
         tracing::warn!("somebody has detached programs of the agent: attaching them again");
-        let object = object::load_node(&self.pins, PROGRAMS)?;
-        for &name in PROGRAMS {
+        let object = object::load_node(&self.pins, &wanted)?;
+        for name in wanted {
             self.attach_or_update(name, &self.config.cgroup_root, &object)?;
         }
         Ok(())

@@ -5,15 +5,15 @@ use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, PerCpuValues, SockMap};
 use sotto_abi::{
-    Address, Counts, POD_EXCLUDES_CIDRS, POD_EXCLUDES_PORTS, POD_FAIL_OPEN, POD_STAND_INS, Pod,
-    PodConfig, names, sock_slot,
+    Address, Counts, POD_EXCLUDES_CIDRS, POD_EXCLUDES_PORTS, POD_FAIL_OPEN, POD_NAMES,
+    POD_STAND_INS, Pod, PodConfig, ROLE_QUESTIONS, names, sock_slot,
 };
 
 use super::error::absent_is_fine;
 use super::pins::{PodPins, remove_file};
 use super::{BpfError, Kernel};
 use super::{leftovers, object};
-use crate::capture::{PodCapture, PodListeners, routing};
+use crate::capture::{PodCapture, PodListeners, Questions, routing};
 use crate::mesh::{LocalPod, PodUid};
 use crate::sys::bpf::{LinkKind, create_link, link_target, open_pinned, pin, update_link};
 
@@ -76,6 +76,7 @@ impl Kernel {
             .out_listeners
             .insert(cookie, listeners.token().as_raw_fd(), 0)
             .map_err(BpfError::map("write", names::OUT_LISTENERS))?;
+        self.take_questions(cookie, listeners)?;
         self.maps.set_exclusions(cookie, &pod.exclusions)?;
         self.maps.set_probe_ports(cookie, pod)?;
         self.start_counting(cookie)?;
@@ -83,6 +84,19 @@ impl Kernel {
             .enrolled
             .insert(cookie, record, 0)
             .map_err(BpfError::map("write", names::ENROLLED))
+    }
+
+    /// Makes the agent's socket known to the programs that send questions for names there, or that there is none.
+    fn take_questions(&mut self, cookie: u64, listeners: &PodListeners) -> Result<(), BpfError> {
+        let Some(questions) = listeners.questions() else {
+            return absent_is_fine(self.maps.questions.remove(&cookie))
+                .map_err(BpfError::map("clear", names::QUESTIONS));
+        };
+        self.attach_of_names()?;
+        self.maps
+            .questions
+            .insert(cookie, questions.token().as_raw_fd(), 0)
+            .map_err(BpfError::map("write", names::QUESTIONS))
     }
 
     pub(super) fn stop_taking(&mut self, uid: &PodUid) -> Result<(), BpfError> {
@@ -170,6 +184,11 @@ impl Kernel {
                 .set(sock_slot(role.number(), is_v6), listener, 0)
                 .map_err(BpfError::map("write", names::SOCKS))?;
         }
+        for (socket, is_v6) in listeners.questions().into_iter().flat_map(Questions::all) {
+            socks
+                .set(sock_slot(ROLE_QUESTIONS, is_v6), socket, 0)
+                .map_err(BpfError::map("write", names::SOCKS))?;
+        }
         pod.set(0, config, 0).map_err(BpfError::map("write", names::POD))?;
         let steer = object.program(names::STEER)?.as_fd();
         let place = pins.link();
@@ -210,6 +229,9 @@ fn record(
     let mut flags = POD_STAND_INS;
     if fail_open {
         flags |= POD_FAIL_OPEN;
+    }
+    if listeners.questions().is_some() {
+        flags |= POD_NAMES;
     }
     if !pod.exclusions.outbound_ports.is_empty() {
         flags |= POD_EXCLUDES_PORTS;

@@ -18,7 +18,7 @@ use crate::sys::Netns;
 use crate::sys::bpf::{detach_link, open_pinned};
 
 /// What redirects new connections of pods.
-const CONNECT: [&str; 2] = [names::CONNECT4, names::CONNECT6];
+const CONNECT: [&str; 4] = [names::CONNECT4, names::CONNECT6, names::SENDMSG4, names::SENDMSG6];
 
 /// Detaches all programs and removes all pins below `pin_dir`, and the routes of pods whose network namespace shows in
 /// `/run/netns` or `/proc`, also of those that were released a moment ago. Goes on after errors.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, Queue};
 use parking_lot::Mutex;
-use sotto_abi::{Address, CANARY, CANARY_SHOWN, Prefixes, names};
+use sotto_abi::{Address, CANARY, CANARY_SHOWN, Prefixes, ResolverKey, names, resolver_slot};
 
 use super::error::BpfError;
 use super::recent::Epoch;
@@ -24,6 +24,7 @@ struct Table {
     numbers: HashMap<MapData, Address, u32>,
     real: Array<MapData, Address>,
     epoch: Epoch,
+    resolvers: HashMap<MapData, ResolverKey, Address>,
     /// For who meets a new address.
     writing: Mutex<Writing>,
     canary: Canary,
@@ -35,7 +36,7 @@ struct Writing {
     free: Queue<MapData, u32>,
 }
 
-/// Why a client has no stand-in.
+/// Why an address has no stand-in.
 #[derive(Debug, thiserror::Error)]
 pub enum StandInError {
     /// The application would see a stand-in where it asks for the client.
@@ -44,10 +45,10 @@ pub enum StandInError {
     )]
     NotShown,
     /// None is free.
-    #[error("no address is left to stand for the client: too many are connected")]
+    #[error("no address is left to stand for another: too many are in use")]
     Full,
     /// A map refuses.
-    #[error("failed to look up the client's stand-in")]
+    #[error("failed to look up the stand-in")]
     Map(#[source] MapError),
 }
 
@@ -58,7 +59,10 @@ impl StandIns {
         let (writing, reading) = (Writing::open(maps)?, Writing::open(maps)?);
         let Writing { numbers, real, .. } = reading;
         let writing = Mutex::new(writing);
-        let table = Table { prefixes, numbers, real, epoch, writing, canary };
+        let resolvers = MapData::from_pin(maps.join(names::RESOLVERS));
+        let resolvers = Map::HashMap(resolvers.map_err(BpfError::map("open", names::RESOLVERS))?);
+        let resolvers = resolvers.try_into().map_err(BpfError::map("open", names::RESOLVERS))?;
+        let table = Table { prefixes, numbers, real, epoch, resolvers, writing, canary };
         Ok(Self(Some(Arc::new(table))))
     }
 
@@ -80,6 +84,27 @@ impl StandIns {
         })
     }
 
+    /// The resolver that something stands for in the pod with this cookie, which has asked it.
+    pub fn resolver(&self, cookie: u64, stand_in: IpAddr) -> Option<IpAddr> {
+        let table = self.0.as_deref()?;
+        let address = Address::from(stand_in);
+        if !table.prefixes.is_out(&address) {
+            return None;
+        }
+        let slot = resolver_slot(table.prefixes.index(&address))?;
+        table.resolvers.get(&ResolverKey::new(cookie, slot), 0).ok().map(IpAddr::from)
+    }
+
+    /// An address that is local in pods, and by which they reach another as if they had connected to that.
+    ///
+    /// # Errors
+    /// None is free.
+    pub fn of_destination(&self, destination: IpAddr) -> Result<IpAddr, StandInError> {
+        let table = self.0.as_deref().ok_or(StandInError::Full)?;
+        let address = Address::from(destination);
+        Ok(table.prefixes.out(address.is_v4(), table.number(destination)?).into())
+    }
+
     /// An address that is local in pods, and that applications there are shown as the client's. Use it at once.
     ///
     /// # Errors
@@ -90,17 +115,24 @@ impl StandIns {
             return Err(StandInError::NotShown);
         }
         let address = Address::from(client);
-        let number = table.epoch.number(client, || match table.numbers.get(&address, 0) {
-            Ok(number) => Ok(number),
-            Err(MapError::KeyNotFound) => table.writing.lock().take(address),
-            Err(error) => Err(StandInError::Map(error)),
-        })?;
-        Ok(table.prefixes.client(address.is_v4(), number).into())
+        Ok(table.prefixes.client(address.is_v4(), table.number(client)?).into())
     }
 
     /// Whether the programs show the other ends of connections at this moment.
     pub fn are_shown(&self) -> bool {
         self.0.as_deref().is_some_and(|table| table.canary.sings())
+    }
+}
+
+impl Table {
+    /// The number of an address, a new one if there is none.
+    fn number(&self, ip: IpAddr) -> Result<u32, StandInError> {
+        let address = Address::from(ip);
+        self.epoch.number(ip, || match self.numbers.get(&address, 0) {
+            Ok(number) => Ok(number),
+            Err(MapError::KeyNotFound) => self.writing.lock().take(address),
+            Err(error) => Err(StandInError::Map(error)),
+        })
     }
 }
 

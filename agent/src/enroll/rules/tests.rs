@@ -213,3 +213,18 @@ fn pods_whose_network_is_not_the_node_s_kernel_s_are_left_alone_and_told_so() {
     let host = facts(&opted_out, &json!({ "hostNetwork": true }), &none);
     assert_eq!(out_of_reach(&host, Some(Mode::Ambient)), None);
 }
+
+#[test]
+fn a_pod_says_who_answers_its_names_in_the_words_of_go() {
+    let check = |value: &str, expected: Option<bool>, warned: usize| {
+        let metadata = json!({ "annotations": { "ambient.istio.io/dns-capture": value } });
+        let pod = facts(&metadata, &json!({}), &json!({}));
+        assert_eq!((pod.exclusions.names, pod.warnings.len()), (expected, warned), "{value}");
+    };
+    for (value, expected) in [("true", true), ("1", true), ("False", false), ("f", false)] {
+        check(value, Some(expected), 0);
+    }
+    check("", None, 0);
+    check("off", None, 1);
+    assert_eq!(facts(&json!({}), &json!({}), &json!({})).exclusions.names, None);
+}

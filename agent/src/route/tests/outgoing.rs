@@ -270,15 +270,34 @@ fn another_network_without_a_gateway_is_refused_unless_an_endpoint_is_on_ours() 
 }
 
 #[test]
-fn a_workload_with_a_hostname_alone_is_refused() {
+fn a_workload_with_a_hostname_alone_is_resolved_first() {
     let mut world = details();
     world.workloads[1].addresses.clear();
     world.workloads[1].hostname = "example.com".into();
-    world.check(
-        "10.96.0.1:80",
-        "refuse: workload c//Pod/bookinfo/details has the hostname \"example.com\" and no \
-         address, and resolving it is not supported",
-    );
+    world.check("10.96.0.1:80", "resolve example.com:9080 to details for details");
+    let Route::Resolve(to) = world.route("10.96.0.1:80") else { panic!("nothing to resolve") };
+    let check = |addresses: &[&str], expected: &str| {
+        let addresses: Vec<_> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        assert_eq!(summary(&resolved(&client(), &to, &addresses)), expected, "{addresses:?}");
+    };
+    let tunnel = "tunnel details 192.0.2.7:9080 via 192.0.2.7:15008 as details for details";
+    check(&["fd00::9", "192.0.2.7", "192.0.2.8"], tunnel);
+    // The client has no IPv6 address, and its own are no destination.
+    let none = "refuse: workload c//Pod/bookinfo/details has no address, \
+                and its hostname \"example.com\" has none that can be used";
+    check(&["fd00::9", "127.0.0.1", "0.0.0.0"], none);
+    check(&[], none);
+}
+
+#[test]
+fn a_hostname_outside_the_mesh_is_reached_directly() {
+    let mut world = details();
+    world.workloads[1].addresses.clear();
+    world.workloads[1].hostname = "example.com".into();
+    world.workloads[1].protocol = TunnelProtocol::Tcp;
+    let Route::Resolve(to) = world.route("10.96.0.1:80") else { panic!("nothing to resolve") };
+    let route = resolved(&client(), &to, &["192.0.2.7".parse().unwrap()]);
+    assert_eq!(summary(&route), "direct 192.0.2.7:9080 to details for details");
 }
 
 #[test]
@@ -298,8 +317,8 @@ fn a_service_may_ask_for_a_family() {
     world.workloads[1].addresses.pop();
     world.check(
         "10.96.0.1:80",
-        "refuse: workload c//Pod/bookinfo/details has the hostname \"\" and no address, and \
-         resolving it is not supported",
+        "refuse: workload c//Pod/bookinfo/details has no address, and its hostname \"\" has \
+         none that can be used",
     );
 }
 
@@ -342,7 +361,7 @@ fn an_address_of_what_cannot_be_read_is_refused_and_captured_unless_somebody_els
     check(&mesh, "10.0.9.99:80", "direct 10.0.9.99:80");
     let delta = DestinationsDelta::between(&Mesh::default(), &mesh);
     let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    let addresses: Vec<std::net::IpAddr> =
+    let addresses: Vec<IpAddr> =
         ["10.0.9.7", "10.0.9.9"].map(|text| text.parse().unwrap()).to_vec();
     assert_eq!((delta.added, delta.added_cidrs), (addresses, ranges(&["10.0.9.0/28"])));
 

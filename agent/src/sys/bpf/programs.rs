@@ -34,6 +34,14 @@ pub enum ProgramKind {
     Getpeername4,
     /// A cgroup: runs when an IPv6 socket's other end is asked for, also by accept(2).
     Getpeername6,
+    /// A cgroup: runs when a datagram is sent to an IPv4 address that the call names.
+    Sendmsg4,
+    /// A cgroup: runs when a datagram is sent to an IPv6 address that the call names.
+    Sendmsg6,
+    /// A cgroup: runs when an IPv4 socket is told whom a datagram comes from.
+    Recvmsg4,
+    /// A cgroup: runs when an IPv6 socket is told whom a datagram comes from.
+    Recvmsg6,
     /// A cgroup: runs as its sockets change state.
     SocketOptions,
     /// A network namespace: chooses the listener of what arrives.
@@ -45,7 +53,14 @@ impl ProgramKind {
     const fn program_type(self) -> u32 {
         match self {
             Self::SocketOptions => 13,
-            Self::Connect4 | Self::Connect6 | Self::Getpeername4 | Self::Getpeername6 => 18,
+            Self::Connect4
+            | Self::Connect6
+            | Self::Getpeername4
+            | Self::Getpeername6
+            | Self::Sendmsg4
+            | Self::Sendmsg6
+            | Self::Recvmsg4
+            | Self::Recvmsg6 => 18,
             Self::SocketLookup => 30,
         }
     }
@@ -56,6 +71,10 @@ impl ProgramKind {
             Self::SocketOptions => 3,
             Self::Connect4 => 10,
             Self::Connect6 => 11,
+            Self::Sendmsg4 => 14,
+            Self::Sendmsg6 => 15,
+            Self::Recvmsg4 => 19,
+            Self::Recvmsg6 => 20,
             Self::Getpeername4 => 29,
             Self::Getpeername6 => 30,
             Self::SocketLookup => 36,

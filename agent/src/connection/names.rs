@@ -1,0 +1,209 @@
+//! What a pod asks of resolvers: the mesh answers what it knows, in their place; all else goes to the resolver that the pod
+//! has asked, from the pod's own address, and comes back as it is.
+//!
+//! | task | owner | ends |
+//! |---|---|---|
+//! | a socket's questions | [`serve`] | with `stop`, when nothing is under way, or [`GRACE`] later |
+//! | a question that a resolver is asked | the socket's task | with its answer, or after [`PATIENCE`] |
+//!
+//! While the mesh is not known, resolvers are asked whatever it is: a pod without names is worse off than one with those
+//! that it had before.
+
+mod stream;
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::context::Context;
+use super::of_pod::OfPod;
+use super::quota::Place;
+use crate::capture::{PodCapture, Question, QuestionSocket, Questions};
+use crate::dns::{self, Transport};
+use crate::mesh::ResourceKind;
+use crate::sys::socket;
+
+pub(super) use stream::stream;
+
+/// For a resolver's answer: longer than applications wait (resolv.conf(5): 5 s), so that it is they who give up.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// For what is under way at the end; who waits longer asks again.
+const GRACE: Duration = Duration::from_secs(1);
+/// Questions of one pod, and one family, that resolvers are asked at a time. Each has a socket: see [`super::Quota`].
+const MOST: usize = 512;
+/// Questions taken before others have their turn.
+const BATCH: usize = 32;
+/// After an error of a socket that should have none.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The longest datagram.
+const LONGEST: usize = 65_535;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; LONGEST]);
+}
+
+/// A pod that asks.
+struct Asking {
+    context: Rc<Context>,
+    of_pod: Rc<OfPod>,
+    pod: Arc<PodCapture>,
+}
+
+/// Answers what a pod asks in datagrams, until `stop`. Must run inside a `LocalSet`.
+///
+/// # Errors
+/// The runtime cannot watch the sockets.
+pub async fn serve(
+    context: Rc<Context>,
+    of_pod: Rc<OfPod>,
+    (pod, questions): (Arc<PodCapture>, Questions),
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let sockets = questions.watch(&pod)?;
+    let asking = Rc::new(Asking { context, of_pod, pod });
+    let each = sockets.into_iter().map(|socket| answer(asking.clone(), Rc::new(socket), &stop));
+    futures::future::join_all(each).await;
+    Ok(())
+}
+
+/// Answers what comes to one socket.
+async fn answer(asking: Rc<Asking>, socket: Rc<QuestionSocket>, stop: &CancellationToken) {
+    let mut under_way = JoinSet::new();
+    let mut stops = false;
+    let mut over = pin!(async {
+        stop.cancelled().await;
+        sleep(GRACE).await;
+    });
+    while !stops || !under_way.is_empty() {
+        tokio::select! {
+            () = &mut over => return,
+            () = stop.cancelled(), if !stops => stops = true,
+            Some(ended) = under_way.join_next() => super::log_panic(ended),
+            ready = socket.ready() => {
+                let taken = ready.and_then(|()| asking.take(&socket, &mut under_way));
+                if let Err(error) = taken {
+                    let pod = &asking.pod.pod.name;
+                    tracing::warn!(%error, %pod, "failed to take what a pod asks of its resolver");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Asking {
+    /// Takes what there is, answers what is the mesh's, and has the rest answered.
+    fn take(
+        self: &Rc<Self>,
+        socket: &Rc<QuestionSocket>,
+        under_way: &mut JoinSet<()>,
+    ) -> io::Result<()> {
+        BUFFER.with_borrow_mut(|buffer| {
+            for _ in 0..BATCH {
+                let question = match socket.take(buffer) {
+                    Ok(Some(question)) => question,
+                    Ok(None) => continue,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                };
+                let bytes = buffer.get(..question.length).unwrap_or_default();
+                if let Some(answer) = self.of_mesh(bytes, Transport::Datagram) {
+                    tell(socket, &question, &answer);
+                } else if let Some(place) = self.room(under_way.len()) {
+                    let (asking, socket) = (self.clone(), socket.clone());
+                    under_way.spawn_local(asking.forward(socket, question, bytes.to_vec(), place));
+                } else if let Some(failure) = dns::failure(bytes) {
+                    tell(socket, &question, &failure);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The mesh's answer, if it has one.
+    fn of_mesh(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let question = dns::Question::parse(bytes)?;
+        let mesh = self.context.mesh.load();
+        let home = mesh.home().ok().filter(|_| mesh.kind_synced(ResourceKind::Address))?;
+        let domain = &self.context.cluster_domain;
+        let client = dns::Client { pod: &self.pod.pod, network: &home.network, domain };
+        let (name, is_v4) = (question.name(), question.is_v4());
+        let answer = dns::lookup(&mesh, &client, name, is_v4, &mut rand::rng())?;
+        tracing::debug!(pod = %self.pod.pod.name, name, ?answer, "a name of the mesh");
+        question.answer(&answer, transport)
+    }
+
+    fn room(&self, under_way: usize) -> Option<Place> {
+        if under_way >= MOST {
+            return None;
+        }
+        self.of_pod.quota.take().ok()
+    }
+
+    /// Has the resolver answer. As long as it is silent, so are we; where it cannot be asked at all, that is said.
+    async fn forward(
+        self: Rc<Self>,
+        socket: Rc<QuestionSocket>,
+        question: Question,
+        bytes: Vec<u8>,
+        _place: Place,
+    ) {
+        match timeout(PATIENCE, self.ask(question.resolver, &bytes)).await {
+            Ok(Ok(answer)) => tell(&socket, &question, &answer),
+            Ok(Err(error)) => {
+                let (pod, resolver) = (&self.pod.pod.name, question.resolver);
+                tracing::debug!(%error, %pod, %resolver, "a pod's resolver cannot be asked");
+                if let Some(failure) = dns::failure(&bytes) {
+                    tell(&socket, &question, &failure);
+                }
+            }
+            Err(_silent) => {}
+        }
+    }
+
+    /// Asks a resolver as the pod, on a port that nobody else knows.
+    async fn ask(&self, resolver: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
+        let socket = self.pod.netns.enter(|| socket::connect_datagrams(resolver))??;
+        let socket = UdpSocket::from_std(socket)?;
+        socket.send(question).await?;
+        loop {
+            // That the resolver is not there is an error, and nothing to read.
+            let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+            if ready.is_error() {
+                if let Some(error) = socket.take_error()? {
+                    return Err(error);
+                }
+                let seen = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _none_left = socket.try_io(Interest::ERROR, seen);
+            }
+            let answer = BUFFER.with_borrow_mut(|buffer| match socket.try_recv(buffer) {
+                Ok(length) => {
+                    let message = buffer.get(..length).unwrap_or_default();
+                    Ok(dns::is_answer(question, message).then(|| message.to_vec()))
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                Err(error) => Err(error),
+            })?;
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// Answers. Whoever does not take it asks again.
+fn tell(socket: &QuestionSocket, question: &Question, answer: &[u8]) {
+    if let Err(error) = socket.answer(question, answer) {
+        tracing::debug!(%error, "an answer to a pod's question was lost");
+    }
+}

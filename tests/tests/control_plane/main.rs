@@ -336,7 +336,7 @@ async fn modes_change_live(version: &str) {
 }
 
 /// What the control plane may do: its roles, as they are deployed, allow this and no more.
-const RIGHTS: [(&str, &str, &[&str]); 18] = [
+const RIGHTS: [(&str, &str, &[&str]); 22] = [
     ("", "namespaces", &["list", "watch"]),
     ("", "nodes", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
@@ -346,11 +346,15 @@ const RIGHTS: [(&str, &str, &[&str]); 18] = [
     ("security.istio.io", "authorizationpolicies", &["list", "watch"]),
     ("networking.istio.io", "destinationrules", &["list", "watch"]),
     ("networking.istio.io", "serviceentries", &["list", "watch"]),
+    ("networking.istio.io", "gateways", &["list", "watch"]),
+    ("networking.istio.io", "virtualservices", &["list", "watch"]),
     ("apiextensions.k8s.io", "customresourcedefinitions", &["get"]),
     ("security.istio.io", "peerauthentications/status", &["patch"]),
     ("security.istio.io", "authorizationpolicies/status", &["patch"]),
     ("networking.istio.io", "destinationrules/status", &["patch"]),
     ("networking.istio.io", "serviceentries/status", &["patch"]),
+    ("networking.istio.io", "gateways/status", &["patch"]),
+    ("networking.istio.io", "virtualservices/status", &["patch"]),
     ("", "configmaps", &["list", "watch", "create", "patch"]),
     ("", "secrets", &["get", "create"]),
     ("", "events", &["create"]),

@@ -167,6 +167,61 @@ async fn a_destination_rule_is_told_that_it_has_no_effect() {
     check_rights(&cluster.stop().await);
 }
 
+/// A definition of a kind of Istio's that is not of ours, with a status and any content.
+fn definition(kind: &str, plural: &str) -> Value {
+    let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": { "name": format!("{plural}.networking.istio.io") },
+        "spec": {
+            "group": "networking.istio.io",
+            "scope": "Namespaced",
+            "names": { "kind": kind, "plural": plural, "singular": kind.to_lowercase(),
+                "listKind": format!("{kind}List") },
+            "versions": [{ "name": "v1", "served": true, "storage": true,
+                "subresources": { "status": {} }, "schema": { "openAPIV3Schema": any } }],
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_serves_is_told_so() {
+    let api = server();
+    define(&api);
+    let kinds = [
+        ("ServiceEntry", "serviceentries", "outside the mesh"),
+        ("Gateway", "gateways", "an ordinary ingress in an enrolled pod is the way in"),
+        ("VirtualService", "virtualservices", "nothing is routed by them"),
+    ];
+    for (kind, plural, _) in kinds {
+        api.store().create(definition(kind, plural)).unwrap();
+    }
+    let cluster = start(api).await;
+    let store = cluster.api.store();
+    for (kind, plural, says) in kinds {
+        let name = kind.to_lowercase();
+        let mut one = object("networking.istio.io/v1", kind, "bookinfo", &name);
+        one["spec"] = json!({ "hosts": ["shop.example.org"] });
+        store.create(one).unwrap();
+        let none = ["Accepted=False/NotServed", "Enforced=False/NotAccepted"];
+        cluster.check(plural, &name, none, says).await;
+        until("an event", async || {
+            let events = store.list("events", "bookinfo", "").unwrap();
+            let said = |event: &&Arc<Value>| {
+                let about = &event["involvedObject"];
+                about["name"] == name.as_str() && about["kind"] == kind
+            };
+            let found = events.iter().find(said)?;
+            assert_eq!((&found["type"], &found["reason"]), (&json!("Warning"), &json!("NotServed")));
+            assert!(found["message"].as_str().unwrap().contains(says), "{found}");
+            Some(())
+        })
+        .await;
+    }
+    check_rights(&cluster.stop().await);
+}
+
 #[track_caller]
 fn unchanged(api: &ApiServer, versions: &[(String, String)]) {
     for (name, expected) in versions {

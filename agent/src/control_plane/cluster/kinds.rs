@@ -61,5 +61,5 @@ pub fn watch(watches: Watches, shutdown: &Shutdown) {
     let policy = move |object: &_| authorization_policy(object, &root);
     spawn(shutdown, access.custom(told("authorizationpolicies"), policy));
     destination::watch(client.clone(), &reporter, &metrics, shutdown);
-    unserved::watch(client, &reporter, &metrics, shutdown);
+    unserved::watch(&client, &reporter, &metrics, shutdown);
 }

@@ -94,6 +94,7 @@ fn mesh(workloads: u32) -> Arc<Mesh> {
             ports: vec![port()],
             subject_alt_names: vec![],
             waypoint: None,
+            weighted_waypoints: vec![],
             load_balancing: LoadBalancing::default(),
             canonical: true,
             families: Families::default(),

@@ -17,6 +17,7 @@ pub mod h2;
 pub mod hbone;
 pub mod limits;
 pub mod pool;
+mod proxy_header;
 pub mod relay;
 pub mod stream;
 pub mod tls;
@@ -32,6 +33,7 @@ pub use driver::{Broken, MoveError, Moving, Terms, Unanswered};
 pub use exit::Exit;
 pub use limits::Limits;
 pub use pool::{Caller, Departing, Pool, PoolKey, Verdict};
+pub use proxy_header::ProxyHeader;
 pub use relay::{Brake, Passage, Progress, RelayError, Way, relay, relay_aboard, relay_tcp};
 pub use stream::TunnelStream;
 

@@ -58,5 +58,7 @@ mod tutorials;
 mod unserved;
 #[path = "mesh/upgrades.rs"]
 mod upgrades;
+#[path = "mesh/waypoints.rs"]
+mod waypoints;
 #[path = "mesh/wire.rs"]
 mod wire;

@@ -13,9 +13,9 @@ use crate::capture::{Captured, PodCapture};
 use crate::mesh::{Home, Mesh, Service, SpiffeId, Workload};
 use crate::observe::connection::{ConnectionInfo, Party};
 use crate::observe::labels::Reporter;
-use crate::route::{self, Authority, AuthorityError, InboundError};
-use crate::tunnel::Incoming;
+use crate::route::{self, Authority, AuthorityError, InboundError, Told};
 use crate::tunnel::hbone::{self, Forwarded};
+use crate::tunnel::{Incoming, ProxyHeader};
 
 /// Who dialled a tunnel, and where it arrived.
 #[derive(Debug, Clone)]
@@ -38,6 +38,7 @@ pub(super) struct Arrival {
     /// Who the app is to see: port 0 if that is not known.
     client: SocketAddr,
     target: SocketAddr,
+    told: Option<Told>,
     info: ConnectionInfo,
 }
 
@@ -50,9 +51,6 @@ pub(super) enum Unservable {
     /// It leads nowhere in this pod.
     #[error("not to be served by this pod")]
     Target(#[from] InboundError),
-    /// The app asks for something not built.
-    #[error("the workload asks for a PROXY header, which is not supported")]
-    ProxyProtocol,
 }
 
 impl Unservable {
@@ -60,7 +58,6 @@ impl Unservable {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Authority(_) => hbone::BAD_REQUEST,
-            Self::ProxyProtocol => hbone::UNAVAILABLE,
             Self::Target(error) => {
                 StatusCode::from_u16(error.status()).unwrap_or(hbone::UNAVAILABLE)
             }
@@ -95,7 +92,8 @@ impl Arrival {
             mutual_tls: false,
         };
         let request = Request { source_ip: client.ip(), source: None, destination };
-        Ok(Self { pod: captured.pod.clone(), request, client, target: destination, info })
+        let pod = captured.pod.clone();
+        Ok(Self { pod, request, client, target: destination, told: None, info })
     }
 
     /// A stream of a tunnel.
@@ -111,9 +109,6 @@ impl Arrival {
         let authority: Authority = incoming.authority().parse()?;
         let pod = &caller.pod.pod;
         let to = route::inbound(&mesh, &caller.home.network, pod, &authority, caller.destination)?;
-        if to.proxy_protocol {
-            return Err(Unservable::ProxyProtocol);
-        }
         let forwarded = hbone::text(incoming.headers(), &hbone::FORWARDED).map(Forwarded::parse);
         let (from, host) = forwarded.map_or((None, None), |told| (told.client, told.host));
         // The peer may say anything: the port it is believed, of an address that is proved.
@@ -141,7 +136,8 @@ impl Arrival {
             source: Some(caller.identity.clone()),
             destination: to.destination,
         };
-        Ok(Self { pod: caller.pod.clone(), request, client, target: to.target, info })
+        let (pod, target) = (caller.pod.clone(), to.target);
+        Ok(Self { pod, request, client, target, told: to.told, info })
     }
 
     /// Counts and lists it from now on.
@@ -187,6 +183,18 @@ impl Arrival {
     /// The app's address.
     pub(super) fn target(&self) -> SocketAddr {
         self.target
+    }
+
+    /// What the app is told before all else, if it asks for that.
+    pub(super) fn header(&self) -> Option<Vec<u8>> {
+        let told = self.told.as_ref()?;
+        let header = ProxyHeader {
+            client: self.client,
+            destination: told.destination,
+            identity: self.request.source.as_ref(),
+            service: told.service.as_deref(),
+        };
+        Some(header.to_bytes())
     }
 
     /// The pod's workload, if the mesh knows it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use rand::Rng;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::context::Context;
@@ -165,7 +166,7 @@ pub(super) enum AppError {
     Connect(#[source] io::Error),
 }
 
-/// A connection to the app, which is shown the client as its other end where both are of one family. It is waited for as long
+/// A connection to the app, which is told who calls if it asks for that, and is shown the client as its other end where both are of one family. It is waited for as long
 /// as the client does, as without the mesh: see [`while_waited_for`].
 pub(super) async fn app(
     context: &Context,
@@ -183,7 +184,12 @@ pub(super) async fn app(
         None
     };
     let dialled = dialler.dial(source, arrival.target(), context.timings.connect);
-    dialled.await.map_err(AppError::Connect)
+    let mut app = dialled.await.map_err(AppError::Connect)?;
+    if let Some(header) = arrival.header() {
+        // There is room for the first bytes of a connection.
+        app.write_all(&header).await.map_err(AppError::Connect)?;
+    }
+    Ok(app)
 }
 
 impl Asked for From<'_> {

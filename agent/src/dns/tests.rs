@@ -40,6 +40,7 @@ fn service(namespace: &str, hostname: &str, vips: &[&str]) -> Service {
         ports: vec![Port { service_port: 80, target_port: None }],
         subject_alt_names: vec![],
         waypoint: None,
+        weighted_waypoints: vec![],
         load_balancing: LoadBalancing::default(),
         canonical: false,
         families: Families::Any,

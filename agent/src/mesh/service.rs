@@ -160,6 +160,8 @@ pub struct Service {
     pub subject_alt_names: Vec<ArcStr>,
     /// A proxy in front of it.
     pub waypoint: Option<Waypoint>,
+    /// Proxies that share its connections instead, each with its weight; the one above is among them. None where it is alone.
+    pub weighted_waypoints: Vec<(Waypoint, u32)>,
     /// How endpoints are chosen.
     pub load_balancing: LoadBalancing,
     /// The service that stands for its hostname when namespaces disagree.
@@ -177,6 +179,11 @@ impl Service {
             Visibility::Public => true,
             Visibility::Namespace => self.key.namespace == namespace,
         }
+    }
+
+    /// Every proxy that may be in front of it.
+    pub fn waypoints(&self) -> impl Iterator<Item = &Waypoint> {
+        self.waypoint.iter().chain(self.weighted_waypoints.iter().map(|(waypoint, _)| waypoint))
     }
 
     /// Whether it has a port.

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::mesh::service::WaypointDestination;
+use arcstr::ArcStr;
+
+use crate::mesh::service::{Waypoint, WaypointDestination};
 use crate::mesh::{LocalPod, Mesh, Network, Service, ServiceKey, Workload};
 
 use super::authority::Authority;
@@ -16,12 +18,21 @@ pub struct InboundTarget {
     pub destination: SocketAddr,
     /// What to dial; differs only for an app that takes tunnelled bytes at a port of its own.
     pub target: SocketAddr,
-    /// Whether the app wants a PROXY header, version 2, in front of the bytes.
-    pub proxy_protocol: bool,
+    /// What the app wants to be told in front of the bytes.
+    pub told: Option<Told>,
     /// The local workload, if the mesh knows it.
     pub workload: Option<Arc<Workload>>,
     /// The service the peer asked for by name.
     pub service: Option<Arc<Service>>,
+}
+
+/// What an app is told that takes tunnelled bytes: it stands for others than itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// What the client asked for: of a service that it named, the service's address, or the pod's if that has none.
+    pub destination: SocketAddr,
+    /// The hostname of the service that is there.
+    pub service: Option<ArcStr>,
 }
 
 /// Why a tunnel is not accepted.
@@ -103,10 +114,32 @@ pub fn inbound(
     Ok(InboundTarget {
         destination: SocketAddr::new(local, port),
         target: SocketAddr::new(local, target_port),
-        proxy_protocol: tunnel.is_some_and(|tunnel| tunnel.proxy_protocol),
+        told: tunnel
+            .filter(|tunnel| tunnel.proxy_protocol)
+            .map(|_| told(mesh, network, authority, (service.as_deref(), local))),
         workload,
         service,
     })
+}
+
+fn told(
+    mesh: &Mesh,
+    network: &Network,
+    authority: &Authority,
+    (service, local): (Option<&Service>, IpAddr),
+) -> Told {
+    let asked = match authority {
+        Authority::Ip(asked) => SocketAddr::new(asked.ip().to_canonical(), asked.port()),
+        Authority::Host { port, .. } => {
+            let vips = service.iter().flat_map(|service| &service.vips);
+            let near = vips.filter(|vip| vip.network == *network).map(|vip| vip.address);
+            // Of both families, as a client that does not say which it wants: IPv4.
+            let vip = near.min_by_key(IpAddr::is_ipv6);
+            SocketAddr::new(vip.unwrap_or(local), *port)
+        }
+    };
+    let there = service.or_else(|| mesh.service_by_vip(network, asked.ip()).map(Arc::as_ref));
+    Told { destination: asked, service: there.map(|service| service.key.hostname.clone()) }
 }
 
 /// Whether the local workload takes traffic for another address: it is the waypoint in front of
@@ -116,13 +149,7 @@ fn serves(mesh: &Mesh, network: &Network, own: &Workload, asked: SocketAddr) -> 
         return false;
     }
     let service = mesh.service_by_vip(network, asked.ip());
-    let waypoint = match service {
-        Some(service) => service.waypoint.as_ref(),
-        None => mesh
-            .workload_by_address(network, asked.ip())
-            .and_then(|workload| workload.waypoint.as_ref()),
-    };
-    waypoint.is_some_and(|waypoint| match &waypoint.destination {
+    let is_own = |waypoint: &Waypoint| match &waypoint.destination {
         WaypointDestination::Service(key) => own.services.contains_key(key),
         WaypointDestination::Address(at) => {
             (own.network == at.network && own.addresses.contains(&at.address))
@@ -130,7 +157,13 @@ fn serves(mesh: &Mesh, network: &Network, own: &Workload, asked: SocketAddr) -> 
                     .service_by_vip(&at.network, at.address)
                     .is_some_and(|service| own.services.contains_key(&service.key))
         }
-    })
+    };
+    match service {
+        Some(service) => service.waypoints().any(is_own),
+        None => mesh
+            .workload_by_address(network, asked.ip())
+            .is_some_and(|workload| workload.waypoint.as_ref().is_some_and(is_own)),
+    }
 }
 
 /// The local port behind a port of a service that the local workload backs.

@@ -74,8 +74,8 @@ fn to_service(
     destination: SocketAddr,
     rng: &mut impl Rng,
 ) -> Result<Route, RouteError> {
-    if let Some(waypoint) = &service.waypoint
-        && !waypoint::is_client(mesh, waypoint, client)
+    if let Some(waypoint) = waypoint::of_service(service, rng)
+        && !waypoint::is_client_of(mesh, service, client)
     {
         let gateway = waypoint::resolve(mesh, waypoint, client, destination, rng)?;
         if let Some(behind) = gateway.service.filter(|_| is_far(client, gateway.workload)) {

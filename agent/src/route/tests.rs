@@ -78,6 +78,7 @@ fn service(name: &str, vip: &str, ports: &[(u16, u16)]) -> Service {
         ports: mapped(ports),
         subject_alt_names: vec![],
         waypoint: None,
+        weighted_waypoints: vec![],
         load_balancing: LoadBalancing::default(),
         canonical: true,
         families: Families::default(),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rand::Rng;
+use rand::seq::IndexedRandom as _;
 
 use crate::mesh::service::{Waypoint, WaypointDestination};
 use crate::mesh::{Mesh, NetworkAddress, Service, Workload};
@@ -19,6 +20,19 @@ pub(super) struct Instance<'a> {
     pub(super) service: Option<&'a Arc<Service>>,
     /// The port where it takes tunnels.
     pub(super) port: u16,
+}
+
+/// The waypoint of one more connection to a service: by chance, where several share them (Istio's canaries).
+pub(super) fn of_service<'a>(service: &'a Service, rng: &mut impl Rng) -> Option<&'a Waypoint> {
+    let shares = &service.weighted_waypoints;
+    let chosen = shares.choose_weighted(rng, |(_, weight)| u64::from(*weight));
+    // None has a weight: as if nothing was said of them.
+    chosen.ok().map(|(waypoint, _)| waypoint).or(service.waypoint.as_ref())
+}
+
+/// Whether the client is an instance of a waypoint of the service.
+pub(super) fn is_client_of(mesh: &Mesh, service: &Service, client: &Client<'_>) -> bool {
+    service.waypoints().any(|waypoint| is_client(mesh, waypoint, client))
 }
 
 /// Whether the client is an instance of the waypoint: then it is the one that goes on.

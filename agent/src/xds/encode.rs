@@ -91,6 +91,10 @@ pub(super) fn service(from: &Service) -> proto::Service {
         length: Some(range.prefix_len().into()),
     });
     let balancing = &from.load_balancing;
+    let share = |(waypoint, weight): &(Waypoint, u32)| proto::WeightedWaypoint {
+        destination: Some(gateway(waypoint)),
+        weight: *weight,
+    };
     let sticky = || proto::Extension { name: STICKY_EXTENSION.to_owned(), config: None };
     proto::Service {
         name: from.name.to_string(),
@@ -111,6 +115,7 @@ pub(super) fn service(from: &Service) -> proto::Service {
         }),
         extensions: balancing.sticky.then(sticky).into_iter().collect(),
         canonical: from.canonical,
+        weighted_waypoints: from.weighted_waypoints.iter().map(share).collect(),
         ip_families: match from.families {
             Families::Any => proto::IpFamilies::Automatic,
             Families::Ip4 => proto::IpFamilies::Ipv4Only,

@@ -48,6 +48,7 @@ fn web(apps: u16, answering: &str) -> Service {
         ports: vec![Port { service_port: 80, target_port: Some(apps) }],
         subject_alt_names: vec![answering.into()],
         waypoint: None,
+        weighted_waypoints: vec![],
         load_balancing: Default::default(),
         canonical: true,
         families: Default::default(),

@@ -258,6 +258,18 @@ impl Bench {
         &self.cluster.agents[number - 1]
     }
 
+    /// Waits until a node's agent has let in a connection of this identity.
+    pub(crate) async fn lets_in(&self, number: usize, principal: &str) {
+        let principal = format!("source_principal=\"{principal}\"");
+        let labels = ["reporter=\"destination\"", &principal];
+        let seen = async || {
+            let name = "istio_tcp_connections_opened_total";
+            Ok((self.agent(number).metric(name, &labels).await? > 0.0).then_some(()))
+        };
+        let what = format!("the agent of node{number} lets in {principal}");
+        self.cluster.wait_until(&what, SETTLE, seen).await.unwrap();
+    }
+
     /// Waits until `text` stands in the log of a node's agent, after what stood there before.
     pub(crate) async fn logged(&self, number: usize, text: &str) -> String {
         let line = async || {

@@ -27,7 +27,11 @@ pub(crate) const HBONE: u16 = 15008;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who signs a peer's certificate.
-pub(crate) struct Root(Issuer<'static, KeyPair>);
+pub(crate) struct Root {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its certificate; empty if nobody is to believe it.
+    pem: String,
+}
 
 impl Root {
     /// The mesh's own.
@@ -36,14 +40,16 @@ impl Root {
         let data = secrets.get("sotto-ca-secret").await.unwrap().data.unwrap();
         let text = |key: &str| String::from_utf8(data[key].0.clone()).unwrap();
         let key = KeyPair::from_pem(&text("ca-key.pem")).unwrap();
-        Self(Issuer::from_ca_cert_pem(&text("ca-cert.pem"), key).unwrap())
+        let pem = text("ca-cert.pem");
+        Self { issuer: Issuer::from_ca_cert_pem(&pem, key).unwrap(), pem }
     }
 
     /// Nobody's.
     pub(crate) fn unknown() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        Self(Issuer::new(params, KeyPair::generate().unwrap()))
+        let issuer = Issuer::new(params, KeyPair::generate().unwrap());
+        Self { issuer, pem: String::new() }
     }
 
     /// What a peer with this SPIFFE URI shows.
@@ -52,17 +58,32 @@ impl Root {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-        let leaf = params.signed_by(&key, &self.0).unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let config = builder().with_client_auth_cert(vec![leaf.der().clone()], key);
         tunnel(config.unwrap())
+    }
+
+    /// Writes what a proxy with this SPIFFE URI shows, and whom it believes: `cert.pem`, `key.pem`, `root.pem`.
+    pub(crate) fn write(&self, dir: &std::path::Path, uri: &str) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let files = [("cert.pem", leaf.pem()), ("key.pem", key.serialize_pem())];
+        for (name, text) in
+            files.iter().map(|(name, text)| (*name, text)).chain([("root.pem", &self.pem)])
+        {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
     }
 
     /// What a server of this name shows.
     pub(crate) fn server(&self, name: &str) -> tonic::transport::Identity {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let leaf = params.signed_by(&key, &self.0).unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
         tonic::transport::Identity::from_pem(leaf.pem(), key.serialize_pem())
     }
 }

@@ -78,6 +78,7 @@ fn mesh(pod: &LabPod) -> Result<(Store, MeshReader)> {
         ports: vec![Port { service_port: 80, target_port: Some(80) }],
         subject_alt_names: vec![],
         waypoint: None,
+        weighted_waypoints: vec![],
         load_balancing: LoadBalancing::default(),
         canonical: true,
         families: Families::Any,

@@ -78,6 +78,7 @@ fn any_service() -> impl Strategy<Value = Service> {
             destination: WaypointDestination::Service(service_key("a")),
             hbone_port: 15008,
         }),
+        weighted_waypoints: vec![],
         load_balancing: LoadBalancing::default(),
         canonical,
         families: Families::Any,

@@ -33,6 +33,9 @@ pub struct ServiceDump {
     /// A proxy in front of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waypoint: Option<GatewayDump>,
+    /// Those that share its connections.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub weighted_waypoints: Vec<ShareDump>,
     /// Endpoints by workload.
     pub endpoints: BTreeMap<String, EndpointDump>,
     /// Identities besides the endpoints' own that may answer for it.
@@ -43,6 +46,16 @@ pub struct ServiceDump {
     pub canonical: bool,
     /// `Public`, or `Namespace`.
     pub visibility: &'static str,
+}
+
+/// One of the proxies that share a service's connections.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShareDump {
+    /// The proxy.
+    pub destination: GatewayDump,
+    /// Its part, of the sum of all.
+    pub weight: u32,
 }
 
 /// How endpoints are chosen.
@@ -94,6 +107,7 @@ impl ServiceDump {
             ports: ports(&service.ports),
             load_balancer: balancer(&service.load_balancing),
             waypoint: service.waypoint.as_ref().map(GatewayDump::new),
+            weighted_waypoints: shares(service),
             endpoints: endpoints.map(endpoint).collect(),
             subject_alt_names: service.subject_alt_names.iter().map(ToString::to_string).collect(),
             ip_families: families(service),
@@ -104,6 +118,14 @@ impl ServiceDump {
             },
         }
     }
+}
+
+fn shares(service: &Service) -> Vec<ShareDump> {
+    let share = |(waypoint, weight): &_| ShareDump {
+        destination: GatewayDump::new(waypoint),
+        weight: *weight,
+    };
+    service.weighted_waypoints.iter().map(share).collect()
 }
 
 fn ports(ports: &[Port]) -> BTreeMap<u16, u16> {

@@ -68,6 +68,7 @@ fn a_service_has_the_keys_istioctl_reads() {
         ports: vec![Port { service_port: 80, target_port: Some(8080) }],
         subject_alt_names: vec!["spiffe://a/ns/b/sa/c".into()],
         waypoint: None,
+        weighted_waypoints: vec![],
         load_balancing: LoadBalancing {
             preferences: vec![Scope::Zone],
             mode: BalancingMode::Failover,

@@ -91,6 +91,7 @@ fn outbound() -> ConnectionInfo {
             ports: vec![],
             subject_alt_names: vec![],
             waypoint: None,
+            weighted_waypoints: vec![],
             load_balancing: LoadBalancing::default(),
             canonical: false,
             families: Families::default(),

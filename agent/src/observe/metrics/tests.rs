@@ -38,6 +38,7 @@ fn details() -> Arc<Service> {
         ports: vec![],
         subject_alt_names: vec![],
         waypoint: None,
+        weighted_waypoints: vec![],
         load_balancing: LoadBalancing::default(),
         canonical: false,
         families: Families::default(),

@@ -18,8 +18,9 @@ fn check(world: &World, authority: &str, expected: &str) {
             if target.target != target.destination {
                 text += &format!(" -> {}", target.target);
             }
-            if target.proxy_protocol {
-                text += " proxy";
+            if let Some(told) = target.told {
+                let service = told.service.as_deref().unwrap_or("nobody");
+                text += &format!(" told {} of {service}", told.destination);
             }
             text + &target.service.map(|s| format!(" for {}", s.name)).unwrap_or_default()
         }
@@ -88,8 +89,14 @@ fn an_application_tunnel_has_a_port_of_its_own_but_is_judged_by_the_one_asked_fo
     let mut world = details();
     world.workloads[0].application_tunnel =
         Some(ApplicationTunnel { proxy_protocol: true, port: Some(15088) });
-    check(&world, "10.0.0.2:80", "10.0.0.2:80 -> 10.0.0.2:15088 proxy");
+    check(&world, "10.0.0.2:80", "10.0.0.2:80 -> 10.0.0.2:15088 told 10.0.0.2:80 of nobody");
     check(&world, "10.0.0.3:80", "400 ip mismatch: 10.0.0.3 != 10.0.0.2");
+    // A service that it asked for by name is told by its address, if it has one.
+    let told = |address| format!("told {address} of {HOST} for details");
+    let target = "10.0.0.2:9080 -> 10.0.0.2:15088";
+    check(&world, &format!("{HOST}:80"), &format!("{target} {}", told("10.96.0.1:80")));
+    world.services[0].vips.clear();
+    check(&world, &format!("{HOST}:80"), &format!("{target} {}", told("10.0.0.2:80")));
 }
 
 #[test]
@@ -102,8 +109,16 @@ fn a_waypoint_serves_what_it_stands_in_front_of() {
     behind.waypoint = Some(Waypoint { destination, hbone_port: 15008 });
     world.services.push(behind);
     world.services.push(service("beside", "10.96.0.8", &[(80, 80)]));
-    check(&world, "10.96.0.7:80", "10.0.0.2:80 -> 10.0.0.2:15088 proxy");
+    let told = "told 10.96.0.7:80 of behind.bookinfo.svc.cluster.local";
+    check(&world, "10.96.0.7:80", &format!("10.0.0.2:80 -> 10.0.0.2:15088 {told}"));
     check(&world, "10.96.0.8:80", "400 ip mismatch: 10.96.0.8 != 10.0.0.2");
+    // Also where it is one of several.
+    let other = WaypointDestination::Service(key("other"));
+    let other = Waypoint { destination: other, hbone_port: 15008 };
+    let behind = &mut world.services[1];
+    let own = behind.waypoint.replace(other).unwrap();
+    behind.weighted_waypoints = vec![(own, 1)];
+    check(&world, "10.96.0.7:80", &format!("10.0.0.2:80 -> 10.0.0.2:15088 {told}"));
     world.workloads[0].application_tunnel = None;
     check(&world, "10.96.0.7:80", "400 ip mismatch: 10.96.0.7 != 10.0.0.2");
 }

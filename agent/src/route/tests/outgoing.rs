@@ -229,6 +229,46 @@ fn a_waypoint_does_not_go_through_itself() {
 }
 
 #[test]
+fn waypoints_share_a_services_connections_by_their_weights() {
+    let mut world = with_waypoint();
+    world.workloads.push(backing(pod("new-1", "10.0.0.8"), "new", &[(15008, 15008)]));
+    world.services.push(service("new", "10.96.0.8", &[(15008, 15008)]));
+    world.services[0].waypoint = waypoint_service("gate");
+    let by_gate = "tunnel gate-1 10.96.0.1:80 via 10.0.0.9:15008 as gate for details";
+    let by_new = "tunnel new-1 10.96.0.1:80 via 10.0.0.8:15008 as new for details";
+    let mut share = |gate: u32, new: u32| {
+        let both = [("gate", gate), ("new", new)];
+        let both = both.map(|(name, weight)| (waypoint_service(name).unwrap(), weight));
+        world.services[0].weighted_waypoints = both.to_vec();
+        let routes = (0..400).map(|_| summary(&world.route("10.96.0.1:80")));
+        let mut count = BTreeMap::<_, usize>::new();
+        routes.for_each(|route| *count.entry(route).or_default() += 1);
+        (count.remove(by_gate).unwrap_or_default(), count.remove(by_new).unwrap_or_default())
+    };
+    assert_eq!(share(1, 0), (400, 0));
+    assert_eq!(share(0, u32::MAX), (0, 400));
+    let (few, many) = share(u32::MAX / 4, u32::MAX);
+    assert!((30..=150).contains(&few) && few + many == 400, "{few} and {many}");
+    // As if nothing was said of shares.
+    assert_eq!(share(0, 0), (400, 0));
+}
+
+#[test]
+fn a_waypoint_that_shares_does_not_go_through_another() {
+    let mut world = with_waypoint();
+    world.workloads[0].services.insert(key("new"), vec![]);
+    world.services[0].waypoint = waypoint_service("gate");
+    let both = [("gate", 1), ("new", 1)];
+    let both = both.map(|(name, weight)| (waypoint_service(name).unwrap(), weight));
+    world.services[0].weighted_waypoints = both.to_vec();
+    world.services.push(service("new", "10.96.0.8", &[(15008, 15008)]));
+    let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
+    for _ in 0..20 {
+        world.check("10.96.0.1:80", expected);
+    }
+}
+
+#[test]
 fn a_waypoint_is_never_gone_around() {
     let refused = "refuse: no usable waypoint in front of 10.96.0.1:80";
     let mut world = with_waypoint();

@@ -21,11 +21,12 @@ pub(super) fn service(from: proto::Service) -> Result<Service, DecodeError> {
             VirtualAddress::Range(network, range) => cidr_vips.push((network, range)),
         }
     }
-    // One waypoint is used: where several share the traffic, the one with most of it.
-    let heaviest = from.weighted_waypoints.into_iter().max_by_key(|waypoint| waypoint.weight);
+    let weighted_waypoints = weighted(from.weighted_waypoints)?;
     let sticky = from.extensions.iter().any(|extension| extension.name == STICKY_EXTENSION);
     let balancing = from.load_balancing.map(load_balancing).unwrap_or_default();
-    let waypoint = from.waypoint.or_else(|| heaviest.and_then(|waypoint| waypoint.destination));
+    let primary = from.waypoint.map(waypoint).transpose()?;
+    // Whatever is said of shares, a service that has them is not reached past them all.
+    let heaviest = || Some(weighted_waypoints.iter().max_by_key(|(_, weight)| weight)?.0.clone());
     Ok(Service {
         name: from.name.into(),
         key: ServiceKey {
@@ -36,7 +37,8 @@ pub(super) fn service(from: proto::Service) -> Result<Service, DecodeError> {
         cidr_vips,
         ports: ports(&from.ports)?,
         subject_alt_names: from.subject_alt_names.into_iter().map(Into::into).collect(),
-        waypoint: waypoint.map(self::waypoint).transpose()?,
+        waypoint: primary.or_else(heaviest),
+        weighted_waypoints,
         load_balancing: LoadBalancing { sticky, ..balancing },
         canonical: from.canonical,
         families: families(from.ip_families),
@@ -77,6 +79,14 @@ pub(super) fn ports(from: &[proto::Port]) -> Result<Vec<Port>, DecodeError> {
         Ok(Port { service_port: port(from.service_port)?, target_port })
     };
     from.iter().map(decode).collect()
+}
+
+fn weighted(from: Vec<proto::WeightedWaypoint>) -> Result<Vec<(Waypoint, u32)>, DecodeError> {
+    let share = |one: proto::WeightedWaypoint| {
+        let destination = one.destination.ok_or(DecodeError::Missing("waypoint of a share"))?;
+        Ok((waypoint(destination)?, one.weight))
+    };
+    from.into_iter().map(share).collect()
 }
 
 pub(super) fn waypoint(from: proto::GatewayAddress) -> Result<Waypoint, DecodeError> {

@@ -268,6 +268,7 @@ fn every_field_of_a_service_arrives() {
             destination: WaypointDestination::Service(service_key("ns/gate").unwrap()),
             hbone_port: 15008,
         }),
+        weighted_waypoints: vec![],
         load_balancing: LoadBalancing {
             preferences: all.to_vec(),
             mode: BalancingMode::Failover,
@@ -283,20 +284,32 @@ fn every_field_of_a_service_arrives() {
 }
 
 #[test]
-fn of_weighted_waypoints_the_heaviest_is_used() {
-    let gate = |name: &str, weight| proto::WeightedWaypoint {
-        destination: Some(proto::GatewayAddress {
-            destination: Some(proto::gateway_address::Destination::Hostname(
-                proto::NamespacedHostname { namespace: "ns".into(), hostname: name.into() },
-            )),
-            hbone_mtls_port: 0,
-        }),
-        weight,
+fn waypoints_that_share_a_services_connections_are_all_known() {
+    let gate = |name: &str| proto::GatewayAddress {
+        destination: Some(proto::gateway_address::Destination::Hostname(
+            proto::NamespacedHostname { namespace: "ns".into(), hostname: name.into() },
+        )),
+        hbone_mtls_port: 0,
     };
-    let weighted_waypoints = vec![gate("a", 10), gate("b", 90)];
-    let decoded = service(proto::Service { weighted_waypoints, ..minimal_service() }).unwrap();
-    let expected = WaypointDestination::Service(service_key("ns/b").unwrap());
-    assert_eq!(decoded.waypoint.unwrap().destination, expected);
+    let share = |name, weight| proto::WeightedWaypoint { destination: Some(gate(name)), weight };
+    let known = |name: &str| Waypoint {
+        destination: WaypointDestination::Service(service_key(name).unwrap()),
+        hbone_port: 15008,
+    };
+    let weighted_waypoints = vec![share("a", 10), share("b", 90)];
+    let both = proto::Service { weighted_waypoints, ..minimal_service() };
+    let shares = vec![(known("ns/a"), 10), (known("ns/b"), 90)];
+    let primary = proto::Service { waypoint: Some(gate("a")), ..both.clone() };
+    for (from, waypoint) in [(primary, "ns/a"), (both, "ns/b")] {
+        let decoded = service(from).unwrap();
+        assert_eq!(decoded.waypoint, Some(known(waypoint)));
+        assert_eq!(decoded.weighted_waypoints, shares);
+        assert_eq!(service(encode::service(&decoded)).unwrap(), decoded);
+    }
+    // One that leads nowhere is not left out: its share would go past it.
+    let weighted_waypoints = vec![proto::WeightedWaypoint { destination: None, weight: 1 }];
+    let error = service(proto::Service { weighted_waypoints, ..minimal_service() }).unwrap_err();
+    assert_eq!(error.to_string(), "waypoint of a share is missing");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use arcstr::ArcStr;
 use crate::mesh::{Network, Service, ServiceKey, Workload, WorkloadUid};
 
 pub use authority::{Authority, AuthorityError};
-pub use inbound::{InboundError, InboundTarget, Told, inbound};
+pub use inbound::{InboundError, InboundTarget, Told, inbound, likely_service};
 pub use outbound::{outbound, resolved};
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ mod reload;
 mod resolved;
 #[path = "mesh/roots.rs"]
 mod roots;
+#[path = "mesh/scraped.rs"]
+mod scraped;
 #[path = "mesh/script.rs"]
 mod script;
 #[path = "mesh/telemetry.rs"]

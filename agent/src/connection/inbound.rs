@@ -10,7 +10,7 @@ use super::plaintext::Encounter;
 use super::record::{Record, Way};
 use crate::authorize::{Denial, Request};
 use crate::capture::{Captured, PodCapture};
-use crate::mesh::{Home, Mesh, Service, SpiffeId, Workload};
+use crate::mesh::{Home, Mesh, SpiffeId, Workload};
 use crate::observe::connection::{ConnectionInfo, Party};
 use crate::observe::labels::Reporter;
 use crate::route::{self, Authority, AuthorityError, InboundError, Told};
@@ -77,7 +77,8 @@ impl Arrival {
         }
         let mesh = context.mesh.load();
         let workload = mesh.workload_of(&captured.pod.pod).cloned();
-        let service = workload.as_deref().and_then(|w| likely_service(&mesh, w, None));
+        let asked = (None, destination.port());
+        let service = workload.as_deref().and_then(|w| route::likely_service(&mesh, w, asked));
         let info = ConnectionInfo {
             reporter: Reporter::Destination,
             source: source(&mesh, client, None),
@@ -116,7 +117,7 @@ impl Arrival {
         let client = SocketAddr::new(caller.client.ip(), from.map_or(0, |from| from.port()));
         let service = to.service.or_else(|| {
             let workload = to.workload.as_deref()?;
-            likely_service(&mesh, workload, host.as_deref())
+            route::likely_service(&mesh, workload, (host.as_deref(), to.destination.port()))
         });
         let info = ConnectionInfo {
             reporter: Reporter::Destination,
@@ -212,17 +213,6 @@ fn source(mesh: &Mesh, client: SocketAddr, identity: Option<&SpiffeId>) -> Party
         .filter(|workload| identity.is_none_or(|identity| workload.identity == *identity))
         .cloned();
     Party { address: client, workload, local: None, identity: identity.cloned() }
-}
-
-/// The service the client most likely asked for: the one it names, if it is one of the workload's;
-/// else the workload's only one.
-fn likely_service(mesh: &Mesh, workload: &Workload, named: Option<&str>) -> Option<Arc<Service>> {
-    let mut services = mesh.services_of(workload);
-    if let Some(named) = named {
-        return services.find(|service| service.key.hostname == named).cloned();
-    }
-    let first = services.next()?.clone();
-    services.next().is_none().then_some(first)
 }
 
 /// The HTTP status that answers a denied CONNECT.

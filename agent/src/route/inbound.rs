@@ -142,6 +142,28 @@ fn told(
     Told { destination: asked, service: there.map(|service| service.key.hostname.clone()) }
 }
 
+/// The service that a client most likely asked for: the one it names, if it is one of the workload's; else one with a port
+/// that leads to the port where it arrived, rather one with an address of its own than a headless one. For telemetry: it
+/// decides nothing.
+pub fn likely_service(
+    mesh: &Mesh,
+    workload: &Workload,
+    (named, port): (Option<&str>, u16),
+) -> Option<Arc<Service>> {
+    let of_workload = || mesh.services_of(workload);
+    let is_named = |service: &&Arc<Service>| named == Some(&*service.key.hostname);
+    let leads_there = |service: &&Arc<Service>| {
+        let own = workload.services.get(&service.key).map_or(&[][..], Vec::as_slice);
+        let mut ports = service.ports.iter().chain(own);
+        ports.any(|one| service.target_port(own, one.service_port) == Some(port))
+    };
+    let found = of_workload().find(is_named).or_else(|| {
+        let fitting = of_workload().filter(leads_there);
+        fitting.min_by_key(|service| (service.vips.is_empty(), &service.key))
+    });
+    found.cloned()
+}
+
 /// Whether the local workload takes traffic for another address: it is the waypoint in front of
 /// it and has a port of its own for what the tunnel brings.
 fn serves(mesh: &Mesh, network: &Network, own: &Workload, asked: SocketAddr) -> bool {

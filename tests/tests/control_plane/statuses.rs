@@ -213,7 +213,10 @@ async fn what_nobody_serves_is_told_so() {
                 about["name"] == name.as_str() && about["kind"] == kind
             };
             let found = events.iter().find(said)?;
-            assert_eq!((&found["type"], &found["reason"]), (&json!("Warning"), &json!("NotServed")));
+            assert_eq!(
+                (&found["type"], &found["reason"]),
+                (&json!("Warning"), &json!("NotServed"))
+            );
             assert!(found["message"].as_str().unwrap().contains(says), "{found}");
             Some(())
         })

@@ -122,3 +122,27 @@ fn a_waypoint_serves_what_it_stands_in_front_of() {
     world.workloads[0].application_tunnel = None;
     check(&world, "10.96.0.7:80", "400 ip mismatch: 10.96.0.7 != 10.0.0.2");
 }
+
+#[test]
+fn the_likely_service_is_the_one_named_or_one_with_that_port() {
+    let mut world = details();
+    let headless = Service { vips: vec![], ..service("all", "10.96.0.9", &[(9080, 9080)]) };
+    let of_named_port = service("named", "10.96.0.4", &[(443, 0)]);
+    let other_port = service("other", "10.96.0.5", &[(80, 7070)]);
+    world.services.extend([headless, of_named_port, other_port]);
+    let ports = [("all", vec![]), ("named", mapped(&[(443, 8443)])), ("other", vec![])];
+    world.workloads[0].services.extend(ports.map(|(name, ports)| (key(name), ports)));
+    let mesh = world.mesh();
+    let check = |named: Option<&str>, port, expected: Option<&str>| {
+        let found = likely_service(&mesh, &world.workloads[0], (named, port));
+        assert_eq!(found.as_ref().map(|one| one.name.as_str()), expected, "{named:?} {port}");
+    };
+    check(None, 9080, Some("details"));
+    check(None, 7070, Some("other"));
+    check(None, 8443, Some("named"));
+    check(None, 443, None);
+    check(Some("other.bookinfo.svc.cluster.local"), 9080, Some("other"));
+    // Whatever a client says of services that are not the workload's.
+    check(Some("elsewhere.svc.cluster.local"), 9080, Some("details"));
+    check(None, 9999, None);
+}

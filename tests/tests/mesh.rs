@@ -18,6 +18,8 @@ mod flips;
 mod hbone;
 #[path = "mesh/idle.rs"]
 mod idle;
+#[path = "mesh/ingress.rs"]
+mod ingress;
 #[path = "mesh/input.rs"]
 mod input;
 #[path = "mesh/kubelet.rs"]

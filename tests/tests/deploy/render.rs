@@ -17,6 +17,9 @@ pub(crate) fn folders() -> Vec<String> {
     folders
 }
 
+/// Those that bring what is not of the mesh itself: it stands beside it, and need not be as its own parts are.
+pub(crate) const EXAMPLES: [&str; 3] = ["ingress/envoy", "ingress/nginx", "monitoring"];
+
 /// Those that bring agents.
 pub(crate) fn with_agents() -> Vec<String> {
     let mut folders = folders();

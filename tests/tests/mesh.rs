@@ -46,6 +46,8 @@ mod recorder;
 mod reload;
 #[path = "mesh/resolved.rs"]
 mod resolved;
+#[path = "mesh/resolvers.rs"]
+mod resolvers;
 #[path = "mesh/roots.rs"]
 mod roots;
 #[path = "mesh/scraped.rs"]

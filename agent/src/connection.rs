@@ -131,7 +131,7 @@ async fn outbound(
     );
     // The connection may outlive many snapshots; it must not keep this one.
     drop(mesh);
-    let route = context.hosts.settle(pod, route).await;
+    let route = context.hosts.settle(pod, route, context.metrics.names()).await;
     let record = record::outbound(&context, &home, &captured, source.clone(), &route);
     match &route {
         Route::Tunnel(to) => {

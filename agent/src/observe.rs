@@ -18,6 +18,7 @@ pub mod labels;
 pub mod log;
 pub mod metrics;
 pub mod metrics_server;
+pub mod names;
 pub mod node;
 pub mod ready;
 pub mod roots;

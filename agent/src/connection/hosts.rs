@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::mesh::LocalPod;
+use crate::observe::names::Names;
 use crate::route::{self, Route, Unresolved};
 
 /// Names that are known at a time.
@@ -84,9 +85,12 @@ impl Hosts {
     }
 
     /// Where a connection goes, also if its destination has a hostname.
-    pub(super) async fn settle(&self, pod: &LocalPod, route: Route) -> Route {
+    pub(super) async fn settle(&self, pod: &LocalPod, route: Route, counts: &Names) -> Route {
         match route {
-            Route::Resolve(to) => Box::pin(self.route(pod, &to)).await,
+            Route::Resolve(to) => {
+                counts.resolved();
+                Box::pin(self.route(pod, &to)).await
+            }
             route => route,
         }
     }

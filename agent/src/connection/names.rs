@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
@@ -31,6 +31,7 @@ use super::quota::Place;
 use crate::capture::{PodCapture, Question, QuestionSocket, Questions};
 use crate::dns::{self, Transport};
 use crate::mesh::ResourceKind;
+use crate::observe::names::{Asked, Names};
 use crate::sys::socket;
 
 pub(super) use stream::stream;
@@ -117,22 +118,31 @@ impl Asking {
                     Err(error) => return Err(error),
                 };
                 let bytes = buffer.get(..question.length).unwrap_or_default();
-                if let Some(answer) = self.of_mesh(bytes, Transport::Datagram) {
+                let (asked, answer) = self.of_mesh(bytes, Transport::Datagram);
+                if let Some(answer) = answer {
                     tell(socket, &question, &answer);
                 } else if let Some(place) = self.room(under_way.len()) {
                     let (asking, socket) = (self.clone(), socket.clone());
-                    under_way.spawn_local(asking.forward(socket, question, bytes.to_vec(), place));
-                } else if let Some(failure) = dns::failure(bytes) {
-                    tell(socket, &question, &failure);
+                    let question = (question, asked, bytes.to_vec());
+                    under_way.spawn_local(asking.forward(socket, question, place));
+                } else {
+                    self.fail(socket, (&question, asked, bytes));
                 }
             }
             Ok(())
         })
     }
 
-    /// The mesh's answer, if it has one.
-    fn of_mesh(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let question = dns::Question::parse(bytes)?;
+    /// The mesh's answer, if it has one; and what is counted of the question.
+    fn of_mesh(&self, bytes: &[u8], transport: Transport) -> (Asked, Option<Vec<u8>>) {
+        let question = dns::Question::parse(bytes);
+        let is_v4 = question.as_ref().map(dns::Question::is_v4);
+        let asked = Asked::new(is_v4, transport == Transport::Stream);
+        self.counts().asked(asked);
+        (asked, question.and_then(|question| self.known(&question, transport)))
+    }
+
+    fn known(&self, question: &dns::Question, transport: Transport) -> Option<Vec<u8>> {
         let mesh = self.context.mesh.load();
         let home = mesh.home().ok().filter(|_| mesh.kind_synced(ResourceKind::Address))?;
         let domain = &self.context.cluster_domain;
@@ -141,6 +151,18 @@ impl Asking {
         let answer = dns::lookup(&mesh, &client, name, is_v4, &mut rand::rng())?;
         tracing::debug!(pod = %self.pod.pod.name, name, ?answer, "a name of the mesh");
         question.answer(&answer, transport)
+    }
+
+    fn counts(&self) -> &Names {
+        self.context.metrics.names()
+    }
+
+    /// Nobody can be asked.
+    fn fail(&self, socket: &QuestionSocket, (question, asked, bytes): (&Question, Asked, &[u8])) {
+        self.counts().failed(asked);
+        if let Some(failure) = dns::failure(bytes) {
+            tell(socket, question, &failure);
+        }
     }
 
     fn room(&self, under_way: usize) -> Option<Place> {
@@ -154,20 +176,22 @@ impl Asking {
     async fn forward(
         self: Rc<Self>,
         socket: Rc<QuestionSocket>,
-        question: Question,
-        bytes: Vec<u8>,
+        (question, asked, bytes): (Question, Asked, Vec<u8>),
         _place: Place,
     ) {
+        self.counts().forwarded(asked);
+        let begun = Instant::now();
         match timeout(PATIENCE, self.ask(question.resolver, &bytes)).await {
-            Ok(Ok(answer)) => tell(&socket, &question, &answer),
+            Ok(Ok(answer)) => {
+                tell(&socket, &question, &answer);
+                self.counts().answered(asked, begun.elapsed());
+            }
             Ok(Err(error)) => {
                 let (pod, resolver) = (&self.pod.pod.name, question.resolver);
                 tracing::debug!(%error, %pod, %resolver, "a pod's resolver cannot be asked");
-                if let Some(failure) = dns::failure(&bytes) {
-                    tell(&socket, &question, &failure);
-                }
+                self.fail(&socket, (&question, asked, &bytes));
             }
-            Err(_silent) => {}
+            Err(_silent) => self.counts().failed(asked),
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::connection::ConnectionInfo;
 use super::labels::{ConnectionLabels, Reporter, ResponseFlags, encode_pairs};
+use super::names::Names;
 use super::node::{NodeCollector, NodeStats};
 use super::series::{Cache, Counts, IDLE, MAX_SETS, Table, Totals};
 
@@ -34,6 +35,7 @@ struct Inner {
     table: Arc<Table>,
     sockets: Arc<Mutex<Vec<Arc<Sockets>>>>,
     node: Arc<RwLock<Option<NodeSource>>>,
+    names: Names,
 }
 
 impl Metrics {
@@ -48,12 +50,18 @@ impl Metrics {
             sockets: Arc::clone(&sockets),
         }));
         registry.register_collector(Box::new(NodeCollector::new(Arc::clone(&node))));
-        Self { inner: Arc::new(Inner { registry, table, sockets, node }) }
+        let names = Names::in_registry(&mut registry);
+        Self { inner: Arc::new(Inner { registry, table, sockets, node, names }) }
     }
 
     /// Sets where the node's state comes from; called at each scrape, so it must be quick.
     pub fn set_node_source(&self, source: impl Fn() -> NodeStats + Send + Sync + 'static) {
         *self.inner.node.write() = Some(Arc::new(source));
+    }
+
+    /// What pods ask resolvers for.
+    pub fn names(&self) -> &Names {
+        &self.inner.names
     }
 
     /// A data thread's part; make one for each thread.

@@ -219,6 +219,14 @@ impl World {
             let (script, expected) = script;
             assert_eq!(self.says(ASKS, script).await.trim(), expected, "{script}");
         }
+        // The mesh has answered all of them, but those with a search domain that nobody knows.
+        let agent = self.bench.agent(1);
+        let counted = async |name: &str| agent.metric(name, &["protocol=\"udp\""]).await.unwrap();
+        let (asked, forwarded) = (
+            counted("istio_dns_requests_total").await,
+            counted("istio_dns_upstream_requests_total").await,
+        );
+        assert!(asked >= 10.0 && forwarded <= asked / 2.0, "{forwarded} of {asked}");
         let beside = self.says(DIRECT, &format!("dig {KNOWN} A")).await;
         assert!(beside.contains("NXDOMAIN"), "{beside}");
         for script in ELSEWHERE {

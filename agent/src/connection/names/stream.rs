@@ -82,9 +82,19 @@ impl Exchange {
     }
 
     async fn question(&mut self, question: BytesMut) -> io::Result<()> {
-        if let Some(answer) = self.asking.of_mesh(&question, Transport::Stream) {
+        let (asked, answer) = self.asking.of_mesh(&question, Transport::Stream);
+        if let Some(answer) = answer {
             return send(&mut self.client, answer.into()).await;
         }
+        self.asking.counts().forwarded(asked);
+        let sent = self.forward(question).await;
+        if sent.is_err() {
+            self.asking.counts().failed(asked);
+        }
+        sent
+    }
+
+    async fn forward(&mut self, question: BytesMut) -> io::Result<()> {
         let upstream = match &mut self.upstream {
             Some(upstream) => upstream,
             none => none.insert(messages(self.asking.dial(self.resolver).await?)),

@@ -1,6 +1,8 @@
 //! Tokens that were asked about are remembered for a while, and questions are asked in turn: of one
 //! source few at a time, so that nobody waits behind somebody else's garbage.
 
+mod expiry;
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::caller::{Authenticate, AuthenticateError, Caller, Review};
 use super::source::Source;
+use expiry::Expiry;
 
 /// How long a token that is good counts as such. What is revoked counts so much longer.
 const GOOD: Duration = Duration::from_secs(30);
@@ -31,7 +34,7 @@ const AT_ONCE_OF_KNOWN: usize = 4;
 const KNOWN: Duration = Duration::from_secs(24 * 3600);
 /// How long after it was last found good a token counts while nobody can be asked: an agent that is started anew while
 /// the API server is away gets its mesh and its certificates. More than a node's stream lasts, after which it is asked about
-/// again.
+/// again. Its own end may come before.
 const UNASKED: Duration = Duration::from_secs(2 * 3600);
 /// Questions of one source that wait; of more, nobody is asked.
 const WAITING_OF_ONE: usize = 64;
@@ -78,10 +81,14 @@ impl<R: Review> Tokens<R> {
         }
     }
 
-    fn remembered(&self, token: &Fingerprint) -> Option<Result<Caller, AuthenticateError>> {
+    fn remembered(
+        &self,
+        token: &Fingerprint,
+        expiry: Expiry,
+    ) -> Option<Result<Caller, AuthenticateError>> {
         let now = Instant::now();
         let mut book = self.book.lock();
-        if let Some(caller) = book.good.get(token, now) {
+        if let Some(caller) = book.good.get(token, now).filter(|_| !expiry.has_passed()) {
             return Some(Ok(caller));
         }
         book.bad.get(token, now).map(|reason| Err(AuthenticateError::Rejected(reason)))
@@ -107,12 +114,13 @@ impl<R: Review> Tokens<R> {
     fn or_known(
         &self,
         token: &Fingerprint,
+        expiry: Expiry,
         answer: Result<Caller, AuthenticateError>,
     ) -> Result<Caller, AuthenticateError> {
         let Err(AuthenticateError::Unavailable(why)) = answer else { return answer };
         let now = Instant::now();
         let mut book = self.book.lock();
-        match book.known.get(token, now) {
+        match book.known.get(token, now).filter(|_| expiry.is_ahead()) {
             Some((caller, found_good)) if now < found_good + UNASKED => {
                 tracing::warn!(
                     account = %caller.account,
@@ -147,7 +155,8 @@ impl<R: Review> Authenticate for Tokens<R> {
         source: Source,
     ) -> Result<Caller, AuthenticateError> {
         let fingerprint: Fingerprint = Sha256::digest(token.expose_secret().as_bytes()).into();
-        if let Some(answer) = self.remembered(&fingerprint) {
+        let expiry = Expiry::of(token.expose_secret());
+        if let Some(answer) = self.remembered(&fingerprint, expiry) {
             return answer;
         }
         let known = self.book.lock().known.get(&fingerprint, Instant::now()).is_some();
@@ -163,12 +172,12 @@ impl<R: Review> Authenticate for Tokens<R> {
             .await
             .map_err(|_| unavailable("too many tokens are asked about"))?;
         // Meanwhile somebody may have asked about the same.
-        if let Some(answer) = self.remembered(&fingerprint) {
+        if let Some(answer) = self.remembered(&fingerprint, expiry) {
             return answer;
         }
         let answer = self.reviewer.review(token).await;
         self.remember(fingerprint, &answer);
-        self.or_known(&fingerprint, answer)
+        self.or_known(&fingerprint, expiry, answer)
     }
 }
 

@@ -1,6 +1,9 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -43,6 +46,13 @@ fn tokens() -> (Arc<Slow>, Arc<Tokens<Arc<Slow>>>) {
 
 fn source(last: u8) -> Source {
     Source::from(IpAddr::from([10, 0, 0, last]))
+}
+
+/// A good token that ends so many seconds from now.
+fn ending_in(seconds: i64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let claims = serde_json::json!({ "sub": "a", "exp": now.saturating_add_signed(seconds) });
+    format!("good.{}.signature", URL_SAFE_NO_PAD.encode(claims.to_string()))
 }
 
 async fn ask(
@@ -135,20 +145,47 @@ async fn answers_are_remembered_for_a_while() {
 #[tokio::test(start_paused = true)]
 async fn while_nobody_can_be_asked_a_token_that_was_good_counts_for_two_hours() {
     let (slow, tokens) = tokens();
-    assert!(ask(&tokens, "good", 1).await.is_ok());
+    let good = ending_in(24 * 3600);
+    assert!(ask(&tokens, &good, 1).await.is_ok());
     assert!(ask(&tokens, "bad", 1).await.is_err());
     slow.away.store(true, Ordering::Relaxed);
     let unavailable = |answer: Result<Caller, AuthenticateError>| {
         assert!(matches!(answer, Err(AuthenticateError::Unavailable(_))), "{answer:?}");
     };
     sleep(UNASKED - GOOD).await;
-    assert!(ask(&tokens, "good", 1).await.is_ok());
+    assert!(ask(&tokens, &good, 1).await.is_ok());
     unavailable(ask(&tokens, "good but never asked about", 1).await);
     unavailable(ask(&tokens, "bad", 1).await);
     sleep(2 * GOOD).await;
-    unavailable(ask(&tokens, "good", 1).await);
+    unavailable(ask(&tokens, &good, 1).await);
     slow.away.store(false, Ordering::Relaxed);
-    assert!(ask(&tokens, "good", 1).await.is_ok());
+    assert!(ask(&tokens, &good, 1).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_can_be_asked_a_token_that_has_ended_does_not_count() {
+    let (slow, tokens) = tokens();
+    let (lasting, ended, unreadable) = (ending_in(3600), ending_in(-1), "good but no token");
+    for token in [&lasting, &ended, unreadable] {
+        assert!(ask(&tokens, token, 1).await.is_ok());
+    }
+    slow.away.store(true, Ordering::Relaxed);
+    sleep(2 * GOOD).await;
+    assert!(ask(&tokens, &lasting, 1).await.is_ok());
+    for token in [&ended, unreadable] {
+        let answer = ask(&tokens, token, 1).await;
+        assert!(matches!(answer, Err(AuthenticateError::Unavailable(_))), "{token}: {answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_not_remembered_beyond_the_tokens_end() {
+    let (slow, tokens) = tokens();
+    let (lasting, ended) = (ending_in(3600), ending_in(-1));
+    for token in [&lasting, &ended, &lasting, &ended] {
+        assert!(ask(&tokens, token, 1).await.is_ok());
+    }
+    assert_eq!(slow.asked.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test(start_paused = true)]

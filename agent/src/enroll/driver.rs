@@ -23,6 +23,7 @@ use super::netns::Locator;
 use super::pods::{self, View};
 use super::remembered;
 use super::report::Report;
+use super::rules::Reason;
 use super::{AdoptedPod, Capture, EnrollError, LeftAlone, PodState, Settings, Status};
 use crate::error::chain;
 use crate::mesh::PodUid;
@@ -289,6 +290,7 @@ impl<C: Capture> Driver<C> {
                     let report = match trouble {
                         Trouble::NotCaptured(reason) => Report::failed(of, &reason),
                         Trouble::Forwards(bridge) => Report::forwards(of, &bridge),
+                        Trouble::Hollow => Report::outside(of, Reason::Sandboxed),
                     };
                     self.jobs.report(&self.settings.node_name, report);
                 }

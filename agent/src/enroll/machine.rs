@@ -138,11 +138,20 @@ pub enum Input {
         uid: PodUid,
         /// Inodes.
         netns_inodes: Vec<u64>,
-        /// A bridge that one of them has: the pod has a network of its own behind it.
-        bridge: Option<String>,
+        /// What is in them.
+        inside: Inside,
     },
     /// Time passed.
     Tick,
+}
+
+/// What is in a pod's namespaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inside {
+    /// A bridge that one of them has: the pod has a network of its own behind it.
+    pub bridge: Option<String>,
+    /// The pod's addresses are gone from its own: its runtime took them into a network stack that is not the kernel's.
+    pub is_hollow: bool,
 }
 
 /// What to do.
@@ -190,6 +199,8 @@ pub enum Action {
     Locate {
         /// The pod.
         pod: Arc<LocalPod>,
+        /// Its namespace, where the runtime told it.
+        netns: Option<NetnsRef>,
     },
     /// Answer a CNI ADD.
     Answer {
@@ -207,6 +218,8 @@ pub enum Trouble {
     NotCaptured(String),
     /// It forwards for others, by a bridge of this name.
     Forwards(String),
+    /// Its connections are not made in the node's kernel.
+    Hollow,
 }
 
 /// Times; the defaults are for production.
@@ -225,6 +238,8 @@ pub struct Timing {
     pub unlisted: Duration,
     /// How long a sandbox's processes may take to end after CNI DEL.
     pub teardown: Duration,
+    /// How soon after its CNI ADD a pod is looked up: what its runtime does to its network is done then.
+    pub first_look: Duration,
     /// How often a captured pod's namespace is looked up again.
     pub verify: Duration,
     /// How long a snapshot may lag behind what we wrote.
@@ -240,6 +255,7 @@ impl Default for Timing {
             leave_deadline: Duration::from_secs(10),
             unlisted: Duration::from_secs(60),
             teardown: Duration::from_secs(5),
+            first_look: Duration::from_secs(5),
             verify: Duration::from_secs(60),
             watch_lag: Duration::from_secs(5),
         }
@@ -312,10 +328,10 @@ impl Machine {
             Input::Annotated { uid, enabled, result } => {
                 self.with(&uid, |pod, timing| pod.annotated(enabled, result, timing, now));
             }
-            Input::Located { uid, netns_inodes, bridge } => {
+            Input::Located { uid, netns_inodes, inside } => {
                 self.with(&uid, |pod, timing| {
                     pod.located(&netns_inodes, timing, now);
-                    pod.bridged(&uid, bridge, actions);
+                    pod.looked_into(&uid, inside, actions);
                 });
             }
             Input::Tick => {}

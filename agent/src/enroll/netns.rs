@@ -124,6 +124,22 @@ impl Locator {
         all.filter_map(|netns| its(self.not_host(netns).ok()?, pod).ok()).collect()
     }
 
+    /// Whether the pod's addresses are gone from its namespace: the one that the runtime told, else all that its
+    /// processes are in. Where that cannot be told they are not.
+    pub fn is_hollow(&self, told: Option<&NetnsRef>, uids: &[PodUid], pod: &LocalPod) -> bool {
+        let told = told.and_then(|told| {
+            self.open(&told.path).ok().filter(|netns| netns.inode() == told.inode)
+        });
+        let own = match told {
+            Some(netns) => vec![netns],
+            None => self.of_processes(uids).into_iter().flat_map(|n| self.not_host(n)).collect(),
+        };
+        let has_none = |netns: &Netns| {
+            netns.addresses().is_ok_and(|here| !here.into_iter().any(|ip| pod.owns(ip)))
+        };
+        !own.is_empty() && own.iter().all(has_none)
+    }
+
     /// The namespaces of a pod's processes, the oldest process's first.
     fn of_processes(&self, uids: &[PodUid]) -> Vec<Netns> {
         let mut processes: Vec<(u64, u32)> = self

@@ -47,11 +47,16 @@ impl Report {
 
     /// Of a pod that is asked for and cannot be captured.
     pub(super) fn left_alone(pod: &PodFacts, reason: Reason) -> Self {
+        Self::outside(pod.of(), reason)
+    }
+
+    /// The same, of one of which that was seen only when it ran.
+    pub(super) fn outside(of: Of, reason: Reason) -> Self {
         let note = format!(
             "not in the mesh although it is asked for: {reason}. Its connections are plaintext, and no policy of the \
              mesh is enforced for it"
         );
-        Self { of: pod.of(), note, captured: false }
+        Self { of, note, captured: false }
     }
 
     /// Writes it; the same is written once, also by another run of the agent.

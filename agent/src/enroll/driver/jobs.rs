@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::admit::{Admission, Admit, AdmitError};
 use crate::enroll::cni::wire::Request;
 use crate::enroll::condition::{self, Of, Told};
-use crate::enroll::machine::{Action, CaptureFailure, Input, NetnsRef, Ticket};
+use crate::enroll::machine::{Action, CaptureFailure, Input, Inside, NetnsRef, Ticket};
 use crate::enroll::netns::{LocateError, Locator};
 use crate::enroll::pods::View;
 use crate::enroll::report::Report;
@@ -103,9 +103,9 @@ impl<C: Capture> Jobs<C> {
                     Some(Done::Input(Input::Annotated { uid, enabled, result }))
                 });
             }
-            Action::Locate { pod } => {
+            Action::Locate { pod, netns } => {
                 let uids = view.runtime_uids(&pod.uid);
-                self.start_locate(pod, uids);
+                self.start_locate(pod, uids, netns);
             }
             // The driver answers calls itself, and says who it is in reports.
             Action::Answer { .. } | Action::Report { .. } => {}
@@ -166,18 +166,20 @@ impl<C: Capture> Jobs<C> {
         });
     }
 
-    fn start_locate(&mut self, pod: Arc<LocalPod>, uids: Vec<PodUid>) {
+    fn start_locate(&mut self, pod: Arc<LocalPod>, uids: Vec<PodUid>, netns: Option<NetnsRef>) {
         let (locator, turns) = (self.locator.clone(), Arc::clone(&self.turns));
         self.running.spawn(async move {
             let _turn = turns.acquire().await.ok()?;
             let uid = pod.uid.clone();
-            let look = move || -> (Vec<u64>, Option<String>) {
+            let look = move || -> (Vec<u64>, Inside) {
                 let found = locator.of_pod(&uids, &pod);
-                (found.iter().map(Netns::inode).collect(), found.iter().find_map(bridge))
+                let is_hollow = locator.is_hollow(netns.as_ref(), &uids, &pod);
+                let inside = Inside { bridge: found.iter().find_map(bridge), is_hollow };
+                (found.iter().map(Netns::inode).collect(), inside)
             };
-            let (netns_inodes, bridge) =
+            let (netns_inodes, inside) =
                 tokio::task::spawn_blocking(look).await.unwrap_or_default();
-            Some(Done::Input(Input::Located { uid, netns_inodes, bridge }))
+            Some(Done::Input(Input::Located { uid, netns_inodes, inside }))
         });
     }
 }

@@ -103,6 +103,8 @@ pub(super) struct Pod {
     trouble: Option<Arc<str>>,
     /// Its user was told that it forwards for others.
     told_of_bridge: bool,
+    /// It was captured, but what it does is not in the node's kernel.
+    hollow: bool,
 }
 
 // === impl Pod: its beginnings ===
@@ -127,6 +129,7 @@ impl Pod {
             verify_at: None,
             trouble: None,
             told_of_bridge: false,
+            hollow: false,
         }
     }
 
@@ -197,6 +200,7 @@ impl Pod {
     fn annotate(&mut self, uid: &PodUid, now: Instant, actions: &mut Vec<Action>) {
         let captured = matches!(self.held, Held::Captured { .. });
         let enabled = match &self.wanted {
+            Wanted::Enroll(_) if self.hollow => false,
             Wanted::Enroll(_) if captured && self.busy.is_none() && self.evict.is_none() => true,
             Wanted::Leave => false,
             _ => return,
@@ -239,7 +243,8 @@ impl Pod {
                 answer_all(&mut self.tickets, &Ok(()), actions);
                 if self.verify_at.is_some_and(|at| now >= at) {
                     self.verify_at = Some(now + timing.verify);
-                    actions.push(Action::Locate { pod });
+                    let netns = self.attachment.as_ref().map(|attachment| attachment.netns.clone());
+                    actions.push(Action::Locate { pod, netns });
                 }
             }
             _ => self.capture(pod, now, actions),

@@ -228,7 +228,7 @@ impl World {
             );
         }
         let touched = match action {
-            Action::Capture { pod, .. } | Action::Locate { pod } => Some(pod.uid.clone()),
+            Action::Capture { pod, .. } | Action::Locate { pod, .. } => Some(pod.uid.clone()),
             Action::Annotate { uid, .. } => Some(uid.clone()),
             Action::Release { .. } | Action::Answer { .. } | Action::Report { .. } => None,
         };
@@ -259,10 +259,10 @@ impl World {
                 }
                 self.input(Input::Annotated { uid, enabled, result });
             }
-            Action::Locate { pod } => {
+            Action::Locate { pod, .. } => {
                 let uid = pod.uid.clone();
                 let netns_inodes = self.sandboxes.get(&index(&uid)).copied().into_iter().collect();
-                self.input(Input::Located { uid, netns_inodes, bridge: None });
+                self.input(Input::Located { uid, netns_inodes, inside: Inside::default() });
             }
             Action::Report { .. } => {}
             Action::Answer { .. } => unreachable!("answered as it is emitted"),

@@ -73,8 +73,8 @@ fn annotated(enabled: bool) -> Input {
 }
 
 fn located(inodes: &[u64], bridge: Option<&str>) -> Input {
-    let bridge = bridge.map(str::to_owned);
-    Input::Located { uid: uid(), netns_inodes: inodes.to_vec(), bridge }
+    let inside = Inside { bridge: bridge.map(str::to_owned), is_hollow: false };
+    Input::Located { uid: uid(), netns_inodes: inodes.to_vec(), inside }
 }
 
 fn capture(netns: Option<NetnsRef>, held_in: Option<u64>) -> Action {
@@ -392,11 +392,11 @@ fn a_snapshot_older_than_our_annotation_does_not_make_us_write_it_twice() {
 fn a_captured_pod_is_looked_up_now_and_then_and_follows_its_namespace() {
     let mut test = Test::captured_pod();
     test.now += Duration::from_secs(60);
-    test.check(enroll(true), &[Action::Locate { pod: pod() }]);
+    test.check(enroll(true), &[Action::Locate { pod: pod(), netns: None }]);
     test.check(located(&[7, 9], None), &[]);
-    test.check_after(Duration::from_secs(60), &[Action::Locate { pod: pod() }]);
+    test.check_after(Duration::from_secs(60), &[Action::Locate { pod: pod(), netns: None }]);
     test.check(located(&[], None), &[]);
-    test.check_after(Duration::from_secs(60), &[Action::Locate { pod: pod() }]);
+    test.check_after(Duration::from_secs(60), &[Action::Locate { pod: pod(), netns: None }]);
     test.check(located(&[8], None), &[release()]);
     test.check(released(), &[capture(None, None)]);
 }
@@ -441,6 +441,40 @@ fn a_pod_that_cannot_be_captured_is_told_of_once_and_held_against_nobody() {
     assert!(test.machine.status()[0].is_settled());
     test.machine.handle(captured(8), test.now);
     assert_eq!(test.machine.status()[0].trouble, None);
+}
+
+#[test]
+fn a_pod_whose_runtime_takes_its_addresses_is_not_announced_and_told_of_once() {
+    let mut test = Test::new();
+    test.check(add(1, 7), &[capture(Some(netns(7)), None)]);
+    test.machine.handle(enroll(false), test.now);
+    test.machine.handle(captured(7), test.now);
+    test.machine.handle(annotated(true), test.now);
+    test.now += Timing::default().first_look;
+    let looked = test.machine.handle(enroll(true), test.now);
+    assert!(matches!(&looked[..], [Action::Locate { netns: Some(_), .. }]), "{looked:?}");
+    let inside = Inside { bridge: None, is_hollow: true };
+    let seen = Input::Located { uid: uid(), netns_inodes: Vec::new(), inside };
+    let report = Action::Report {
+        uid: uid(),
+        namespace: "shop".into(),
+        name: "web".into(),
+        trouble: Trouble::Hollow,
+    };
+    test.check(seen, &[report, annotate(false), release()]);
+    test.machine.handle(annotated(false), test.now);
+    assert!(test.machine.status().iter().all(PodStatus::is_settled));
+    let mut later = test.machine.handle(released(), test.now);
+    for _ in 0..8 {
+        let reason = "none of the pod's addresses are there".to_owned();
+        let result = Err(CaptureFailure::NotLocated(reason));
+        later.extend(test.machine.handle(Input::Captured { uid: uid(), result }, test.now));
+        test.now += Duration::from_secs(60);
+        later.extend(test.machine.handle(enroll(false), test.now));
+    }
+    assert!(later.iter().all(|action| matches!(action, Action::Capture { .. })), "{later:?}");
+    // They are there again.
+    test.check(captured(7), &[annotate(true)]);
 }
 
 #[test]

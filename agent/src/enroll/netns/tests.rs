@@ -193,3 +193,23 @@ fn a_path_that_leads_elsewhere_by_now_is_refused() {
     let file = reopen(node.locator(vec![]), file);
     assert!(matches!(file, Err(LocateError::Open { .. })), "{file:?}");
 }
+
+#[test]
+fn a_namespace_that_has_lost_the_pods_addresses_is_hollow_and_one_that_is_not_seen_is_not() {
+    let node = Node::new();
+    let own = Netns::current().expect("our own").inode();
+    let told = |inode| NetnsRef { path: "/proc/self/ns/net".into(), inode };
+    let (here, elsewhere) = (local_pod(&["127.0.0.1"]), local_pod(&["192.0.2.9"]));
+    let locator = node.locator(vec![]);
+    assert!(locator.is_hollow(Some(&told(own)), &uids(1), &elsewhere));
+    assert!(!locator.is_hollow(Some(&told(own)), &uids(1), &here));
+    // Another one by now, the host's, or none that anybody knows of.
+    assert!(!locator.is_hollow(Some(&told(own + 1)), &uids(1), &elsewhere));
+    assert!(!node.locator(vec![own]).is_hollow(Some(&told(own)), &uids(1), &elsewhere));
+    assert!(!locator.is_hollow(None, &uids(1), &elsewhere));
+    // By its processes.
+    node.cgroup(&pod(1), "10\n");
+    node.process(10, 1, "/");
+    assert!(locator.is_hollow(None, &uids(1), &elsewhere));
+    assert!(!locator.is_hollow(None, &uids(1), &here));
+}

@@ -6,8 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::retry::Retry;
-use super::super::{Action, CaptureFailure, NetnsRef, Target, Ticket, Timing, Trouble, Wish};
+use super::super::{
+    Action, CaptureFailure, Inside, NetnsRef, Target, Ticket, Timing, Trouble, Wish,
+};
 use super::{Attachment, Busy, Evict, Held, Pod, Wanted, answer_all};
+use crate::enroll::rules::Reason;
 use crate::mesh::{LocalPod, PodUid};
 
 impl Pod {
@@ -87,7 +90,9 @@ impl Pod {
                 self.held = Held::Captured { inode, pod };
                 self.capture_retry = Retry::now(now);
                 self.trouble = None;
-                self.verify_at = Some(now + timing.verify);
+                self.hollow = false;
+                let look = if tickets.is_empty() { timing.verify } else { timing.first_look };
+                self.verify_at = Some(now + look);
                 if self.evict.is_none() && self.attachment_inode().is_none_or(|told| told == inode)
                 {
                     answer_all(&mut tickets, &Ok(()), actions);
@@ -179,23 +184,32 @@ impl Pod {
         }
     }
 
-    /// Tells the pod's user of what is not captured though the pod is, once.
-    pub(in crate::enroll::machine) fn bridged(
+    /// Tells the pod's user, once, of what is not captured though the pod is, or that nothing is: such a pod goes, to
+    /// be tried again.
+    pub(in crate::enroll::machine) fn looked_into(
         &mut self,
         uid: &PodUid,
-        bridge: Option<String>,
+        Inside { bridge, is_hollow }: Inside,
         actions: &mut Vec<Action>,
     ) {
-        let Some(bridge) = bridge else { return };
-        if matches!(self.held, Held::Captured { .. }) && !self.told_of_bridge {
-            self.told_of_bridge = true;
-            actions.push(Action::Report {
-                uid: uid.clone(),
-                namespace: self.namespace.clone(),
-                name: self.name.clone(),
-                trouble: Trouble::Forwards(bridge),
-            });
+        if !matches!(self.held, Held::Captured { .. }) || self.busy.is_some() {
+            return;
         }
+        let trouble = match bridge {
+            _ if is_hollow => {
+                self.hollow = true;
+                self.evict = Some(Evict { pause: Duration::ZERO });
+                self.trouble = Some(Reason::Sandboxed.to_string().into());
+                Trouble::Hollow
+            }
+            Some(bridge) if !self.told_of_bridge => {
+                self.told_of_bridge = true;
+                Trouble::Forwards(bridge)
+            }
+            _ => return,
+        };
+        let (namespace, name) = (self.namespace.clone(), self.name.clone());
+        actions.push(Action::Report { uid: uid.clone(), namespace, name, trouble });
     }
 
     /// Tells the pod's user, once for a row of failures.
@@ -203,7 +217,7 @@ impl Pod {
         if !self.capture_retry.is_stuck() {
             return;
         }
-        if self.capture_retry.has_just_stuck() {
+        if self.capture_retry.has_just_stuck() && !self.hollow {
             actions.push(Action::Report {
                 uid: pod.uid.clone(),
                 namespace: pod.namespace.clone(),
@@ -211,7 +225,9 @@ impl Pod {
                 trouble: Trouble::NotCaptured(reason.to_owned()),
             });
         }
-        self.trouble = Some(reason.into());
+        if !self.hollow {
+            self.trouble = Some(reason.into());
+        }
     }
 
     /// Once for a row of failures.

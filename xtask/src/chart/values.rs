@@ -86,11 +86,13 @@ pub(super) const VALUES: &[Value] = &[
         places: &[
             place(
                 "      serviceAccountName: sotto\n",
-                "      serviceAccountName: sotto\n      imagePullSecrets: {{ .Values.image.pullSecrets | toJson }}\n",
+                "      serviceAccountName: sotto\n\
+                 {{- with .Values.image.pullSecrets }}\n      imagePullSecrets: {{ . | toJson }}\n{{- end }}\n",
             ),
             place(
                 "      serviceAccountName: sotto-control-plane\n",
-                "      serviceAccountName: sotto-control-plane\n      imagePullSecrets: {{ .Values.image.pullSecrets | toJson }}\n",
+                "      serviceAccountName: sotto-control-plane\n\
+                 {{- with .Values.image.pullSecrets }}\n      imagePullSecrets: {{ . | toJson }}\n{{- end }}\n",
             ),
         ],
     },

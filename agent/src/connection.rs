@@ -8,6 +8,8 @@ mod across;
 mod carry;
 mod context;
 mod denied;
+mod direct;
+mod hops;
 mod hosts;
 mod inbound;
 mod moved;
@@ -33,7 +35,7 @@ use crate::capture::{Captured, Role};
 use crate::identify::peer;
 use crate::mesh::Home;
 use crate::observe::labels::{Reporter, ResponseFlags};
-use crate::route::{self, Route};
+use crate::route::{self, Route, RouteError};
 use crate::sys::socket;
 use crate::tunnel::accept::{self, AcceptError, Incoming};
 use crate::tunnel::{Terms, hbone};
@@ -121,14 +123,14 @@ async fn outbound(
     };
     let (pod, destination) = (&captured.pod.pod, captured.original_destination);
     let source = mesh.workload_of(pod).cloned();
-    let route = route::outbound(
-        &mesh,
-        pod,
-        source.as_deref(),
-        &home.network,
-        destination,
-        &mut rand::rng(),
-    );
+    let client = captured.client.ip();
+    // An application has an address of its pod's. Few have another than its first.
+    let route = if !pod.owns(client) && captured.pod.stand_ins.has_client(client) {
+        Route::Refuse(RouteError::Back(destination))
+    } else {
+        let rng = &mut rand::rng();
+        route::outbound(&mesh, pod, source.as_deref(), &home.network, destination, rng)
+    };
     // The connection may outlive many snapshots; it must not keep this one.
     drop(mesh);
     let route = context.hosts.settle(pod, route, context.metrics.names()).await;
@@ -154,15 +156,8 @@ async fn outbound(
             }
         }
         Route::Direct(to) => {
-            match Box::pin(upstream::direct(&context, &captured.pod, &captured.stream, to.target))
-                .await
-            {
-                Ok(server) => {
-                    let ends = (captured.stream, server);
-                    return Some(carry::outbound_direct(record, place, ends, &of_pod.account));
-                }
-                Err(error) => record.fail(ResponseFlags::Connect, &error),
-            }
+            let opening = direct::open(&context, &of_pod, captured, (record, place), to.target);
+            return Box::pin(opening).await;
         }
         Route::Refuse(error) => record.fail(ResponseFlags::Connect, error),
         Route::Resolve(to) => record.fail(ResponseFlags::Connect, &to.failure()),

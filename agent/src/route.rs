@@ -130,6 +130,11 @@ pub enum RouteError {
     /// The connection would end at the node's own ports.
     #[error("{0} ends at a port of the mesh's own")]
     IllegalPort(SocketAddr),
+    /// The agent has dialled an application, and rules in the pod lead that back to the agent.
+    #[error(
+        "the agent's own connection to the application came back to it, as one to {0}: rules in the pod redirect it"
+    )]
+    Back(SocketAddr),
     /// The waypoint in front of the destination cannot be found or used.
     #[error("no usable waypoint in front of {0}")]
     NoWaypoint(SocketAddr),

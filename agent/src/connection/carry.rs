@@ -52,7 +52,7 @@ pub(super) fn outbound_across(
 /// From an app of this node to where no tunnel leads.
 pub(super) fn outbound_direct(
     record: Record,
-    place: Place,
+    held: impl Sized + 'static,
     (app, server): (TcpStream, TcpStream),
     account: &Rc<Account>,
 ) -> Carrying {
@@ -60,7 +60,7 @@ pub(super) fn outbound_direct(
     let brake = live.set_brake(Brake::default());
     let relay = relay_tcp(app, server, Passage::Outbound, (live.progress(), &brake), account);
     let relay = Box::pin(relay);
-    run(record, place, relay, std::future::pending())
+    run(record, held, relay, std::future::pending())
 }
 
 /// From a tunnel to an app of this node, for as long as policy allows.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use super::hops::Hops;
 use crate::tunnel::{Budget, Share};
 
 /// What all pods of the node have together.
@@ -46,7 +47,8 @@ impl Means {
     /// One pod's part, on all threads together.
     pub fn quota(self: &Arc<Self>) -> Arc<Quota> {
         let share = Share::new(&self.bytes);
-        Arc::new(Quota { means: Arc::clone(self), open: AtomicUsize::new(0), share })
+        let hops = Arc::default();
+        Arc::new(Quota { means: Arc::clone(self), open: AtomicUsize::new(0), share, hops })
     }
 }
 
@@ -56,6 +58,7 @@ pub struct Quota {
     means: Arc<Means>,
     open: AtomicUsize,
     share: Arc<Share>,
+    hops: Arc<Hops>,
 }
 
 /// One connection's or stream's place, until dropped.
@@ -83,6 +86,11 @@ impl Quota {
                 Err(Full(open, total))
             }
         }
+    }
+
+    /// What of the agent's own may come back in the pod.
+    pub(super) fn hops(&self) -> &Arc<Hops> {
+        &self.hops
     }
 
     /// What the pod may hold.

@@ -21,7 +21,7 @@ use crate::mesh::workload::WorkloadKind;
 use crate::mesh::{Home, LocalPod, Workload};
 use crate::observe::labels::ResponseFlags;
 use crate::route::TunnelRoute;
-use crate::sys::socket::{self, AppDialler};
+use crate::sys::socket::{self, AppDialler, Dialled};
 use crate::tunnel::hbone::{self, Baggage, Forwarded, TraceParent};
 use crate::tunnel::{Account, Asked, Caller, ConnectError, PoolKey, Progress, TunnelStream};
 
@@ -137,16 +137,16 @@ pub(super) async fn direct(
     pod: &PodCapture,
     app: &TcpStream,
     target: SocketAddr,
-) -> io::Result<TcpStream> {
-    let dial = socket::dial_from(&pod.netns, target, context.timings.connect);
+) -> io::Result<Dialled> {
+    let dial = socket::dial_telling(&pod.netns, target, context.timings.connect);
     while_waited_for(dial, socket::gave_up(app, context.timings.ended)).await
 }
 
 /// The outcome of a dial, or that nobody waits for it any more.
-pub(super) async fn while_waited_for<E>(
-    dial: impl Future<Output = Result<TcpStream, E>>,
+pub(super) async fn while_waited_for<T, E>(
+    dial: impl Future<Output = Result<T, E>>,
     gave_up: impl Future<Output = E>,
-) -> Result<TcpStream, E> {
+) -> Result<T, E> {
     tokio::select! {
         // Most have ended when they are first asked.
         biased;

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 
 pub use canary::Canary;
 pub use datagrams::{Datagram, bind_datagrams, connect_datagrams, receive, send};
-pub use dial::{AppDialler, dial_from};
+pub use dial::{AppDialler, Dialled, dial_from, dial_telling};
 pub use own::listen_on;
 pub use pair::pair;
 pub use patience::{DIAL, gave_up};

@@ -118,6 +118,12 @@ impl StandIns {
         Ok(table.prefixes.client(address.is_v4(), table.number(client)?).into())
     }
 
+    /// Whether the agent may have dialled in the name of this client: who accepts that is shown the client. Asks the
+    /// kernel.
+    pub fn has_client(&self, client: IpAddr) -> bool {
+        self.0.as_deref().is_some_and(|table| table.numbers.get(&Address::from(client), 0).is_ok())
+    }
+
     /// Whether the programs show the other ends of connections at this moment.
     pub fn are_shown(&self) -> bool {
         self.0.as_deref().is_some_and(|table| table.canary.sings())

@@ -52,7 +52,7 @@ impl AppDialler {
                 Some(source) => self.dial_as(source, destination).await,
                 None => {
                     let socket = self.netns.enter(|| inside(destination))??;
-                    connect(socket, destination).await
+                    connect(socket, destination).await.map(|dialled| dialled.stream)
                 }
             }
         })
@@ -69,7 +69,7 @@ impl AppDialler {
             };
             let socket = self.take(destination)?;
             let connected = match socket.bind(&SocketAddr::new(source.ip(), port).into()) {
-                Ok(()) => connect(socket, destination).await,
+                Ok(()) => connect(socket, destination).await.map(|dialled| dialled.stream),
                 Err(error) => Err(error),
             };
             match connected {
@@ -104,6 +104,27 @@ pub async fn dial_from(
     destination: SocketAddr,
     timeout: Duration,
 ) -> io::Result<TcpStream> {
+    dial_telling(netns, destination, timeout).await.map(|dialled| dialled.stream)
+}
+
+/// A connection, and what was noticed of the way.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The connection.
+    pub stream: TcpStream,
+    /// The handshake had ended when connect(2) returned: the other end is on this machine.
+    pub at_once: bool,
+}
+
+/// The same as [`dial_from`].
+///
+/// # Errors
+/// As there.
+pub async fn dial_telling(
+    netns: &Netns,
+    destination: SocketAddr,
+    timeout: Duration,
+) -> io::Result<Dialled> {
     let socket = netns.enter(|| tcp(destination))??;
     keep_alive(&socket)?;
     bound(&socket, false)?;
@@ -131,21 +152,21 @@ fn disguisable(destination: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-pub(super) async fn connect(socket: Socket, destination: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn connect(socket: Socket, destination: SocketAddr) -> io::Result<Dialled> {
     match socket.connect(&destination.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         Ok(()) | Err(_) => {}
     }
     // Over `lo` the handshake has ended when connect(2) returns: nobody must be woken for it.
-    let connected = socket.peer_addr().is_ok();
+    let at_once = socket.peer_addr().is_ok();
     let stream = TcpStream::from_std(socket.into())?;
-    if !connected {
+    if !at_once {
         stream.writable().await?;
         if let Some(error) = stream.take_error()? {
             return Err(error);
         }
     }
-    Ok(stream)
+    Ok(Dialled { stream, at_once })
 }
 
 pub(super) async fn within<T>(

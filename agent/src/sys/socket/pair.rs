@@ -21,7 +21,7 @@ pub async fn pair() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::from_std(listen((Ipv4Addr::LOCALHOST, 0).into(), options)?)?;
     within(PATIENCE, async {
         let address = listener.local_addr()?;
-        let near = connect(inside(address)?, address).await?;
+        let near = connect(inside(address)?, address).await?.stream;
         let own = near.local_addr()?;
         // Others in the namespace can connect, too.
         loop {

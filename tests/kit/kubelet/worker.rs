@@ -19,8 +19,8 @@ use super::status::{self, ContainerState};
 use crate::node::{Node, Power};
 use crate::{objects, pods};
 
-/// Longest pause between two tries to make a sandbox.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The shortest pause after a sandbox that could not be made; a kubelet waits up to half as long again.
+const BACK_OFF: Duration = Duration::from_secs(10);
 /// Longest time that containers get to end by themselves, whatever the pod asks for.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -73,12 +73,12 @@ impl Worker {
 
     /// Tries until it works or the pod is no longer wanted.
     async fn make_sandbox(&self) -> Option<(Sandbox, Power)> {
-        let mut pause = Duration::from_millis(250);
         loop {
             let power = self.powered().await;
-            if !self.wanted() {
-                return None;
-            }
+            let tried = match &*self.wishes.borrow() {
+                Wish::Run(pod) => Arc::clone(pod),
+                Wish::End(_) | Wish::Gone => return None,
+            };
             match Sandbox::create(&self.node, &self.pod).await {
                 Ok(sandbox) => return Some((sandbox, power)),
                 Err(error) => {
@@ -88,10 +88,9 @@ impl Worker {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.ending() => return None,
+                () = tokio::time::sleep(BACK_OFF.mul_f64(1.0 + rand::random::<f64>() / 2.0)) => {}
+                () = self.changed_since(&tried) => {}
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -185,8 +184,22 @@ impl Worker {
         }
     }
 
-    fn wanted(&self) -> bool {
-        matches!(*self.wishes.borrow(), Wish::Run(_))
+    /// Waits until something else is wanted of the pod than was: what its status says is no wish.
+    async fn changed_since(&self, then: &Pod) {
+        let what = |pod: &Pod| {
+            let metadata = &pod.metadata;
+            (pod.spec.clone(), metadata.labels.clone(), metadata.annotations.clone())
+        };
+        let before = what(then);
+        let mut wishes = self.wishes.clone();
+        let changed = wishes.wait_for(|wish| match wish {
+            Wish::Run(pod) => what(pod) != before,
+            Wish::End(_) | Wish::Gone => true,
+        });
+        if changed.await.is_err() {
+            // The kubelet is gone, and with it the whole cluster.
+            std::future::pending().await
+        }
     }
 
     /// Waits until the node runs.

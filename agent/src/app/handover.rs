@@ -1,8 +1,8 @@
 //! Open connections change hands: the agent that was in charge gives them to the one that is now, one after the other.
 //!
 //! The successor listens once it has captured the node's pods. Both say [`Hello`] first; then each parcel is answered by a
-//! [`Verdict`]. What is refused goes on where it was; what nobody answers for is reset, as two that went on with it would be
-//! worse.
+//! [`Verdict`](sotto_proto::handover::Verdict). What is refused goes on where it was; what nobody answers for is reset, as
+//! two that went on with it would be worse.
 
 mod give;
 mod take;

@@ -43,16 +43,18 @@ async fn no_new_connection_is_lost_while_agents_are_replaced_and_open_ones_go_on
     bench.shows(CLIENT, WEB, "200").await;
 }
 
-/// Replaces every agent twice, and kills those before once they have given all away; each has had `connections`, as long
-/// as these were open.
-async fn replace_all(bench: &mut Bench, connections: usize, open: impl Fn() -> bool) {
+/// Replaces every agent twice, and kills those before once they have given all away; each has had so many, as long as
+/// they were open.
+async fn replace_all(bench: &mut Bench, connections: [usize; 2], open: impl Fn() -> bool) {
     let sotto = programs::find("sotto").unwrap();
-    let had = format!("connections={connections} ");
     for number in [1, 0, 1, 0] {
+        let had = format!("connections={} ", connections[number]);
+        // Agents of one name write to one log.
+        let others = bench.cluster.agents[number].process.log().matches(GAVE).count();
         let mut before = bench.cluster.surge(number, &sotto).await.unwrap();
         let gave = async || {
             let log = before.process.log();
-            Ok(log.lines().find(|line| line.contains(GAVE)).map(str::to_owned))
+            Ok(log.lines().filter(|line| line.contains(GAVE)).nth(others).map(str::to_owned))
         };
         let what = "the agent before has given all away";
         let told = bench.cluster.wait_until(what, END, gave).await.unwrap();
@@ -65,12 +67,12 @@ async fn replace_all(bench: &mut Bench, connections: usize, open: impl Fn() -> b
 }
 
 /// Replaces the agents while the client's connections to the echo go on; none pauses for long.
-async fn outlive(bench: &mut Bench) {
+async fn outlive(bench: &mut Bench, of_agents: [usize; 2]) {
     let echo = bench.ip("back", "echo").await;
     let line = format!("pulse --to={echo}:7000 --connections=20 --seconds={SECONDS} --longest");
     let open = tokio::spawn(bench.running(CLIENT, &line).await.unwrap());
     tokio::time::sleep(Duration::from_secs(1)).await;
-    replace_all(bench, 20, || !open.is_finished()).await;
+    replace_all(bench, of_agents, || !open.is_finished()).await;
     let times = open.await.unwrap().unwrap();
     let longest: u64 = times.split_whitespace().next().and_then(|time| time.parse().ok()).unwrap();
     eprintln!("longest, and of one in a thousand, in microseconds: {times}");
@@ -86,14 +88,14 @@ async fn every_byte_of_large_transfers_arrives_while_agents_are_replaced() {
     let transfers = bench.running(CLIENT, &format!("{line} --connections=2 --at-once=2")).await;
     let transfers = tokio::spawn(transfers.unwrap());
     tokio::time::sleep(Duration::from_secs(1)).await;
-    replace_all(&mut bench, 2, || !transfers.is_finished()).await;
+    replace_all(&mut bench, [2, 2], || !transfers.is_finished()).await;
     transfers.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn open_connections_outlive_the_agents_that_opened_them() {
     let mut bench = Bench::streams().await;
-    outlive(&mut bench).await;
+    outlive(&mut bench, [20, 20]).await;
     bench.shows(CLIENT, WEB, "200").await;
 }
 
@@ -107,7 +109,7 @@ async fn connections_without_a_tunnel_outlive_the_agents_that_opened_them() {
         }
         // What comes to a pod while it is released ends with the agent that took it.
         tokio::time::sleep(Duration::from_secs(4)).await;
-        outlive(&mut bench).await;
+        outlive(&mut bench, [from, to].map(|meshed| if meshed { 20 } else { 0 })).await;
     }
 }
 

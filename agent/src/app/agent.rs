@@ -22,7 +22,7 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -56,6 +56,9 @@ use crate::xds::{self, StatusReader, StatusWriter};
 
 /// What a remark of readiness is about.
 const CHARGE: &str = "charge";
+
+/// How long a successor may take to ask for connections, before they are drained.
+const GIVING: Duration = Duration::from_secs(5);
 
 /// Why an agent ends that could go on.
 enum End {
@@ -109,6 +112,8 @@ struct Agent {
     control: Shutdown,
     /// Ends after the drain.
     servers: Shutdown,
+    /// Cancelled once all connections have been offered to the agent that took over, if one did.
+    gave: Option<CancellationToken>,
 }
 
 async fn serve(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow::Result<()> {
@@ -198,7 +203,7 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));
     let quit = CancellationToken::new();
     listen(&state, metrics, log.control, quit.clone(), &servers)?;
-    Ok(Agent { state, office, charge, farewell, duty, quit, control, servers })
+    Ok(Agent { state, office, charge, farewell, duty, quit, control, servers, gave: None })
 }
 
 /// What resolves workloads' hostnames. Without it all else works.
@@ -312,7 +317,9 @@ impl Agent {
             let (directory, stop) =
                 (settings::run_dir(&self.state.config).to_owned(), giving.clone());
             let workers = self.state.workers.clone();
-            self.servers.spawn(async move { handover::give(&directory, workers, stop).await });
+            let gave = self.gave.insert(CancellationToken::new()).clone();
+            let give = async move { handover::give(&directory, workers, stop, gave).await };
+            self.servers.spawn(give);
             tokio::select! {
                 // The node is another agent's to leave.
                 asked = &mut asked => return asked.map(|()| End::Quit).map_err(Into::into),
@@ -321,6 +328,7 @@ impl Agent {
                 () = self.charge.regained() => {}
             }
             giving.cancel();
+            self.gave = None;
             warn!("the agent that took over is gone: taking back");
             let (kernel, adopted) = install(&self.state.config, &self.office.cgroup)?;
             *self.state.kernel.lock() = kernel;
@@ -340,7 +348,13 @@ impl Agent {
     /// deadline. It may leave if the agent was told to end while in charge.
     async fn drain(self, deadline: Duration, is_told: bool) {
         self.duty.end().await;
-        let drained = timeout(deadline, drained(&self.state.workers));
+        let until = Instant::now() + deadline;
+        if let Some(gave) = &self.gave
+            && timeout(GIVING.min(deadline), gave.cancelled()).await.is_err()
+        {
+            warn!("the agent that took over has not asked for the connections that are open here");
+        }
+        let drained = timeout_at(until, drained(&self.state.workers));
         let leaves = async { is_told && self.farewell.ask().await };
         let (drained, leaves) = tokio::join!(drained, leaves);
         if drained.is_err() {

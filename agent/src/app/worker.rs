@@ -189,7 +189,7 @@ async fn run(here: Here, mut inbox: mpsc::Receiver<Command>) {
             }
             Command::List { answer: to } => answer(to, context.open_connections()),
             Command::Plaintext { answer: to } => answer(to, context.plaintext_peers()),
-            Command::Drain { done } => drain(context, std::mem::take(&mut pods), done),
+            Command::Drain { done } => drain(context, &pods, done),
         }
     }
 }
@@ -228,11 +228,13 @@ fn release(
 }
 
 /// Lets everything end.
-fn drain(context: &Rc<Context>, pods: HashMap<PodUid, Rc<Share>>, done: oneshot::Sender<()>) {
-    pods.values().for_each(|share| share.close());
+fn drain(context: &Rc<Context>, pods: &HashMap<PodUid, Rc<Share>>, done: oneshot::Sender<()>) {
+    // They are known still: what is open may leave for another agent meanwhile.
+    let shares: Vec<_> = pods.values().cloned().collect();
+    shares.iter().for_each(|share| share.close());
     let context = context.clone();
     tokio::task::spawn_local(async move {
-        for share in pods.into_values() {
+        for share in shares {
             share.tasks.wait().await;
         }
         context.pool.drain().await;

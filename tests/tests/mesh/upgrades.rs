@@ -12,6 +12,8 @@ const WEB: &str = "http://web.back.svc.cluster.local/get";
 const SECONDS: u64 = 20;
 /// Longer than agents let open connections go on.
 const END: Duration = Duration::from_secs(40);
+/// Longer than an agent takes that has given all away, and less than one that waits for open connections.
+const ENDS: Duration = Duration::from_secs(15);
 /// Each way of each of two connections, in bytes: more than flows during all replacements.
 const TRANSFER: u64 = 1 << 30;
 /// What an agent says that has given its connections away.
@@ -43,15 +45,19 @@ async fn no_new_connection_is_lost_while_agents_are_replaced_and_open_ones_go_on
     bench.shows(CLIENT, WEB, "200").await;
 }
 
-/// Replaces every agent twice, and kills those before once they have given all away; each has had so many, as long as
-/// they were open.
+/// Replaces every agent twice; each has had so many connections, as long as they were open. Those before are ended as a
+/// DaemonSet does it, as soon as the next is ready; then killed once they have given all away.
 async fn replace_all(bench: &mut Bench, connections: [usize; 2], open: impl Fn() -> bool) {
     let sotto = programs::find("sotto").unwrap();
-    for number in [1, 0, 1, 0] {
+    for (round, number) in [1, 0, 1, 0].into_iter().enumerate() {
         let had = format!("connections={} ", connections[number]);
         // Agents of one name write to one log.
         let others = bench.cluster.agents[number].process.log().matches(GAVE).count();
         let mut before = bench.cluster.surge(number, &sotto).await.unwrap();
+        if round < 2 {
+            let ended = before.process.terminate(ENDS).await.unwrap();
+            assert_eq!(ended.code(), Some(0), "{}", before.process.log_tail(20));
+        }
         let gave = async || {
             let log = before.process.log();
             Ok(log.lines().filter(|line| line.contains(GAVE)).nth(others).map(str::to_owned))
@@ -59,10 +65,12 @@ async fn replace_all(bench: &mut Bench, connections: [usize; 2], open: impl Fn()
         let what = "the agent before has given all away";
         let told = bench.cluster.wait_until(what, END, gave).await.unwrap();
         assert!(told.contains(&had) || !open(), "not {had}: {told}");
-        // Whatever could not go at first has gone as well.
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        // As abruptly as can be: nothing of it is needed any more.
-        before.process.kill().await.unwrap();
+        if round >= 2 {
+            // Whatever could not go at first has gone as well.
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            // As abruptly as can be: nothing of it is needed any more.
+            before.process.kill().await.unwrap();
+        }
     }
 }
 

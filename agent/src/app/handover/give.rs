@@ -13,7 +13,7 @@ use sotto_proto::handover::Verdict;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
 use super::{Answer, Offer, PATIENCE, greeted, hello, say, socket};
@@ -34,10 +34,17 @@ pub(super) struct Tally {
     refusal: OnceLock<String>,
 }
 
-/// Gives all open connections to the agent that has taken over, as soon as each can be, until `stop`.
-pub(in crate::app) async fn give(run_dir: &Path, workers: Arc<[Worker]>, stop: CancellationToken) {
+/// Gives all open connections to the agent that has taken over, as soon as each can be, until `stop`; `asked` is cancelled
+/// once all have been asked for.
+pub(in crate::app) async fn give(
+    run_dir: &Path,
+    workers: Arc<[Worker]>,
+    stop: CancellationToken,
+    asked: CancellationToken,
+) {
+    let asked = asked.drop_guard();
     let Some(stream) = stop.run_until_cancelled(connected(&socket(run_dir))).await else { return };
-    if let Err(error) = give_to(stream, &workers, &stop).await {
+    if let Err(error) = give_to(stream, &workers, (&stop, asked)).await {
         warn!("connections that are open here end here: {error:#}");
     }
 }
@@ -45,7 +52,7 @@ pub(in crate::app) async fn give(run_dir: &Path, workers: Arc<[Worker]>, stop: C
 async fn give_to(
     stream: UnixStream,
     workers: &[Worker],
-    stop: &CancellationToken,
+    (stop, asked): (&CancellationToken, DropGuard),
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
     let passing = stream.into_std().and_then(|stream| Passing::new(stream, PATIENCE));
@@ -57,7 +64,7 @@ async fn give_to(
     let passing = tokio::task::spawn_blocking(move || pass(passing, offered, &of_thread));
     let leave = |done| Command::Leave { offers: offers.clone(), until: stop.clone(), done };
     join_all(worker::tell_all(workers, leave).await).await;
-    drop(offers);
+    drop((offers, asked));
     info!(
         connections = tally.connections.load(Relaxed),
         parcels = tally.parcels.load(Relaxed),

@@ -116,10 +116,8 @@ impl Live {
 impl Record {
     /// Counts and lists a connection from now on.
     pub(super) fn open(context: &Context, info: ConnectionInfo, way: Way) -> Self {
-        // Of a tunnel that arrives, the relay's first connection is the app's; of all others, the client's.
-        let sends_requests = info.reporter == Reporter::Source || !info.mutual_tls;
         let record = ConnectionRecord::open(&context.counters, info);
-        Self::of(context, record, (Rc::default(), sends_requests, way))
+        Self::of(context, record, Rc::default(), way)
     }
 
     /// Goes on with one that was opened elsewhere, so long ago.
@@ -129,19 +127,17 @@ impl Record {
         way: Way,
         (progress, age): (Rc<Progress>, Duration),
     ) -> Self {
-        let sends_requests = info.reporter == Reporter::Source || !info.mutual_tls;
         let record = ConnectionRecord::resume(&context.counters, info, age);
-        let this = Self::of(context, record, (progress, sends_requests, way));
+        let this = Self::of(context, record, progress, way);
         let seen = this.live.total();
         this.live.record.borrow_mut().iter_mut().for_each(|record| record.told_before(seen));
         this
     }
 
-    fn of(
-        context: &Context,
-        record: ConnectionRecord,
-        (progress, sends_requests, way): (Rc<Progress>, bool, Way),
-    ) -> Self {
+    fn of(context: &Context, record: ConnectionRecord, progress: Rc<Progress>, way: Way) -> Self {
+        let info = record.info();
+        // Of a tunnel that arrives, the relay's first connection is the app's; of all others, the client's.
+        let sends_requests = info.reporter == Reporter::Source || !info.mutual_tls;
         let (record, brake) = (RefCell::new(Some(record)), OnceCell::new());
         let live = Rc::new(Live { record, progress, brake, sends_requests, way });
         Self { listed: context.open.list(live.clone()), live }

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 const AT_ONCE: usize = 200;
 const HEAD: usize = 12;
 /// The longest message, in bytes, and the longest secret.
-pub const MAX_MESSAGE: usize = 256 << 20;
+const MAX_MESSAGE: usize = 256 << 20;
 const MAX_SECRET: usize = 64 << 10;
 /// Descriptors of one message.
 const MAX_DESCRIPTORS: usize = 16 << 10;

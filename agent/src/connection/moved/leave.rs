@@ -50,7 +50,7 @@ impl Departure {
         match &self.0 {
             Kind::Accepted(leaving) => {
                 let Moving { tunnel, session, tcp, apps } = *leaving.exit.leave().await?;
-                let (connections, sockets) = carried(context, apps)?;
+                let (connections, sockets) = carried(context, tcp, apps)?;
                 let caller = &leaving.caller;
                 let what = What::Accepted(proto::Accepted {
                     client: caller.client.to_string(),
@@ -59,12 +59,11 @@ impl Departure {
                     tunnel: Some(tunnel),
                     connections,
                 });
-                let sockets = std::iter::once(tcp).chain(sockets).collect();
                 Some(parcel(&caller.pod.pod.uid, what, Some(session), sockets))
             }
             Kind::Dialled(Departing { key, peer, exit }) => {
                 let Moving { tunnel, session, tcp, apps } = *exit.leave().await?;
-                let (connections, sockets) = carried(context, apps)?;
+                let (connections, sockets) = carried(context, tcp, apps)?;
                 let what = What::Dialled(proto::Dialled {
                     source: key.source.to_string(),
                     gateway: key.gateway.to_string(),
@@ -73,7 +72,6 @@ impl Departure {
                     tunnel: Some(tunnel),
                     connections,
                 });
-                let sockets = std::iter::once(tcp).chain(sockets).collect();
                 Some(parcel(&key.pod, what, Some(session), sockets))
             }
             Kind::Plain(live) => {
@@ -91,20 +89,22 @@ impl Departure {
     }
 }
 
-/// What is told of the streams of a tunnel that was left, and their applications' sockets.
+/// What is told of the streams of a tunnel that was left; its own socket, and their applications'.
 fn carried(
     context: &Context,
+    tunnel: TcpStream,
     apps: Vec<(TcpStream, Rc<Progress>)>,
 ) -> Option<(Vec<proto::Connection>, Vec<TcpStream>)> {
-    let carried = |(tcp, progress)| {
-        let live = context.open.of(&progress);
-        let told = live.and_then(|live| told::leaving(&live));
-        if told.is_none() {
+    let (mut connections, mut sockets) = (Vec::new(), vec![tunnel]);
+    for (app, progress) in apps {
+        let Some(told) = context.open.of(&progress).and_then(|live| told::leaving(&live)) else {
             tracing::error!("a tunnel is lost: nothing is known of a stream in it");
-        }
-        Some((told?, tcp))
-    };
-    apps.into_iter().map(carried).collect()
+            return None;
+        };
+        connections.push(told);
+        sockets.push(app);
+    }
+    Some((connections, sockets))
 }
 
 fn parcel(pod: &PodUid, what: What, session: Option<Frozen>, sockets: Vec<TcpStream>) -> Parcel {

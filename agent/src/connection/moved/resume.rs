@@ -12,6 +12,7 @@ use super::super::carry::{self, Carrying};
 use super::super::context::{Context, MeshUnknown};
 use super::super::inbound::Caller as Peer;
 use super::super::of_pod::OfPod;
+use super::super::plaintext::Encounter;
 use super::super::quota::{Full, Place};
 use super::super::record::Record;
 use super::super::serve_streams;
@@ -141,7 +142,9 @@ fn carried_plain(
     let ends = (first?, second?);
     let mut arrived = arrive(&context, &pod, &of_pod, vec![connection])?;
     let arrived = arrived.pop().ok_or(Error::Unsound("no connection"))?;
-    let is_inbound = arrived.told.info.reporter == Reporter::Destination;
+    let info = &arrived.told.info;
+    let is_inbound = info.reporter == Reporter::Destination;
+    let (server, client) = (info.destination.workload.clone(), info.source.workload.clone());
     let (record, place, request) = arrived.open(&context);
     let live = record.live();
     let brake = live.set_brake(Brake::at(ways));
@@ -153,13 +156,25 @@ fn carried_plain(
             return carry::run(record, place, Box::pin(relay), std::future::pending()).await;
         }
         let hold = context.timings.hold;
-        match watch::permit(&context.mesh, &pod.pod, &request, hold).await {
-            Err(denial) => record.deny(&denial),
+        let judged = watch::permit(&context.mesh, &pod.pod, &request, hold).await;
+        let met = Encounter {
+            pod: &pod.pod,
+            workload: server.as_deref(),
+            client: client.as_deref(),
+            request: &request,
+        };
+        match judged {
+            Err(denial) => {
+                context.plaintext.keep_out(&met);
+                record.deny(&denial);
+            }
             Ok(permit) => {
+                // Who comes in the clear is told by the agent that lets it in.
+                let held = (place, context.plaintext.let_in(&met));
                 let passage = Passage::Inbound(&permit);
                 let relay = relay_tcp(ends.0, ends.1, passage, (progress, brake), &account);
                 let revoked = carry::revoked(Rc::clone(&context), Arc::clone(&pod), request);
-                carry::run(record, place, Box::pin(relay), revoked).await;
+                carry::run(record, held, Box::pin(relay), revoked).await;
             }
         }
     }))

@@ -145,11 +145,32 @@ impl Suite {
         line: impl Fn(&str, &str) -> Vec<String>,
         port: u16,
     ) -> Result<Load<'a>> {
-        let stop = format!("/tmp/stop-{name}");
-        self.kubectl.exec(pod, &["rm", "-f", &stop])?;
+        let stop = stop_file(name);
         let line = line(&stop, &port.to_string());
         let program = ["python3", "/e2e/pod.py"].into_iter();
-        let argv: Vec<&str> = program.chain(line.iter().map(String::as_str)).collect();
+        self.start(pod, stop.clone(), program.chain(line.iter().map(String::as_str)).collect())
+    }
+
+    /// Echoes, or drives, connections of every kind, until it is stopped.
+    pub(super) fn streams<'a>(
+        &'a self,
+        pod: (&'a str, &'a str),
+        name: &str,
+        command: &str,
+        arguments: &[&str],
+    ) -> Result<Load<'a>> {
+        let stop = stop_file(name);
+        let line = ["python3", "/e2e/streams.py", command, &stop];
+        self.start(pod, stop.clone(), [&line, arguments].concat())
+    }
+
+    fn start<'a>(
+        &'a self,
+        pod: (&'a str, &'a str),
+        stop: String,
+        argv: Vec<&str>,
+    ) -> Result<Load<'a>> {
+        self.kubectl.exec(pod, &["rm", "-f", &stop])?;
         let running = self.kubectl.exec_start(pod, &argv)?;
         Ok(Load { suite: self, pod, stop, running })
     }
@@ -190,26 +211,39 @@ impl Suite {
         name: &str,
         ranges: &[String],
     ) -> Result<Load<'a>> {
-        let stop = format!("/tmp/stop-{name}");
-        self.kubectl.exec(pod, &["rm", "-f", &stop])?;
+        let stop = stop_file(name);
         let mut argv = vec!["python3", "/e2e/pod.py", "sweep", &stop, "3600", "8000"];
         argv.extend(ranges.iter().map(String::as_str));
-        let running = self.kubectl.exec_start(pod, &argv)?;
-        Ok(Load { suite: self, pod, stop, running })
+        self.start(pod, stop.clone(), argv)
     }
 }
 
 impl Load<'_> {
     /// Ends it, and tells what it saw.
     pub(super) fn stop<T: DeserializeOwned>(self) -> Result<T> {
+        self.stop_within(Duration::from_secs(60))
+    }
+
+    /// The same of one that may take so long to end.
+    pub(super) fn stop_within<T: DeserializeOwned>(self, limit: Duration) -> Result<T> {
+        read(&self.end(limit)?)
+    }
+
+    /// Ends it; what it said.
+    pub(super) fn end(self, limit: Duration) -> Result<Said> {
         self.suite.kubectl.exec(self.pod, &["touch", &self.stop])?;
-        read(&self.running.finish(Duration::from_secs(60))?)
+        self.running.finish(limit)
     }
 }
 
 /// An address as a URL has it.
 pub(super) fn in_url(address: &str) -> String {
     if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+}
+
+/// What ends a client.
+fn stop_file(name: &str) -> String {
+    format!("/tmp/stop-{name}")
 }
 
 fn recorded(name: &str) -> String {

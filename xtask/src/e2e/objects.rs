@@ -11,6 +11,7 @@ pub(super) const MODE: &str = "istio.io/dataplane-mode";
 
 /// What pods run.
 const PROGRAM: &str = include_str!("pod.py");
+const STREAMS: &str = include_str!("streams.py");
 
 /// A namespace and what its pods need in it.
 pub(super) fn namespace(name: &str, enrolled: bool) -> Vec<Value> {
@@ -25,7 +26,7 @@ pub(super) fn namespace(name: &str, enrolled: bool) -> Vec<Value> {
             "metadata": { "name": name, "labels": labels } }),
         json!({ "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "name": "e2e", "namespace": name, "labels": { OURS: "true" } },
-            "data": { "pod.py": PROGRAM } }),
+            "data": { "pod.py": PROGRAM, "streams.py": STREAMS } }),
     ]
 }
 

@@ -11,6 +11,7 @@ mod outage;
 mod outside;
 mod own;
 mod reboot;
+mod replaced;
 mod services;
 mod silence;
 mod slices;
@@ -127,6 +128,12 @@ pub(super) const ROWS: &[Row] = &[
         "ends, though a pod cannot be captured; nothing in the clear",
         420,
         agents::upgrade,
+    ),
+    row(
+        "replaced",
+        "ten times under connections of every kind: none lost, no byte wrong, nothing in the clear",
+        900,
+        replaced::replaced,
     ),
     row("alone", "an agent starts without a control plane: outbound goes on", 300, alone::run),
     row("outage", "an agent starts without an API server: the mesh goes on", 600, outage::run),

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub mod agent;
 pub mod cni;
 pub mod control_plane;
+pub mod live;
 pub mod node;
 pub mod operator;
 pub mod ztunnel;
@@ -19,6 +20,7 @@ pub mod ztunnel;
 pub use agent::{AgentArgs, AgentConfig, TlsRecords, UnknownDestinations};
 pub use cni::{CniAction, CniInstallArgs, CniPaths};
 pub use control_plane::{ControlPlaneArgs, ControlPlaneSettings};
+pub use live::LiveSettings;
 pub use node::{BpfAction, BpfArgs, CheckArgs, UninstallArgs};
 pub use operator::{AskArgs, CompletionsArgs, ExplainArgs, MigrateArgs, OperatorCommand};
 

@@ -11,7 +11,6 @@ pub mod certs;
 pub mod clock;
 mod crypto;
 mod csr;
-mod files;
 pub mod peer;
 pub mod revocation;
 pub mod roots;

@@ -10,6 +10,7 @@ pub mod crowd;
 pub mod descriptors;
 pub mod doorstep;
 pub mod file;
+pub mod files;
 pub mod heap;
 pub mod host;
 pub mod memory;

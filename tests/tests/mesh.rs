@@ -24,6 +24,8 @@ mod ingress;
 mod input;
 #[path = "mesh/kubelet.rs"]
 mod kubelet;
+#[path = "mesh/live.rs"]
+mod live;
 #[path = "mesh/loops.rs"]
 mod loops;
 #[path = "mesh/names.rs"]

@@ -6,6 +6,7 @@
 //! | certificates | keys, renewal | at shutdown |
 //! | identities | of which trust domain they are | at shutdown |
 //! | revocations | which certificates were taken back | at shutdown |
+//! | settings | which of them have changed | at shutdown |
 //! | roots | whether the mesh's roots are others now | at shutdown |
 //! | those of [`super::duty`] | the node's kernel and files, as long as it is in charge | at shutdown, first |
 //! | admin, metrics, readiness | their listeners | last |
@@ -18,7 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
-use futures::future::join_all;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, OptionFuture};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,6 +30,7 @@ use tracing::{debug, error, info, warn};
 
 use super::charge::Charge;
 use super::duty::{CONTROL_DRAIN, Duty, Office, install};
+use super::ending::{End, drained, last_call};
 use super::farewell::Farewell;
 use super::footprint::Footprint;
 use super::identities::Identities;
@@ -35,8 +38,8 @@ use super::pods::{Pods, SharedKernel};
 use super::process::{self, Log, Logging};
 use super::state::State;
 use super::successor::may_serve;
-use super::worker::{self, Command, Worker};
-use super::{handover, kubelet, means, quiet, settings};
+use super::worker::Worker;
+use super::{handover, kubelet, live, means, quiet, settings};
 use crate::config::{AgentConfig, ztunnel};
 use crate::connection::{Hosts, Shared, Timings};
 use crate::enroll;
@@ -59,14 +62,6 @@ const CHARGE: &str = "charge";
 
 /// How long a successor may take to ask for connections, before they are drained.
 const GIVING: Duration = Duration::from_secs(5);
-
-/// Why an agent ends that could go on.
-enum End {
-    /// It was told to, and was in charge.
-    Told,
-    /// Somebody asked for it, or another agent is in charge.
-    Quit,
-}
 
 /// Runs the agent until SIGTERM.
 pub(super) fn run(config: AgentConfig) -> ExitCode {
@@ -103,7 +98,7 @@ struct Agent {
     /// What it needs to be in charge.
     office: Office,
     charge: Charge,
-    farewell: Farewell,
+    farewell: Arc<Farewell>,
     /// Ends first: no pod is captured or released any more.
     duty: Duty,
     /// The admin page asks for the end.
@@ -114,10 +109,11 @@ struct Agent {
     servers: Shutdown,
     /// Cancelled once all connections have been offered to the agent that took over, if one did.
     gave: Option<CancellationToken>,
+    /// When it was told to end.
+    told: Option<Instant>,
 }
 
 async fn serve(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow::Result<()> {
-    let drain_deadline = config.drain_deadline;
     let mut asked = pin!(shutdown::requested());
     let mut agent = tokio::select! {
         started = start(config, cgroup, log) => started?,
@@ -126,8 +122,7 @@ async fn serve(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     info!("running");
     let ended = agent.run(asked).await;
     info!("draining");
-    let is_told = matches!(ended, Ok(End::Told));
-    agent.drain(drain_deadline, is_told).await;
+    agent.drain(matches!(ended, Ok(End::Leaves))).await;
     ended.map(drop)
 }
 
@@ -171,6 +166,8 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
         Worker::start(config.threads.get(), &shared).context("failed to start the data threads")?;
 
     let before = adopted.iter().map(|pod| pod.uid.clone());
+    let (follower, live) = live::Follower::new(&config, log.control.clone(), readiness.clone());
+    control.spawn(follower.run(control.token.clone()));
     let pods = Pods::new(
         kernel.clone(),
         workers.clone(),
@@ -181,9 +178,10 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     );
     let (status, enrolled) = watch::channel(enroll::Status::default());
     let probes = kubelet::Probes::default();
-    let farewell = Farewell::new(&config, client.clone(), kernel.clone(), &control);
+    let farewell = Arc::new(Farewell::new(&config, client.clone(), kernel.clone(), &control));
     let state = Arc::new(State {
         config,
+        live,
         mesh,
         certificates,
         discovery,
@@ -203,7 +201,8 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     control.spawn(quiet::give_back(footprint, metrics.clone(), control.token.clone()));
     let quit = CancellationToken::new();
     listen(&state, metrics, log.control, quit.clone(), &servers)?;
-    Ok(Agent { state, office, charge, farewell, duty, quit, control, servers, gave: None })
+    let (gave, told) = (None, None);
+    Ok(Agent { state, office, charge, farewell, duty, quit, control, servers, gave, told })
 }
 
 /// What resolves workloads' hostnames. Without it all else works.
@@ -293,11 +292,15 @@ impl Agent {
         &mut self,
         mut asked: Pin<&mut impl Future<Output = std::io::Result<()>>>,
     ) -> anyhow::Result<End> {
+        let mut last_call: Option<BoxFuture<'static, End>> = None;
         loop {
             tokio::select! {
-                asked = &mut asked => {
-                    return asked.map(|()| End::Told).map_err(Into::into);
+                asked = &mut asked, if last_call.is_none() => {
+                    asked?;
+                    last_call = Some(self.last_call());
+                    continue;
                 }
+                Some(end) = OptionFuture::from(last_call.as_mut()) => return Ok(end),
                 Some(error) = self.duty.failure.recv() => return Err(error),
                 () = self.quit.cancelled() => return Ok(End::Quit),
                 broken = workers_break(&self.state.workers) => return Err(broken),
@@ -320,6 +323,9 @@ impl Agent {
             let gave = self.gave.insert(CancellationToken::new()).clone();
             let give = async move { handover::give(&directory, workers, stop, gave).await };
             self.servers.spawn(give);
+            if last_call.is_some() {
+                return Ok(End::Quit);
+            }
             tokio::select! {
                 // The node is another agent's to leave.
                 asked = &mut asked => return asked.map(|()| End::Quit).map_err(Into::into),
@@ -337,6 +343,13 @@ impl Agent {
         }
     }
 
+    /// Begins the end of an agent in charge.
+    fn last_call(&mut self) -> BoxFuture<'static, End> {
+        self.told = Some(Instant::now());
+        let (state, deadline) = (self.state.clone(), self.state.live.now().drain_deadline);
+        last_call(state, self.farewell.clone(), deadline).boxed()
+    }
+
     /// Writes nothing of the node any more.
     async fn give_way(&mut self) {
         self.duty.end().await;
@@ -345,18 +358,23 @@ impl Agent {
     }
 
     /// New connections find nobody, or go past us if the mesh leaves the node; open ones may end by themselves until the
-    /// deadline. It may leave if the agent was told to end while in charge.
-    async fn drain(self, deadline: Duration, is_told: bool) {
+    /// deadline.
+    async fn drain(self, leaves: bool) {
         self.duty.end().await;
-        let until = Instant::now() + deadline;
+        let deadline = self.state.live.now().drain_deadline;
+        let until = self.told.unwrap_or_else(Instant::now) + deadline;
         if let Some(gave) = &self.gave
             && timeout(GIVING.min(deadline), gave.cancelled()).await.is_err()
         {
             warn!("the agent that took over has not asked for the connections that are open here");
         }
         let drained = timeout_at(until, drained(&self.state.workers));
-        let leaves = async { is_told && self.farewell.ask().await };
-        let (drained, leaves) = tokio::join!(drained, leaves);
+        let lets_out = async {
+            if leaves {
+                self.farewell.let_out().await;
+            }
+        };
+        let (drained, ()) = tokio::join!(drained, lets_out);
         if drained.is_err() {
             warn!(after = ?deadline, "connections were open at the drain deadline; they are reset");
         }
@@ -383,14 +401,6 @@ async fn superseded(kernel: &SharedKernel) {
             Err(error) => debug!(%error, "whose the programs are is not known"),
         }
     }
-}
-
-/// Waits for the last connection.
-async fn drained(workers: &[Worker]) {
-    // First none accepts any more: what one has accepted may be another's to serve.
-    let stop = |done| Command::Stop { uid: None, done };
-    join_all(worker::tell_all(workers, stop).await).await;
-    join_all(worker::tell_all(workers, |done| Command::Drain { done }).await).await;
 }
 
 /// Ends only when a data thread has, which is a bug.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, LiveSettings};
 use crate::connection::{Direction, OpenConnection};
 use crate::enroll::{PodState, Status};
 use crate::identify::certs::{Condition, IdentityState};
@@ -98,7 +98,7 @@ pub(super) fn pods(
 }
 
 /// The agent's flags, and what it has learned in place of some; paths of secrets, never secrets.
-pub(super) fn config(config: &AgentConfig, mesh: &Mesh) -> serde_json::Value {
+pub(super) fn config(config: &AgentConfig, live: &LiveSettings, mesh: &Mesh) -> serde_json::Value {
     let home = mesh.home().ok();
     json!({
         "nodeName": config.node_name,
@@ -112,10 +112,10 @@ pub(super) fn config(config: &AgentConfig, mesh: &Mesh) -> serde_json::Value {
         "failOpen": config.fail_open,
         "waitForAnswer": config.wait_for_answer,
         "tlsRecords": format!("{:?}", config.tls_records).to_lowercase(),
-        "unknownDestinations": format!("{:?}", config.unknown_destinations).to_lowercase(),
+        "unknownDestinations": format!("{:?}", live.unknown_destinations).to_lowercase(),
         "standIns": config.stand_ins.all().map(|range| range.to_string()),
         "pinDir": config.pin_dir,
         "cniSocket": config.cni_socket,
-        "drainDeadline": humantime::format_duration(config.drain_deadline).to_string(),
+        "drainDeadline": humantime::format_duration(live.drain_deadline).to_string(),
     })
 }

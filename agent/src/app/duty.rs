@@ -3,7 +3,7 @@
 //! | task | owns |
 //! |---|---|
 //! | enrolment | which pods are captured, the CNI socket |
-//! | destinations | the kernel's map of them |
+//! | destinations | the kernel's map of them, and what becomes of others |
 //! | upkeep | kernel garbage, readiness |
 //! | kubelet | whose probes are exempt |
 //! | list, pods | the node's lists of enrolled namespaces and captured pods |
@@ -82,6 +82,7 @@ impl Duty {
         let stop = || others.token.clone();
         let (probes, readiness) = (state.probes.clone(), office.readiness.clone());
         others.spawn(kubelet::attend(search, kernel.clone(), probes, readiness, stop()));
+        others.spawn(state.live.clone().tell_kernel(kernel.clone(), stop()));
         others.spawn(destinations::follow(mesh.clone(), kernel.clone(), stop()));
         others.spawn(settings::kept(config).keep(mesh.clone(), state.discovery.clone(), stop()));
         others.spawn(handover::take(

@@ -43,23 +43,30 @@ impl Farewell {
         Self { owner, place, kernel }
     }
 
-    /// Whether the mesh leaves this node. If so, new connections of pods go as they would without it, from now on.
-    pub(super) async fn ask(&self) -> bool {
+    /// Whether the mesh leaves this node.
+    pub(super) async fn leaves(&self) -> bool {
         if !self.owner.is_known() {
             return false;
         }
         match self.owner.fate(FATE).await {
-            Fate::Stays => return false,
+            Fate::Stays => false,
             Fate::Unknown(why) => {
                 warn!(
                     why,
                     "pods stay captured, as it cannot be told whether the DaemonSet is deleted: if it is, their new \
                      connections are refused until `sotto uninstall` or the next agent"
                 );
-                return false;
+                false
             }
-            Fate::Deleted => info!("the DaemonSet is deleted: pods leave the mesh"),
+            Fate::Deleted => {
+                info!("the DaemonSet is deleted: pods leave the mesh");
+                true
+            }
         }
+    }
+
+    /// New connections of pods go as they would without the mesh, from now on.
+    pub(super) async fn let_out(&self) {
         let kernel = self.kernel.clone();
         match tokio::task::spawn_blocking(move || kernel.lock().let_all_out()).await {
             Ok(Ok(())) => {}
@@ -70,7 +77,6 @@ impl Farewell {
         }
         // Others are to send no more tunnels, before what is open here has ended.
         self.place.disavow().await;
-        true
     }
 
     /// Takes away what open connections needed.

@@ -17,6 +17,7 @@ use sotto_abi::{Counter, Counts};
 
 use super::footprint::Calm;
 use super::kubelet::Probes;
+use super::live::Live;
 use super::missing::Missing;
 use super::pods::{Pods, SharedKernel};
 use super::refused::Refused;
@@ -52,6 +53,7 @@ const LIST: Duration = Duration::from_secs(2);
 /// The parts that are looked at.
 pub(super) struct State {
     pub(super) config: AgentConfig,
+    pub(super) live: Live,
     pub(super) mesh: MeshReader,
     pub(super) certificates: Certificates,
     pub(super) discovery: StatusReader,
@@ -170,7 +172,7 @@ impl State {
 
     /// The connections open on all data threads; those of a thread that does not answer are left
     /// out.
-    async fn connections(&self) -> Vec<OpenConnection> {
+    pub(super) async fn connections(&self) -> Vec<OpenConnection> {
         let mut all = Vec::new();
         for worker in self.workers.iter() {
             let (answer, list) = oneshot::channel();
@@ -253,7 +255,7 @@ impl State {
             rejected: dump::rejected(&self.discovery.borrow()),
             certificates: self.certificates.states().iter().map(dump::certificate).collect(),
             workload_state: dump::pods(&mesh, &self.enrolled.borrow(), &connections),
-            config: dump::config(&self.config, &mesh),
+            config: dump::config(&self.config, &self.live.now(), &mesh),
             ..ConfigDump::default()
         }
     }

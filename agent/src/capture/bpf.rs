@@ -147,6 +147,15 @@ impl Kernel {
         self.write_global()
     }
 
+    /// Captures destinations outside the mesh too, or no more.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn capture_unknown(&mut self, too: bool) -> Result<(), BpfError> {
+        self.config.proxy_unknown = too;
+        self.write_global()
+    }
+
     /// Brings the maps of destinations up to date. If one is full, everything is captured from then on.
     ///
     /// # Errors

@@ -86,6 +86,10 @@ pub struct AgentArgs {
     /// The node's /proc, where the network namespaces of running pods are found; found by itself if not given.
     #[arg(long, env = "HOST_PROC")]
     pub proc: Option<PathBuf>,
+    /// Folder with files log-level, unknown-destinations and drain-deadline, each in place of the flag of its name: they are
+    /// read again when they change, and at SIGHUP. None of them has to be there.
+    #[arg(long, env = "LIVE_SETTINGS")]
+    pub live_settings: Option<PathBuf>,
     /// What becomes of connections to destinations outside the mesh.
     #[arg(long, env = "UNKNOWN_DESTINATIONS", value_enum, default_value = "direct")]
     pub unknown_destinations: UnknownDestinations,
@@ -178,6 +182,7 @@ pub struct AgentConfig {
     pub cni_socket: PathBuf,
     pub state_dir: PathBuf,
     pub proc: PathBuf,
+    pub live_settings: Option<PathBuf>,
     pub unknown_destinations: UnknownDestinations,
     pub stand_ins: StandInRanges,
     pub dns_capture: bool,
@@ -272,6 +277,7 @@ impl AgentConfig {
             cni_socket: args.cni_socket,
             state_dir: args.state_dir,
             proc: args.proc.unwrap_or_else(|| Host::find().proc()),
+            live_settings: args.live_settings,
             unknown_destinations: args.unknown_destinations,
             dns_capture: args.dns_capture,
             cluster_domain: cluster_domain?,

@@ -22,7 +22,7 @@ use webpki::{
 };
 
 use super::crypto::provider;
-use super::files;
+use crate::sys::files;
 
 /// A file's size, at most, in bytes: Kubernetes' objects have no more, and a list of all certificates of a mesh has less.
 const MAX_FILE: u64 = 64 << 20;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::anchor::RootsId;
 use super::certs::Certificates;
-use super::files;
+use crate::sys::files;
 
 /// Why a file holds no roots.
 #[derive(Debug, thiserror::Error)]

@@ -19,7 +19,7 @@ use tracing_subscriber::{Layer as _, Registry, fmt, reload};
 
 pub use self::format::Format;
 use self::format::LineFormat;
-pub use self::level::{LevelError, LogControl};
+pub use self::level::{LevelError, LogControl, check_level};
 pub(crate) use self::queue::of_pod;
 pub use self::queue::{LinesPerPod, LostLines};
 pub use self::writer::LogGuard;

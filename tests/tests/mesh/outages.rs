@@ -125,23 +125,31 @@ async fn pods(bench: &Bench) -> Vec<(String, i32, u32)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_told_to_end_says_goaway_lets_open_streams_finish_and_exits_0() {
+async fn an_agent_told_to_end_serves_until_nothing_is_open_or_says_goaway_before_its_deadline() {
     let mut bench = Bench::streams_with(ClusterOptions {
-        agent_flags: vec![String::from("--drain-deadline=20s")],
+        agent_flags: vec![String::from("--drain-deadline=8s")],
         ..ClusterOptions::default()
     })
     .await;
     let (netns, pod) = (bench.cluster.fabric.external.clone(), bench.ip("back", "echo").await);
     let root = Root::of_mesh(&bench.cluster).await;
     let config = root.identify("spiffe://cluster.local/ns/good/sa/good");
-    let tunnel = Tunnel::open(&netns, pod, config).await;
-    let (mut send, mut receive, status) =
-        tunnel.stream(Method::CONNECT, &format!("{pod}:7000")).await;
+    let authority = format!("{pod}:7000");
+    let tunnel = Tunnel::open(&netns, pod, config.clone()).await;
+    let (mut send, mut receive, status) = tunnel.stream(Method::CONNECT, &authority).await;
     assert_eq!(status, 200);
     hbone::echo(&mut send, &mut receive).await;
     let mut agent = bench.cluster.agents.remove(1);
     let ending = agent.process.terminate(Duration::from_secs(15));
     let using = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        bench.shows(CLIENT, WEB, "200").await;
+        let next = Tunnel::open(&netns, pod, config).await;
+        let (mut send_next, mut receive_next, status) =
+            next.stream(Method::CONNECT, &authority).await;
+        assert_eq!(status, 200, "nobody follows: it takes what comes");
+        hbone::echo(&mut send_next, &mut receive_next).await;
+        send_next.send_data(bytes::Bytes::new(), true).unwrap();
         let told = tunnel.goaway().await;
         assert!(told.is_go_away() && told.reason() == Some(h2::Reason::NO_ERROR), "{told}");
         for _ in 0..20 {
@@ -153,5 +161,26 @@ async fn an_agent_told_to_end_says_goaway_lets_open_streams_finish_and_exits_0()
     };
     let (status, finished) = tokio::join!(ending, using);
     assert_eq!(status.unwrap().code(), Some(0), "{}", agent.process.log_tail(20));
-    assert!(finished.elapsed() < Duration::from_secs(5), "it waits for nothing");
+    assert!(finished.elapsed() < Duration::from_secs(1), "it waits for nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_told_to_end_that_nobody_follows_ends_with_the_last_open_connection() {
+    let mut bench = Bench::streams().await;
+    let echo = bench.ip("back", "echo").await;
+    let flags = "--connections=3 --seconds=4";
+    let open = tokio::spawn(bench.pulsing(CLIENT, echo, flags).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut agent = bench.cluster.agents.remove(1);
+    let ending = agent.process.terminate(Duration::from_secs(15));
+    let using = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        bench.shows(CLIENT, WEB, "200").await;
+        assert!(open.await.unwrap().is_ok(), "an open connection was lost");
+        Instant::now()
+    };
+    let (status, finished) = tokio::join!(ending, using);
+    assert_eq!(status.unwrap().code(), Some(0), "{}", agent.process.log_tail(20));
+    assert!(finished.elapsed() < Duration::from_secs(2), "it waits for nothing");
+    bench.shows(CLIENT, WEB, "exit 7").await;
 }

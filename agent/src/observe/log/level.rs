@@ -20,6 +20,14 @@ pub enum LevelError {
     Gone,
 }
 
+/// Whether levels are well-formed, as `info,access=off`.
+///
+/// # Errors
+/// They are not.
+pub fn check_level(text: &str) -> Result<(), LevelError> {
+    Levels::parse(text).map(drop)
+}
+
 /// Levels by target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Levels {
@@ -68,14 +76,15 @@ type Apply = Arc<dyn Fn(Targets) -> bool + Send + Sync>;
 /// Changes log levels at run time.
 #[derive(Clone)]
 pub struct LogControl {
-    initial: Levels,
+    initial: Arc<Mutex<Levels>>,
     current: Arc<Mutex<Levels>>,
     apply: Apply,
 }
 
 impl LogControl {
     pub(super) fn new(levels: Levels, apply: Apply) -> Self {
-        Self { initial: levels.clone(), current: Arc::new(Mutex::new(levels)), apply }
+        let initial = Arc::new(Mutex::new(levels.clone()));
+        Self { initial, current: Arc::new(Mutex::new(levels)), apply }
     }
 
     /// Control over no logger: it remembers what it was told.
@@ -99,12 +108,23 @@ impl LogControl {
         self.set(levels)
     }
 
+    /// Makes these the levels, as if the start had been with them.
+    ///
+    /// # Errors
+    /// A level is malformed: nothing is changed then.
+    pub fn settle(&self, text: &str) -> Result<(), LevelError> {
+        let levels = Levels::parse(text)?;
+        *self.initial.lock() = levels.clone();
+        self.set(levels)
+    }
+
     /// Back to the levels of the start.
     ///
     /// # Errors
     /// The logger is gone.
     pub fn reset(&self) -> Result<(), LevelError> {
-        self.set(self.initial.clone())
+        let initial = self.initial.lock().clone();
+        self.set(initial)
     }
 
     fn set(&self, levels: Levels) -> Result<(), LevelError> {
@@ -152,5 +172,17 @@ mod tests {
         assert_eq!(control.current(), "debug");
         control.reset().expect("resets");
         assert_eq!(control.current(), "info");
+    }
+
+    #[test]
+    fn settled_levels_are_what_reset_goes_back_to() {
+        let control = LogControl::detached();
+        control.change("access=off").expect("a level");
+        control.settle("warn").expect("a level");
+        assert_eq!(control.current(), "warn");
+        control.change("trace").expect("a level");
+        assert!(control.settle("loud").is_err());
+        control.reset().expect("resets");
+        assert_eq!(control.current(), "warn");
     }
 }

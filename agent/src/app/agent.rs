@@ -153,21 +153,10 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
 
     let means = means::means(&config, &cgroup)?;
     let metrics = Metrics::new();
-    let shared = Arc::new(Shared {
-        mesh: mesh.clone(),
-        certificates: certificates.clone(),
-        metrics: metrics.clone(),
-        limits: settings::limits(&config),
-        timings: Timings::default(),
-        hosts: hosts(),
-        cluster_domain: config.cluster_domain.clone(),
-    });
-    let workers =
-        Worker::start(config.threads.get(), &shared).context("failed to start the data threads")?;
-
-    let before = adopted.iter().map(|pod| pod.uid.clone());
+    let workers = work(&config, &mesh, &certificates, &metrics)?;
     let (follower, live) = live::Follower::new(&config, log.control.clone(), readiness.clone());
     control.spawn(follower.run(control.token.clone()));
+    let before = adopted.iter().map(|pod| pod.uid.clone());
     let pods = Pods::new(
         kernel.clone(),
         workers.clone(),
@@ -203,6 +192,25 @@ async fn start(config: AgentConfig, cgroup: cgroup::Cgroup, log: Log) -> anyhow:
     listen(&state, metrics, log.control, quit.clone(), &servers)?;
     let (gave, told) = (None, None);
     Ok(Agent { state, office, charge, farewell, duty, quit, control, servers, gave, told })
+}
+
+/// Starts the data threads.
+fn work(
+    config: &AgentConfig,
+    mesh: &MeshReader,
+    certificates: &Certificates,
+    metrics: &Metrics,
+) -> anyhow::Result<Arc<[Worker]>> {
+    let shared = Arc::new(Shared {
+        mesh: mesh.clone(),
+        certificates: certificates.clone(),
+        metrics: metrics.clone(),
+        limits: settings::limits(config),
+        timings: Timings::default(),
+        hosts: hosts(),
+        cluster_domain: config.cluster_domain.clone(),
+    });
+    Worker::start(config.threads.get(), &shared).context("failed to start the data threads")
 }
 
 /// What resolves workloads' hostnames. Without it all else works.

@@ -230,3 +230,36 @@ async fn ten_replacements_under_every_load_lose_nothing() {
     }
     transfers.await.unwrap().unwrap();
 }
+
+/// Connections that are open at once, all from one pod to one other.
+const MANY: usize = 10_000;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "wants 60,000 descriptors (ulimit -n), and a quiet machine for its figures"]
+async fn ten_thousand_connections_change_hands() {
+    let mut bench = Bench::streams().await;
+    let echo = bench.ip("back", "echo").await;
+    let sotto = programs::find("sotto").unwrap();
+    let line = format!(
+        "pulse --to={echo}:7000 --connections={MANY} --seconds=50 --pause-ms=20000 --longest"
+    );
+    let open = tokio::spawn(bench.running(CLIENT, &line).await.unwrap());
+    let all = async || {
+        let labels = ["reporter=\"source\"", "connection_security_policy=\"mutual_tls\""];
+        let opened = bench.agent(1).metric("istio_tcp_connections_opened_total", &labels).await?;
+        Ok((opened as usize >= MANY).then_some(()))
+    };
+    bench.cluster.wait_until("all are open", END, all).await.unwrap();
+    for number in [1, 0] {
+        let had = bench.cluster.agents[number].process.usage().unwrap().rss_bytes >> 10;
+        let mut before = bench.cluster.surge(number, &sotto).await.unwrap();
+        let ended = before.process.terminate(END).await.unwrap();
+        assert_eq!(ended.code(), Some(0), "{}", before.process.log_tail(20));
+        let has = bench.cluster.agents[number].process.usage().unwrap().rss_bytes >> 10;
+        let log = before.process.log();
+        let gave = log.lines().rev().find_map(|line| line.find(GAVE).map(|at| &line[at..]));
+        eprintln!("agent {number}: {had} KiB before, {has} KiB after; {}", gave.unwrap());
+    }
+    let times = open.await.unwrap().unwrap();
+    eprintln!("longest, and of one in a thousand, in microseconds: {}", times.trim());
+}

@@ -11,7 +11,7 @@ use super::process::{Running, Said};
 use super::suite::Suite;
 
 /// What a counting client saw.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(super) struct Counted {
     pub(super) asked: u64,
     pub(super) answered: u64,
@@ -23,6 +23,9 @@ pub(super) struct Counted {
     pub(super) clients: BTreeMap<String, u64>,
     /// By errno's name, or `timeout`.
     pub(super) errors: BTreeMap<String, u64>,
+    /// The longest time without an answer, in seconds.
+    #[serde(default)]
+    pub(super) longest_gap: f64,
 }
 
 impl Counted {
@@ -52,7 +55,7 @@ impl Counted {
 }
 
 /// What a client saw that went on by itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(super) struct Recorded {
     /// Until things had settled.
     pub(super) first: Counted,

@@ -81,7 +81,8 @@ def request(host, port):
 def count(host, port, more):
     """Asks as long as `more()` says so."""
     found = {"asked": 0, "answered": 0, "by": collections.Counter(), "clients": collections.Counter(),
-             "errors": collections.Counter()}
+             "errors": collections.Counter(), "longest_gap": 0.0}
+    last = time.monotonic()
     while more():
         found["asked"] += 1
         said, error = request(host, port)
@@ -91,6 +92,8 @@ def count(host, port, more):
             found["answered"] += 1
             found["by"][said["pod"]] += 1
             found["clients"][said["client"]] += 1
+            now = time.monotonic()
+            found["longest_gap"], last = max(found["longest_gap"], now - last), now
     print(json.dumps(found), flush=True)
 
 

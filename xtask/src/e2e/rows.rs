@@ -10,6 +10,7 @@ pub(super) mod install;
 mod outage;
 mod outside;
 mod own;
+mod plane;
 mod reboot;
 mod replaced;
 mod services;
@@ -134,6 +135,18 @@ pub(super) const ROWS: &[Row] = &[
         "ten times under connections of every kind: none lost, no byte wrong, nothing in the clear",
         900,
         replaced::replaced,
+    ),
+    row(
+        "pod-deleted",
+        "an agent's pod deleted by hand: nothing in the clear, and the next is soon there",
+        240,
+        agents::pod_deleted,
+    ),
+    row(
+        "plane",
+        "three times replaced: no certificate refused, no request lost",
+        420,
+        plane::replaced,
     ),
     row("alone", "an agent starts without a control plane: outbound goes on", 300, alone::run),
     row("outage", "an agent starts without an API server: the mesh goes on", 600, outage::run),

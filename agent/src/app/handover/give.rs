@@ -29,6 +29,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) struct Tally {
     parcels: AtomicUsize,
     connections: AtomicUsize,
+    /// What they are on the way, keys included.
+    bytes: AtomicUsize,
     refused: AtomicUsize,
     /// Why the first of them were.
     refusal: OnceLock<String>,
@@ -68,6 +70,7 @@ async fn give_to(
     info!(
         connections = tally.connections.load(Relaxed),
         parcels = tally.parcels.load(Relaxed),
+        bytes = tally.bytes.load(Relaxed),
         refused = tally.refused.load(Relaxed),
         refusal = tally.refusal.get(),
         took = ?begun.elapsed(),
@@ -112,7 +115,7 @@ fn pass_all(
     ensure!(hello.refusal.is_empty(), "the agent that took over takes nothing: {}", hello.refusal);
     while let Some(Offer { parcel, answer }) = offers.blocking_recv() {
         let connections = parcel.connections();
-        match offer(&mut to, &parcel) {
+        match offer(&mut to, &parcel, tally) {
             Ok(refusal) if refusal.is_empty() => {
                 tally.parcels.fetch_add(1, Relaxed);
                 tally.connections.fetch_add(connections, Relaxed);
@@ -140,10 +143,11 @@ fn give_back(to: oneshot::Sender<Answer>, answer: Answer) {
 }
 
 /// Why it was not taken; empty if it was.
-fn offer(to: &mut Passing, parcel: &Parcel) -> anyhow::Result<String> {
+fn offer(to: &mut Passing, parcel: &Parcel, tally: &Tally) -> anyhow::Result<String> {
     let sockets: Vec<_> = parcel.sockets.iter().map(|socket| socket.as_fd()).collect();
     let message = parcel.message.encode_to_vec();
     let secret = parcel.session.as_ref().map_or(&[][..], |session| session.as_bytes());
+    tally.bytes.fetch_add(message.len() + secret.len(), Relaxed);
     match to.send(&message, secret, &sockets) {
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
             return Ok(error.to_string());

@@ -45,6 +45,26 @@ pub(super) fn upgrade(suite: &Suite) -> Result<Outcome> {
     judge(clear == 0 && sweep.asked > 100 && load.answered > 0 && kept_all, seen)
 }
 
+/// One agent's pod deleted by hand: no other is there before it is gone.
+pub(super) fn pod_deleted(suite: &Suite) -> Result<Outcome> {
+    let agent = suite.agent_on(&suite.far)?;
+    let addresses = [suite.address(STRICT, "server")?];
+    let sweep = suite.sweep((PLAIN, "client"), "pod-deleted", &addresses)?;
+    let load = suite.load((MESH, "client"), "pod-deleted", ("server.sotto-e2e-mesh", 80))?;
+    std::thread::sleep(Duration::from_secs(1));
+    let line = format!("delete pod -n {NAMESPACE} {} --timeout=60s", agent.name);
+    suite.kubectl.ok_within(&line, Duration::from_secs(70))?;
+    suite.agent_ready(&suite.far, Duration::from_secs(90))?;
+    std::thread::sleep(Duration::from_secs(3));
+    let (load, sweep): (Counted, Swept) = (load.stop()?, sweep.stop()?);
+    suite.reaches((MESH, "client"), "http://server.sotto-e2e-mesh/")?;
+    let clear: u64 = sweep.answered.values().sum();
+    let gap = load.longest_gap;
+    let seen =
+        format!("{}; longest without an answer {gap:.1} s; in the clear {clear}", load.told());
+    judge(clear == 0 && load.answered > 100 && gap < 15.0, seen)
+}
+
 /// All agents gone, the DaemonSet still there: as between an eviction and its end, or with a broken image.
 pub(super) fn away(suite: &Suite) -> Result<Outcome> {
     select(suite, r#"{"sotto-e2e/none":"true"}"#)?;

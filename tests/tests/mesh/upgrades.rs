@@ -232,7 +232,7 @@ async fn ten_replacements_under_every_load_lose_nothing() {
 }
 
 /// Connections that are open at once, all from one pod to one other.
-const MANY: usize = 10_000;
+const MANY: u32 = 10_000;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "wants 60,000 descriptors (ulimit -n), and a quiet machine for its figures"]
@@ -247,7 +247,7 @@ async fn ten_thousand_connections_change_hands() {
     let all = async || {
         let labels = ["reporter=\"source\"", "connection_security_policy=\"mutual_tls\""];
         let opened = bench.agent(1).metric("istio_tcp_connections_opened_total", &labels).await?;
-        Ok((opened as usize >= MANY).then_some(()))
+        Ok((opened >= f64::from(MANY)).then_some(()))
     };
     bench.cluster.wait_until("all are open", END, all).await.unwrap();
     for number in [1, 0] {

@@ -231,12 +231,13 @@ async fn ten_replacements_under_every_load_lose_nothing() {
     transfers.await.unwrap().unwrap();
 }
 
-/// Connections that are open at once, all from one pod to one other.
-const MANY: u32 = 10_000;
+/// Connections that are open at once, all from one pod to one other: nearly as many as a pod may
+/// have of an agent with 20,000 descriptors.
+const MANY: u32 = 2_000;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "wants 60,000 descriptors (ulimit -n), and a quiet machine for its figures"]
-async fn ten_thousand_connections_change_hands() {
+#[ignore = "its figures mean something on a quiet machine alone"]
+async fn thousands_of_connections_change_hands() {
     let mut bench = Bench::streams().await;
     let echo = bench.ip("back", "echo").await;
     let sotto = programs::find("sotto").unwrap();

@@ -3,6 +3,7 @@
 //! Installs what the documents install, shows each row's fact with pods of its own, takes everything off again, and
 //! ends with a table. It works on clusters without Istio and without Sotto: others it leaves alone.
 
+mod beside;
 mod clients;
 mod istiod;
 mod kubectl;
@@ -54,6 +55,9 @@ pub(crate) struct Args {
     /// Of that istiod, where nodes have or can pull it: HUB/pilot:TAG.
     #[arg(long, default_value = "docker.io/istio/pilot:1.31.0")]
     istiod_image: String,
+    /// With --istiod: beside its own ztunnel and istio-cni, whose images are of the same hub and tag.
+    #[arg(long, requires = "istiod")]
+    beside: bool,
     /// Reboots the node whose name it is given, undrained, and returns when that is booting.
     #[arg(long, value_name = "COMMAND")]
     reboot: Option<String>,
@@ -122,6 +126,7 @@ fn settings(args: &Args) -> Result<Settings> {
         reboot: args.reboot.clone(),
         reboots: args.reboots,
         api: args.api.clone(),
+        beside: args.beside,
         istiod: args.istiod.as_ref().map(|folder| real(folder, &args.istiod_image)).transpose()?,
     })
 }
@@ -152,6 +157,7 @@ fn finish(lines: &[Line], args: &Args) -> Result<()> {
 
 fn all_rows(args: &Args) -> impl Iterator<Item = &'static Row> {
     let (first, between, last) = match (&args.istiod, args.tutorials) {
+        (Some(_), _) if args.beside => (&beside::INSTALL, beside::ROWS, &beside::UNINSTALL),
         (Some(_), _) => (&istiod::INSTALL, istiod::ROWS, &istiod::UNINSTALL),
         (None, true) => (&INSTALL, tutorials::ROWS, &UNINSTALL),
         (None, false) => (&INSTALL, ROWS, &UNINSTALL),
@@ -231,7 +237,7 @@ fn clean(suite: &Suite) -> Result<()> {
     process::tidy_up();
     suite.kubectl.allow(Duration::from_secs(600));
     if suite.settings.istiod.is_some() {
-        istiod::remove(suite)?;
+        if suite.settings.beside { beside::remove(suite) } else { istiod::remove(suite) }?;
         return suite.remove_ours();
     }
     tutorials::remove(suite)?;

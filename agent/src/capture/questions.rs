@@ -43,6 +43,17 @@ pub struct Question {
     pub resolver: SocketAddr,
 }
 
+impl Question {
+    /// Of so many bytes, from a client to a stand-in, which is a resolver's.
+    pub fn new(
+        length: usize,
+        (client, stand_in): (SocketAddr, IpAddr),
+        resolver: SocketAddr,
+    ) -> Self {
+        Self { length, client, stand_in, resolver }
+    }
+}
+
 impl Questions {
     /// Takes questions in the pod's network namespace. IPv6 may be absent.
     pub(super) fn bind(
@@ -111,7 +122,7 @@ impl QuestionSocket {
         let resolver = self.pod.stand_ins.resolver(self.cookie, stand_in);
         Ok(resolver.map(|resolver| {
             let resolver = SocketAddr::new(resolver, DNS_PORT);
-            Question { length, client, stand_in, resolver }
+            Question::new(length, (client, stand_in), resolver)
         }))
     }
 

@@ -4,25 +4,24 @@
 //! | task | owner | ends |
 //! |---|---|---|
 //! | a socket's questions | [`serve`] | with `stop`, when nothing is under way, or [`GRACE`] later |
-//! | a question that a resolver is asked | the socket's task | with its answer, or after [`PATIENCE`] |
+//! | a question that a resolver is asked | the socket's task | with its answer, or [`PATIENCE`] after it came |
 //!
 //! While the mesh is not known, resolvers are asked whatever it is: a pod without names is worse off than one with those
 //! that it had before.
 
+mod asked;
 mod stream;
+mod waiting;
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
@@ -32,7 +31,8 @@ use crate::capture::{PodCapture, Question, QuestionSocket, Questions};
 use crate::dns::{self, Transport};
 use crate::mesh::ResourceKind;
 use crate::observe::names::{Asked, Names};
-use crate::sys::socket;
+use asked::{LIFE, Ways};
+use waiting::{Sent, Waiting};
 
 pub(super) use stream::stream;
 
@@ -40,7 +40,8 @@ pub(super) use stream::stream;
 const PATIENCE: Duration = Duration::from_secs(6);
 /// For what is under way at the end; who waits longer asks again.
 const GRACE: Duration = Duration::from_secs(1);
-/// Questions of one pod, and one family, that resolvers are asked at a time. Each has a socket: see [`super::Quota`].
+/// Questions of one pod, and one family, that resolvers are asked at a time; others wait. Each has a socket: see
+/// [`super::Quota`].
 const MOST: usize = 512;
 /// Questions taken before others have their turn.
 const BATCH: usize = 32;
@@ -58,6 +59,15 @@ struct Asking {
     context: Rc<Context>,
     of_pod: Rc<OfPod>,
     pod: Arc<PodCapture>,
+    ways: Ways,
+}
+
+/// Questions that are not answered yet.
+#[derive(Default)]
+struct Open {
+    /// Resolvers are asked.
+    under_way: JoinSet<()>,
+    waiting: Waiting,
 }
 
 /// Answers what a pod asks in datagrams, until `stop`. Must run inside a `LocalSet`.
@@ -71,7 +81,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let sockets = questions.watch(&pod)?;
-    let asking = Rc::new(Asking { context, of_pod, pod });
+    let asking = Rc::new(Asking { context, of_pod, pod, ways: Ways::default() });
     let each = sockets.into_iter().map(|socket| answer(asking.clone(), Rc::new(socket), &stop));
     futures::future::join_all(each).await;
     Ok(())
@@ -79,19 +89,23 @@ pub async fn serve(
 
 /// Answers what comes to one socket.
 async fn answer(asking: Rc<Asking>, socket: Rc<QuestionSocket>, stop: &CancellationToken) {
-    let mut under_way = JoinSet::new();
+    let mut open = Open::default();
     let mut stops = false;
     let mut over = pin!(async {
         stop.cancelled().await;
         sleep(GRACE).await;
     });
-    while !stops || !under_way.is_empty() {
+    while !stops || !open.under_way.is_empty() {
         tokio::select! {
             () = &mut over => return,
             () = stop.cancelled(), if !stops => stops = true,
-            Some(ended) = under_way.join_next() => super::log_panic(ended),
+            Some(ended) = open.under_way.join_next() => {
+                super::log_panic(ended);
+                asking.go_on(&socket, &mut open);
+            }
+            () = sleep(LIFE), if !asking.ways.is_empty() => asking.ways.close_old(),
             ready = socket.ready() => {
-                let taken = ready.and_then(|()| asking.take(&socket, &mut under_way));
+                let taken = ready.and_then(|()| asking.take(&socket, &mut open));
                 if let Err(error) = taken {
                     let pod = &asking.pod.pod.name;
                     tracing::warn!(%error, %pod, "failed to take what a pod asks of its resolver");
@@ -104,11 +118,7 @@ async fn answer(asking: Rc<Asking>, socket: Rc<QuestionSocket>, stop: &Cancellat
 
 impl Asking {
     /// Takes what there is, answers what is the mesh's, and has the rest answered.
-    fn take(
-        self: &Rc<Self>,
-        socket: &Rc<QuestionSocket>,
-        under_way: &mut JoinSet<()>,
-    ) -> io::Result<()> {
+    fn take(self: &Rc<Self>, socket: &Rc<QuestionSocket>, open: &mut Open) -> io::Result<()> {
         BUFFER.with_borrow_mut(|buffer| {
             for _ in 0..BATCH {
                 let question = match socket.take(buffer) {
@@ -121,16 +131,39 @@ impl Asking {
                 let (asked, answer) = self.of_mesh(bytes, Transport::Datagram);
                 if let Some(answer) = answer {
                     tell(socket, &question, &answer);
-                } else if let Some(place) = self.room(under_way.len()) {
-                    let (asking, socket) = (self.clone(), socket.clone());
-                    let question = (question, asked, bytes.to_vec());
-                    under_way.spawn_local(asking.forward(socket, question, place));
-                } else {
-                    self.fail(socket, (&question, asked, bytes));
+                    continue;
+                }
+                let sent = Sent { question, asked, bytes: bytes.to_vec(), begun: Instant::now() };
+                if open.under_way.len() < MOST {
+                    self.send(socket, sent, &mut open.under_way);
+                } else if let Err(sent) = open.waiting.push(sent) {
+                    self.fail(socket, &sent);
                 }
             }
             Ok(())
         })
+    }
+
+    /// Has resolvers asked what waits, as far as there is room.
+    fn go_on(self: &Rc<Self>, socket: &Rc<QuestionSocket>, open: &mut Open) {
+        while open.under_way.len() < MOST
+            && let Some(sent) = open.waiting.pop()
+        {
+            if sent.begun.elapsed() < PATIENCE {
+                self.send(socket, sent, &mut open.under_way);
+            } else {
+                self.counts().failed(sent.asked);
+            }
+        }
+    }
+
+    fn send(self: &Rc<Self>, socket: &Rc<QuestionSocket>, sent: Sent, under_way: &mut JoinSet<()>) {
+        match self.of_pod.quota.take() {
+            Ok(place) => {
+                under_way.spawn_local(self.clone().forward(socket.clone(), sent, place));
+            }
+            Err(_full) => self.fail(socket, &sent),
+        }
     }
 
     /// The mesh's answer, if it has one; and what is counted of the question.
@@ -158,69 +191,29 @@ impl Asking {
     }
 
     /// Nobody can be asked.
-    fn fail(&self, socket: &QuestionSocket, (question, asked, bytes): (&Question, Asked, &[u8])) {
-        self.counts().failed(asked);
-        if let Some(failure) = dns::failure(bytes) {
-            tell(socket, question, &failure);
+    fn fail(&self, socket: &QuestionSocket, sent: &Sent) {
+        self.counts().failed(sent.asked);
+        if let Some(failure) = dns::failure(&sent.bytes) {
+            tell(socket, &sent.question, &failure);
         }
-    }
-
-    fn room(&self, under_way: usize) -> Option<Place> {
-        if under_way >= MOST {
-            return None;
-        }
-        self.of_pod.quota.take().ok()
     }
 
     /// Has the resolver answer. As long as it is silent, so are we; where it cannot be asked at all, that is said.
-    async fn forward(
-        self: Rc<Self>,
-        socket: Rc<QuestionSocket>,
-        (question, asked, bytes): (Question, Asked, Vec<u8>),
-        _place: Place,
-    ) {
-        self.counts().forwarded(asked);
-        let begun = Instant::now();
-        match timeout(PATIENCE, self.ask(question.resolver, &bytes)).await {
+    async fn forward(self: Rc<Self>, socket: Rc<QuestionSocket>, sent: Sent, place: Place) {
+        self.counts().forwarded(sent.asked);
+        let resolver = sent.question.resolver;
+        let asking = self.ways.ask(&self.pod.netns, resolver, &sent.bytes, place);
+        match timeout_at(sent.begun + PATIENCE, asking).await {
             Ok(Ok(answer)) => {
-                tell(&socket, &question, &answer);
-                self.counts().answered(asked, begun.elapsed());
+                tell(&socket, &sent.question, &answer);
+                self.counts().answered(sent.asked, sent.begun.elapsed());
             }
             Ok(Err(error)) => {
-                let (pod, resolver) = (&self.pod.pod.name, question.resolver);
+                let pod = &self.pod.pod.name;
                 tracing::debug!(%error, %pod, %resolver, "a pod's resolver cannot be asked");
-                self.fail(&socket, (&question, asked, &bytes));
+                self.fail(&socket, &sent);
             }
-            Err(_silent) => self.counts().failed(asked),
-        }
-    }
-
-    /// Asks a resolver as the pod, on a port that nobody else knows.
-    async fn ask(&self, resolver: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
-        let socket = self.pod.netns.enter(|| socket::connect_datagrams(resolver))??;
-        let socket = UdpSocket::from_std(socket)?;
-        socket.send(question).await?;
-        loop {
-            // That the resolver is not there is an error, and nothing to read.
-            let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
-            if ready.is_error() {
-                if let Some(error) = socket.take_error()? {
-                    return Err(error);
-                }
-                let seen = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                let _none_left = socket.try_io(Interest::ERROR, seen);
-            }
-            let answer = BUFFER.with_borrow_mut(|buffer| match socket.try_recv(buffer) {
-                Ok(length) => {
-                    let message = buffer.get(..length).unwrap_or_default();
-                    Ok(dns::is_answer(question, message).then(|| message.to_vec()))
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-                Err(error) => Err(error),
-            })?;
-            if let Some(answer) = answer {
-                return Ok(answer);
-            }
+            Err(_silent) => self.counts().failed(sent.asked),
         }
     }
 }

@@ -4,8 +4,9 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use parking_lot::Mutex;
@@ -17,6 +18,8 @@ use super::{Cgroups, Place};
 const PORT: u16 = 53;
 /// How often it looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long it thinks about some names.
+const SLOW: Duration = Duration::from_millis(300);
 const HEADER: usize = 12;
 /// The types of the questions that have an address as their answer (RFC 1035, 3.2.2; RFC 3596, 2.1).
 const A: u16 = 1;
@@ -34,7 +37,7 @@ pub struct Asked {
 }
 
 /// It answers until dropped. A name that begins with `silent` it does not; one that begins with `big` it does not in a
-/// datagram, but says that there is more.
+/// datagram, but says that there is more; one that begins with `slow` in a datagram 300 ms later.
 #[derive(Debug)]
 pub struct Resolver {
     seen: Arc<Mutex<Vec<Asked>>>,
@@ -125,12 +128,29 @@ fn listen() -> io::Result<(UdpSocket, TcpListener)> {
 
 fn answer_datagrams(socket: &UdpSocket, stop: &AtomicBool, seen: &Mutex<Vec<Asked>>) {
     let mut buffer = [0; 4096];
-    while !stop.load(Ordering::Relaxed) {
-        let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
-        note(&buffer[..length], client, false, seen);
-        if let Some(answer) = Resolver::answer(&buffer[..length], false) {
-            drop(socket.send_to(&answer, client));
+    std::thread::scope(|scope| {
+        let (later, due) = channel();
+        scope.spawn(move || answer_late(socket, &due));
+        while !stop.load(Ordering::Relaxed) {
+            let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+            let question = &buffer[..length];
+            note(question, client, false, seen);
+            let Some(answer) = Resolver::answer(question, false) else { continue };
+            if name(question).is_some_and(|(name, _)| name.starts_with("slow")) {
+                drop(later.send((Instant::now() + SLOW, answer, client)));
+            } else {
+                drop(socket.send_to(&answer, client));
+            }
         }
+        drop(later);
+    });
+}
+
+/// All take as long, and so are due in order.
+fn answer_late(socket: &UdpSocket, due: &Receiver<(Instant, Vec<u8>, SocketAddr)>) {
+    while let Ok((when, answer, client)) = due.recv() {
+        std::thread::sleep(when.saturating_duration_since(Instant::now()));
+        drop(socket.send_to(&answer, client));
     }
 }
 

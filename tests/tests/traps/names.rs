@@ -234,6 +234,74 @@ fn many_questions_of_one_socket_are_each_answered() -> Result<()> {
     Ok(())
 }
 
+/// Asks for `name` so many times over one socket, a few at a time, and counts the answers that have an address.
+fn burst(to: SocketAddr, name: &str, count: u16) -> Result<usize> {
+    let socket = udp(Domain::IPV4)?;
+    socket.connect(to)?;
+    let sending = socket.try_clone()?;
+    let questions: Vec<_> = (0..count).map(|id| question(id, name, true)).collect();
+    std::thread::scope(|scope| {
+        // Not more at once than a socket has room for.
+        let sent = scope.spawn(move || -> std::io::Result<()> {
+            for some in questions.chunks(50) {
+                some.iter().try_for_each(|one| sending.send(one).map(drop))?;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Ok(())
+        });
+        let mut answered = 0;
+        for _ in 0..count {
+            let answer = read(&socket)?;
+            answered += usize::from(answer.get(6..8) == Some(&[0, 1]));
+        }
+        sent.join().map_err(|_| anyhow::anyhow!("it panicked"))??;
+        Ok(answered)
+    })
+}
+
+#[test]
+fn questions_that_are_too_many_for_a_slow_resolver_wait_for_their_turn() -> Result<()> {
+    let world = World::new("slow")?;
+    let to = world.resolvers()[0];
+    assert_eq!(world.client.run(move || burst(to, "slow.example", 1200))?, 1200);
+    assert_eq!(world.resolver.seen().len(), 1200);
+    Ok(())
+}
+
+#[test]
+fn a_port_that_a_resolver_was_asked_from_is_used_again_for_a_moment_and_then_no_more() -> Result<()>
+{
+    let world = World::new("ports")?;
+    let to = world.resolvers()[0];
+    let ports = |world: &World| -> std::collections::BTreeSet<u16> {
+        world.resolver.seen().iter().map(|asked| asked.client.port()).collect()
+    };
+    let ask = move || -> Result<()> {
+        for id in 0..50 {
+            ask_connected(to, &question(id, OTHER, true))?;
+        }
+        Ok(())
+    };
+    let started = Instant::now();
+    world.client.run(ask)?;
+    let first = ports(&world);
+    // Each second has its own; one at a time asks from one.
+    let seconds = usize::try_from(started.elapsed().as_secs())? + 1;
+    assert!(first.len() <= 2 * seconds, "{first:?}");
+    std::thread::sleep(Duration::from_millis(2500));
+    world.client.run(ask)?;
+    let later = ports(&world);
+    assert!(later.len() > first.len(), "{later:?}");
+    // And none is left open: nobody in the pod has a socket of UDP towards a resolver.
+    std::thread::sleep(Duration::from_millis(2500));
+    let table = world.client.run(|| std::fs::read_to_string("/proc/thread-self/net/udp"))?;
+    let towards = table
+        .lines()
+        .filter(|line| line.split_whitespace().nth(2).is_some_and(|peer| peer.ends_with(":0035")));
+    assert_eq!(towards.count(), 0, "{table}");
+    Ok(())
+}
+
 /// Sends a message over TCP (RFC 1035, 4.2.2), and reads the next.
 fn exchange(stream: &mut std::net::TcpStream, message: &[u8]) -> Result<Vec<u8>> {
     let length = u16::try_from(message.len())?;

@@ -105,6 +105,18 @@ impl Kubectl {
         self.call_within(&exec_args((namespace, pod), argv), "", limit)
     }
 
+    /// Runs a command in one of a pod's containers, whatever it says.
+    pub(super) fn exec_in(
+        &self,
+        pod: (&str, &str),
+        container: &str,
+        argv: &[&str],
+    ) -> Result<Said> {
+        let mut args = exec_args(pod, argv);
+        args.splice(1..1, ["-c", container]);
+        self.call_within(&args, "", Duration::from_secs(120))
+    }
+
     /// Starts a command in a pod.
     pub(super) fn exec_start(&self, pod: (&str, &str), argv: &[&str]) -> Result<Running> {
         self.start(&exec_args(pod, argv))

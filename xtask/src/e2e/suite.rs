@@ -42,6 +42,8 @@ pub(super) struct Settings {
     pub(super) reboots: u32,
     /// What takes the API server away and brings it back.
     pub(super) api: Option<String>,
+    /// Istio's own agents are there, too.
+    pub(super) beside: bool,
     /// A real istiod, under which agents are tried.
     pub(super) istiod: Option<Istiod>,
 }

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
+use super::asked::Ways;
 use super::{Asking, PATIENCE};
 use crate::capture::Captured;
 use crate::connection::context::Context;
@@ -33,7 +34,7 @@ pub(in crate::connection) async fn stream(
     _place: Place,
 ) {
     let Captured { stream, pod, original_destination: resolver, .. } = captured;
-    let asking = Asking { context, of_pod, pod };
+    let asking = Asking { context, of_pod, pod, ways: Ways::default() };
     let mut exchange =
         Exchange { asking, resolver, client: messages(stream), upstream: None, owed: 0 };
     match exchange.run().await {

@@ -21,19 +21,19 @@ const MANIFEST: &str = "target/e2e/istiod.yaml";
 
 impl Suite {
     /// The real one; an error where none was asked for.
-    pub(super) fn istiod(&self) -> Result<&Istiod> {
+    pub(in super::super) fn istiod(&self) -> Result<&Istiod> {
         self.settings.istiod.as_ref().context("no --istiod")
     }
 
     /// Runs istioctl, whatever it says.
-    pub(super) fn istioctl(&self, args: &[&str]) -> Result<Said> {
+    pub(in super::super) fn istioctl(&self, args: &[&str]) -> Result<Said> {
         let mut command = std::process::Command::new(&self.istiod()?.istioctl);
         command.args(args);
         process::run(&mut command, "", self.kubectl.left().min(Duration::from_secs(170)))
     }
 
     /// Installs istiod with these values, or changes it to them, and waits until it runs with them.
-    pub(super) fn configure(&self, values: &[&str]) -> Result<()> {
+    pub(in super::super) fn configure(&self, values: &[&str]) -> Result<()> {
         let (hub, tag) = &self.istiod()?.image;
         let own = [
             "profile=ambient".to_owned(),

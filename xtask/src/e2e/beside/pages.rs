@@ -1,0 +1,94 @@
+//! The pages of both kinds of agents: what tools read there.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::super::mesh::{Agent, NAMESPACE};
+use super::super::process;
+use super::super::rows::judge;
+use super::super::suite::{MESH, SOON, Suite};
+use super::super::table::Outcome;
+use super::shape;
+
+/// Where the admin page is forwarded to, on the machine that runs this.
+const FORWARDED: &str = "15900";
+/// Fields that say how ztunnel is built or set up, which no tool reads.
+const ITS_OWN: [&str; 1] = ["config"];
+/// Metrics of ztunnel's own runtime.
+const OF_ITS_RUNTIME: &str = "tokio_";
+
+impl Suite {
+    /// What the admin page of an agent says.
+    fn dump(&self, agent: &Agent) -> Result<Value> {
+        let ports = format!("{FORWARDED}:15000");
+        let forward =
+            self.kubectl.start(&["port-forward", "-n", NAMESPACE, &agent.name, &ports])?;
+        let page = self.wait("the page is forwarded", SOON, || {
+            let mut curl = Command::new("curl");
+            curl.args([
+                "-sS",
+                "--max-time",
+                "5",
+                &format!("http://127.0.0.1:{FORWARDED}/config_dump"),
+            ]);
+            let said = process::run(&mut curl, "", Duration::from_secs(10))?;
+            Ok(if said.code == 0 { Ok(said.out) } else { Err(said.last_line().to_owned()) })
+        });
+        drop(forward);
+        serde_json::from_str(&page?).with_context(|| format!("config_dump of {}", agent.name))
+    }
+}
+
+pub(super) fn dumps(suite: &Suite) -> Result<Outcome> {
+    let pair = [
+        suite.dump(&suite.any_agent_on(&suite.near)?)?,
+        suite.dump(&suite.any_agent_on(&suite.far)?)?,
+    ];
+    let texts = [0, 1].map(|at| format!("{:#}", pair[at]));
+    suite.keep_pair("config_dump", &texts)?;
+    let [theirs, ours] = pair.map(|dump| shape::paths(&dump));
+    let own = |path: &&String| ITS_OWN.contains(&path.split('.').next().unwrap_or_default());
+    let missing: Vec<_> = theirs.difference(&ours).filter(|path| !own(path)).cloned().collect();
+    let more = ours.difference(&theirs).count();
+    let told = if missing.is_empty() {
+        String::from("none is missing")
+    } else {
+        format!("missing: {}", missing.join(", "))
+    };
+    judge(
+        missing.is_empty(),
+        format!("{} fields of ztunnel's, {told}; {more} are ours alone", theirs.len()),
+    )
+}
+
+pub(super) fn metrics(suite: &Suite) -> Result<Outcome> {
+    // Something of every kind: answered, and refused.
+    for (client, server) in [("client", "server-near"), ("client-far", "server")] {
+        suite.reaches((MESH, client), &format!("http://{server}.{MESH}/"))?;
+    }
+    let pages = [
+        suite.metrics(&suite.any_agent_on(&suite.near)?)?,
+        suite.metrics(&suite.any_agent_on(&suite.far)?)?,
+    ];
+    suite.keep_pair("metrics", &[pages[0].join("\n"), pages[1].join("\n")])?;
+    let [theirs, ours] = pages.map(|page| shape::metrics(&page));
+    let mut missing = Vec::new();
+    let wanted = theirs.iter().filter(|(name, _)| !name.starts_with(OF_ITS_RUNTIME));
+    for (name, labels) in wanted.clone() {
+        match ours.get(name) {
+            None => missing.push(name.clone()),
+            Some(of_ours) => {
+                missing.extend(labels.difference(of_ours).map(|label| format!("{name}{{{label}}}")))
+            }
+        }
+    }
+    let told = if missing.is_empty() {
+        String::from("none is missing")
+    } else {
+        format!("missing: {}", missing.join(", "))
+    };
+    judge(missing.is_empty(), format!("{} metrics of ztunnel's, {told}", wanted.count()))
+}

@@ -163,7 +163,8 @@ async fn attend(
             stop.run_until_cancelled(remove).await
         });
     }
-    let owner = Arc::new(Owner::new(client, &args.agent_namespace, &args.pod_name));
+    let owner =
+        Arc::new(Owner::new(client, (&args.agent_namespace, &args.pod_name), &args.node_name));
     let (stop, learner) = (tasks.token.clone(), Arc::clone(&owner));
     tasks.spawn(async move { stop.run_until_cancelled(learner.learn()).await });
     Some(owner)
@@ -173,9 +174,9 @@ async fn attend(
 async fn leave(owner: &Owner, node: &Node) -> anyhow::Result<()> {
     match owner.fate(FATE).await {
         Fate::Stays => info!("the plugin stays for the next agent"),
-        Fate::Deleted => {
+        fate @ (Fate::Deleted | Fate::Elsewhere) => {
             let changed = install::ensure(node, Wanted::Removed).await?;
-            info!(changed, "the DaemonSet is deleted: the plugin is taken off the node");
+            info!(changed, ?fate, "no agent will follow here: the plugin is taken off the node");
         }
         Fate::Unknown(why) => warn!(
             why,

@@ -1,5 +1,6 @@
-//! The end of an agent whose DaemonSet is deleted. At an update or a reboot all stays in the kernel, so that nothing goes
-//! out in the clear until the next agent; here none will come, and pods would be refused everything for ever.
+//! The end of an agent whose DaemonSet is deleted, or is no more for its node. At an update or a reboot all stays in the kernel,
+//! so that nothing goes out in the clear until the next agent; here none will come, and pods would be refused everything for
+//! ever.
 
 use std::sync::Arc;
 
@@ -27,7 +28,11 @@ impl Farewell {
         kernel: SharedKernel,
         tasks: &Shutdown,
     ) -> Self {
-        let owner = Owner::new(client.clone(), &config.pod_namespace, &config.pod_name);
+        let owner = Owner::new(
+            client.clone(),
+            (&config.pod_namespace, &config.pod_name),
+            &config.node_name,
+        );
         let owner = Arc::new(owner);
         let (stop, learner) = (tasks.token.clone(), Arc::clone(&owner));
         tasks.spawn(async move { stop.run_until_cancelled(learner.learn()).await });
@@ -60,6 +65,10 @@ impl Farewell {
             }
             Fate::Deleted => {
                 info!("the DaemonSet is deleted: pods leave the mesh");
+                true
+            }
+            Fate::Elsewhere => {
+                info!("the DaemonSet is no more for this node: pods leave the mesh");
                 true
             }
         }

@@ -56,6 +56,8 @@ struct Table {
     since: HashMap<PodUid, Since>,
     /// Captured by an agent before this one, and not again yet.
     adopted: HashSet<PodUid>,
+    /// How often a pod's capture began, and how often it ended.
+    turns: (u64, u64),
 }
 
 /// When a pod's connections began to be redirected.
@@ -77,7 +79,9 @@ pub(super) struct Redirected {
 
 impl Table {
     fn capture(&mut self, pod: Arc<PodCapture>) {
-        self.captured.insert(pod.pod.uid.clone(), pod);
+        if self.captured.insert(pod.pod.uid.clone(), pod).is_none() {
+            self.turns.0 += 1;
+        }
     }
 
     /// Where a pod's connections are, of so many threads: none if it was not captured before.
@@ -108,6 +112,7 @@ impl Table {
 
     fn release(&mut self, uid: &PodUid) -> Option<Arc<PodCapture>> {
         let pod = self.captured.remove(uid)?;
+        self.turns.1 += 1;
         self.balances.remove(uid);
         self.leaving.push(Arc::clone(&pod));
         Some(pod)
@@ -175,6 +180,11 @@ impl Pods {
         let table = Table { adopted: adopted.into_iter().collect(), ..Table::default() };
         let table = Arc::new(Mutex::new(table));
         Self { kernel, workers, identities, table, tasks, means, names }
+    }
+
+    /// How often a pod's capture began, and how often it ended.
+    pub(super) fn begun_and_ended(&self) -> (u64, u64) {
+        self.table.lock().turns
     }
 
     /// The pods whose connections are redirected.

@@ -96,10 +96,12 @@ impl State {
             certificates: certificates.collect(),
             roots: self.roots(),
             pods: self.enrolled.borrow().by_state(),
+            proxies: self.pods.begun_and_ended(),
             kubelet: self.probes.states(),
             xds: XdsStats {
                 connected: discovery.connected,
                 messages: by_kind(|kind| kind.messages),
+                bytes: by_kind(|kind| kind.bytes),
                 terminations: vec![
                     ("connection_error", ended.connection_error),
                     ("error", ended.error),

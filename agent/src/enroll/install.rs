@@ -10,6 +10,7 @@
 //! runtime's own directory has answered as a plugin, every plugin of the list is there, and the agent of
 //! this node has been ready once; and every file changes in one step.
 
+mod chosen;
 pub mod conflist;
 mod files;
 mod keep;

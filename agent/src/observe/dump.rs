@@ -20,6 +20,8 @@ pub struct ConfigDump {
     pub workloads: Vec<WorkloadDump>,
     /// Services of the mesh.
     pub services: Vec<ServiceDump>,
+    /// Always empty: endpoints may come before their service, and are kept with their workload.
+    pub staged_services: serde_json::Map<String, serde_json::Value>,
     /// Policies of the mesh.
     pub policies: Vec<PolicyDump>,
     /// Resources whose newest version cannot be read: why, and what is done without it.
@@ -30,11 +32,22 @@ pub struct ConfigDump {
     /// This node's pods, by UID.
     pub workload_state: BTreeMap<String, WorkloadStateDump>,
     /// Always empty: there is no static configuration.
-    pub static_config: serde_json::Map<String, serde_json::Value>,
+    pub static_config: StaticDump,
     /// What was built.
     pub version: VersionDump,
     /// The agent's flags; no secrets.
     pub config: serde_json::Value,
+}
+
+/// Always empty: all is of the control plane.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct StaticDump {
+    /// Workloads.
+    pub workloads: [(); 0],
+    /// Services.
+    pub services: [(); 0],
+    /// Policies.
+    pub policies: [(); 0],
 }
 
 /// What was built.

@@ -28,6 +28,8 @@ pub struct NodeStats {
     pub roots: Vec<RootStats>,
     /// Pods by the state of their enrolment.
     pub pods: Vec<(&'static str, u64)>,
+    /// How often a pod's capture began, and how often it ended.
+    pub proxies: (u64, u64),
     /// Whether the kubelet's probes are exempt, or why not: one of all states is 1.
     pub kubelet: Vec<(&'static str, u64)>,
     /// The connection to the control plane.
@@ -91,6 +93,8 @@ pub struct XdsStats {
     pub connected: bool,
     /// Responses received, by type URL.
     pub messages: Vec<(String, u64)>,
+    /// Bytes of their resources, by type URL.
+    pub bytes: Vec<(String, u64)>,
     /// Streams ended, by reason.
     pub terminations: Vec<(&'static str, u64)>,
     /// Resources refused, by type URL.
@@ -142,6 +146,11 @@ fn encode_stats(encoder: &mut DescriptorEncoder<'_>, stats: &NodeStats) -> fmt::
     encode_certificates(encoder, &stats.certificates)?;
     roots::encode(encoder, &stats.roots)?;
     encode_pods(encoder, &stats.pods)?;
+    let (begun, ended) = stats.proxies;
+    let help = "How often the capture of a pod began";
+    plain_counter(encoder, "workload_manager_proxies_started", help, begun)?;
+    let help = "How often the capture of a pod ended";
+    plain_counter(encoder, "workload_manager_proxies_stopped", help, ended)?;
     let help = "Whether the kubelet's probes are exempt (1 at exempt), or why they are not";
     gauges(encoder, "sotto_kubelet", help, "state", &stats.kubelet)?;
     gauges(encoder, "sotto_tunnels_open", "HBONE tunnels open now", "direction", &stats.tunnels)?;
@@ -215,6 +224,8 @@ fn encode_xds(encoder: &mut DescriptorEncoder<'_>, xds: &XdsStats) -> fmt::Resul
     plain_gauge(encoder, "sotto_xds_connected", help, xds.connected.into())?;
     let help = "Responses received from the control plane";
     counters(encoder, "istio_xds_message", help, "url", &xds.messages)?;
+    let help = "Bytes of resources received from the control plane";
+    counters(encoder, "istio_xds_message_bytes", help, "url", &xds.bytes)?;
     let help = "Resources of the control plane that were refused";
     counters(encoder, "sotto_xds_rejections", help, "url", &xds.rejections)?;
     let help = "Streams to the control plane that ended";

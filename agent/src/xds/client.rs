@@ -288,6 +288,8 @@ impl Client {
             tracing::warn!(type_url = response.type_url, "response of a type not asked for");
             return None;
         };
+        let resources = response.resources.iter().filter_map(|one| one.resource.as_ref());
+        let bytes = resources.map(|resource| resource.value.len() as u64).sum();
         let handled = state.on_response(response);
         for rejection in &handled.rejected {
             tracing::warn!(
@@ -299,7 +301,7 @@ impl Client {
         }
         tracing::debug!(kind = ?handled.kind, events = handled.events.len(), held = handled.held,
             "applying a response");
-        self.status.handled(&handled);
+        self.status.handled(&handled, bytes);
         self.store.apply(handled.events);
         self.store.set_synced(handled.kind);
         Some(handled.reply)

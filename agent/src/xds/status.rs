@@ -31,6 +31,8 @@ pub struct KindStatus {
     pub synced: bool,
     /// Responses received.
     pub messages: u64,
+    /// Bytes of their resources.
+    pub bytes: u64,
     /// Of those, with something rejected.
     pub rejected_messages: u64,
     /// Resources held.
@@ -92,7 +94,7 @@ impl StatusWriter {
         (Self(sender), receiver)
     }
 
-    pub(super) fn handled(&self, handled: &Handled) {
+    pub(super) fn handled(&self, handled: &Handled, bytes: u64) {
         self.0.send_modify(|status| {
             status.connected = true;
             status.last_answer = Some(SystemTime::now());
@@ -100,6 +102,7 @@ impl StatusWriter {
             let kind = status.kind(handled.kind);
             kind.synced = true;
             kind.messages += 1;
+            kind.bytes += bytes;
             kind.rejected_messages += u64::from(!handled.rejected.is_empty());
             kind.held = handled.held;
             for name in &handled.settled {

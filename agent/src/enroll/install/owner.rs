@@ -1,17 +1,18 @@
-//! Whether this pod ends because its DaemonSet is deleted: then nothing is to be left that waits for an
-//! agent. At a rolling update, a drain or a reboot everything stays, so that no pod starts uncaptured.
+//! Whether this pod ends because its DaemonSet is deleted, or is no more for this node: then nothing is to be left that waits
+//! for an agent. At a rolling update, a drain or a reboot everything stays, so that no pod starts uncaptured.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::chosen::is_chosen;
 use crate::sys::backoff::Patient;
 
 /// How long a pod's end may wait for the API server; less than its grace period, more than an API server takes a token of an
@@ -29,6 +30,8 @@ pub enum Fate {
     Stays,
     /// It is deleted, or about to be.
     Deleted,
+    /// It runs on other nodes.
+    Elsewhere,
     /// It could not be told.
     Unknown(String),
 }
@@ -38,6 +41,7 @@ pub struct Owner {
     client: Client,
     namespace: String,
     pod: String,
+    node: String,
     /// Its name; none if the pod has none.
     name: OnceCell<Option<String>>,
     /// The pod is deleted, without regard to whether it still runs: its token counts no more, whatever became of the set.
@@ -45,10 +49,11 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Of the pod `pod`.
-    pub fn new(client: Client, namespace: &str, pod: &str) -> Self {
-        let (namespace, pod) = (namespace.to_owned(), pod.to_owned());
-        Self { client, namespace, pod, name: OnceCell::new(), pod_is_gone: AtomicBool::new(false) }
+    /// Of the pod `pod` on a node.
+    pub fn new(client: Client, (namespace, pod): (&str, &str), node: &str) -> Self {
+        let [namespace, pod, node] = [namespace, pod, node].map(str::to_owned);
+        let (name, pod_is_gone) = (OnceCell::new(), AtomicBool::new(false));
+        Self { client, namespace, pod, node, name, pod_is_gone }
     }
 
     /// Learns its name, and follows the pod, for as long as it runs: later the API server may tell neither.
@@ -131,8 +136,23 @@ impl Owner {
         let Some(name) = self.name().await? else { return Ok(Fate::Stays) };
         let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), &self.namespace);
         let set = sets.get_opt(name).await?;
-        let deleted = set.is_none_or(|set| set.metadata.deletion_timestamp.is_some());
-        Ok(if deleted { Fate::Deleted } else { Fate::Stays })
+        let Some(set) = set.filter(|set| set.metadata.deletion_timestamp.is_none()) else {
+            return Ok(Fate::Deleted);
+        };
+        Ok(if self.is_for_node(&set).await? { Fate::Stays } else { Fate::Elsewhere })
+    }
+
+    /// Whether another pod of the set may follow on this node. Without the right to look at the node, it may.
+    async fn is_for_node(&self, set: &DaemonSet) -> Result<bool, kube::Error> {
+        let Some(pod) = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()) else {
+            return Ok(true);
+        };
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        match nodes.get_opt(&self.node).await {
+            Ok(node) => Ok(node.is_none_or(|node| is_chosen(pod, &node))),
+            Err(kube::Error::Api(status)) if status.code == 403 => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     async fn name(&self) -> Result<Option<&String>, kube::Error> {
@@ -195,7 +215,7 @@ mod tests {
     }
 
     async fn check(answers: &[(&str, u16, Value)], expected: Fate) {
-        let owner = Owner::new(api(answers), "mesh", "sotto-x");
+        let owner = Owner::new(api(answers), ("mesh", "sotto-x"), "n1");
         assert_eq!(owner.fate(Duration::from_secs(20)).await, expected, "{answers:?}");
     }
 
@@ -213,18 +233,42 @@ mod tests {
         check(&[namespace(), (POD, 200, there())], Fate::Stays).await;
         for path in [NAMESPACE, SET] {
             let answers = [(path, 403, refused(403)), namespace(), known()];
-            let owner = Owner::new(api(&answers), "mesh", "sotto-x");
+            let owner = Owner::new(api(&answers), ("mesh", "sotto-x"), "n1");
             let fate = owner.fate(Duration::from_secs(20)).await;
             assert!(matches!(&fate, Fate::Unknown(why) if why.contains("refused")), "{fate:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
+    async fn it_runs_elsewhere_only_if_the_node_has_not_the_labels_that_it_asks_for() {
+        let mut set = object(&json!({}));
+        set["spec"] = json!({ "selector": {}, "template": { "spec":
+            { "containers": [], "nodeSelector": { "ours": "yes" } } } });
+        let answers = |code: u16, node: Value| {
+            [
+                (NAMESPACE, 200, object(&json!({}))),
+                (POD, 200, pod()),
+                (SET, 200, set.clone()),
+                ("/nodes/n1", code, node),
+            ]
+        };
+        check(&answers(200, object(&json!({ "labels": { "ours": "yes" } }))), Fate::Stays).await;
+        check(&answers(200, object(&json!({ "labels": { "theirs": "yes" } }))), Fate::Elsewhere)
+            .await;
+        check(
+            &answers(404, json!({ "kind": "Status", "code": 404, "reason": "NotFound" })),
+            Fate::Stays,
+        )
+        .await;
+        check(&answers(403, refused(403)), Fate::Stays).await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_name_learnt_in_time_is_enough_when_the_pod_is_gone() {
         let owner = Owner::new(
             api(&[(NAMESPACE, 200, object(&json!({}))), (POD, 200, pod())]),
-            "mesh",
-            "sotto-x",
+            ("mesh", "sotto-x"),
+            "n1",
         );
         owner.name().await.unwrap();
         let gone = Owner { client: api(&[(NAMESPACE, 200, object(&json!({})))]), ..owner };
@@ -233,7 +277,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pod_that_was_deleted_by_force_is_refused_and_decides_nothing() {
-        let owner = Owner::new(api(&[(NAMESPACE, 401, refused(401))]), "mesh", "sotto-x");
+        let owner = Owner::new(api(&[(NAMESPACE, 401, refused(401))]), ("mesh", "sotto-x"), "n1");
         owner.pod_is_gone.store(true, Ordering::Relaxed);
         let fate = owner.fate(Duration::from_secs(20)).await;
         assert!(matches!(&fate, Fate::Unknown(why) if why.contains("refused")), "{fate:?}");
@@ -244,8 +288,11 @@ mod tests {
         for (items, is_gone) in [(json!([pod()]), false), (json!([]), true)] {
             let list = json!({ "kind": "PodList", "apiVersion": "v1",
                 "metadata": { "resourceVersion": "1" }, "items": items });
-            let owner =
-                Owner::new(api(&[(POD, 200, pod()), ("/pods", 200, list)]), "mesh", "sotto-x");
+            let owner = Owner::new(
+                api(&[(POD, 200, pod()), ("/pods", 200, list)]),
+                ("mesh", "sotto-x"),
+                "n1",
+            );
             drop(timeout(Duration::from_secs(1), owner.learn()).await);
             assert_eq!(owner.pod_is_gone.load(Ordering::Relaxed), is_gone);
         }
@@ -256,7 +303,7 @@ mod tests {
         let silent = tower::service_fn(|_: Request<Body>| {
             std::future::pending::<Result<Response<Body>, std::convert::Infallible>>()
         });
-        let owner = Owner::new(Client::new(silent, "default"), "mesh", "sotto-x");
+        let owner = Owner::new(Client::new(silent, "default"), ("mesh", "sotto-x"), "n1");
         let fate = owner.fate(Duration::from_secs(20)).await;
         assert_eq!(fate, Fate::Unknown(String::from("no answer")));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::workload::GatewayDump;
+use super::workload::{GatewayDump, health};
 use crate::mesh::service::{
     BalancingMode, Families, LoadBalancing, Port, Scope, Service, Visibility,
 };
@@ -76,10 +76,10 @@ pub struct LoadBalancerDump {
 pub struct EndpointDump {
     /// The workload.
     pub workload_uid: String,
-    /// The service, as `namespace/hostname`.
-    pub service: String,
     /// Target port by service port.
     pub port: BTreeMap<u16, u16>,
+    /// `Healthy` or `Unhealthy`.
+    pub status: &'static str,
 }
 
 impl ServiceDump {
@@ -88,11 +88,11 @@ impl ServiceDump {
         service: &Service,
         endpoints: impl Iterator<Item = (&'a Workload, &'a [Port])>,
     ) -> Self {
-        let key = service.key.to_string();
         let endpoint = |(workload, endpoint_ports): (&Workload, &[Port])| {
             let uid = workload.uid.to_string();
             let port = ports(endpoint_ports);
-            (uid.clone(), EndpointDump { workload_uid: uid, service: key.clone(), port })
+            let status = health(workload);
+            (uid.clone(), EndpointDump { workload_uid: uid, port, status })
         };
         Self {
             name: service.name.to_string(),

@@ -50,6 +50,7 @@ fn a_workload_has_the_keys_istioctl_reads() {
             "locality": { "region": "eu" },
             "node": "n1",
             "network": "",
+            "networkMode": "Standard",
             "status": "Healthy",
             "hostname": "",
             "capacity": 1,
@@ -95,8 +96,8 @@ fn a_service_has_the_keys_istioctl_reads() {
             },
             "endpoints": { "Kubernetes//Pod/shop/web-1": {
                 "workloadUid": "Kubernetes//Pod/shop/web-1",
-                "service": "shop/web.shop.svc.cluster.local",
                 "port": { "80": 8080 },
+                "status": "Healthy",
             } },
             "subjectAltNames": ["spiffe://a/ns/b/sa/c"],
             "ipFamilies": "IPv4",

@@ -45,6 +45,11 @@ pub struct WorkloadDump {
     pub node: String,
     /// Network.
     pub network: String,
+    /// `HostNetwork`, or `Standard`.
+    pub network_mode: &'static str,
+    /// The services it backs, as `namespace/hostname`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
     /// `Healthy` or `Unhealthy`.
     pub status: &'static str,
     /// Name to resolve when it has no address.
@@ -104,6 +109,11 @@ pub struct ApplicationTunnelDump {
     pub port: Option<u16>,
 }
 
+/// Whether it is ready for traffic.
+pub(super) const fn health(workload: &Workload) -> &'static str {
+    if workload.healthy { "Healthy" } else { "Unhealthy" }
+}
+
 impl From<&Workload> for WorkloadDump {
     fn from(workload: &Workload) -> Self {
         let locality = &workload.locality;
@@ -133,7 +143,9 @@ impl From<&Workload> for WorkloadDump {
             },
             node: workload.node.to_string(),
             network: workload.network.to_string(),
-            status: if workload.healthy { "Healthy" } else { "Unhealthy" },
+            network_mode: if workload.host_network { "HostNetwork" } else { "Standard" },
+            services: workload.services.keys().map(ToString::to_string).collect(),
+            status: health(workload),
             hostname: workload.hostname.to_string(),
             capacity: workload.capacity,
             application_tunnel: workload.application_tunnel.map(|tunnel| ApplicationTunnelDump {

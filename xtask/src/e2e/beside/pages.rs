@@ -13,27 +13,20 @@ use super::super::suite::{MESH, SOON, Suite};
 use super::super::table::Outcome;
 use super::shape;
 
-/// Where the admin page is forwarded to, on the machine that runs this.
-const FORWARDED: &str = "15900";
-/// Fields that say how ztunnel is built or set up, which no tool reads.
-const ITS_OWN: [&str; 1] = ["config"];
+/// Where admin pages are forwarded to, on the machine that runs this: this port, and the next.
+const FORWARDED: u16 = 15900;
 /// Metrics of ztunnel's own runtime.
 const OF_ITS_RUNTIME: &str = "tokio_";
 
 impl Suite {
     /// What the admin page of an agent says.
-    fn dump(&self, agent: &Agent) -> Result<Value> {
-        let ports = format!("{FORWARDED}:15000");
+    fn dump(&self, agent: &Agent, port: u16) -> Result<Value> {
+        let ports = format!("{port}:15000");
         let forward =
             self.kubectl.start(&["port-forward", "-n", NAMESPACE, &agent.name, &ports])?;
         let page = self.wait("the page is forwarded", SOON, || {
             let mut curl = Command::new("curl");
-            curl.args([
-                "-sS",
-                "--max-time",
-                "5",
-                &format!("http://127.0.0.1:{FORWARDED}/config_dump"),
-            ]);
+            curl.args(["-sS", "--max-time", "5", &format!("http://127.0.0.1:{port}/config_dump")]);
             let said = process::run(&mut curl, "", Duration::from_secs(10))?;
             Ok(if said.code == 0 { Ok(said.out) } else { Err(said.last_line().to_owned()) })
         });
@@ -43,25 +36,14 @@ impl Suite {
 }
 
 pub(super) fn dumps(suite: &Suite) -> Result<Outcome> {
-    let pair = [
-        suite.dump(&suite.any_agent_on(&suite.near)?)?,
-        suite.dump(&suite.any_agent_on(&suite.far)?)?,
-    ];
-    let texts = [0, 1].map(|at| format!("{:#}", pair[at]));
-    suite.keep_pair("config_dump", &texts)?;
-    let [theirs, ours] = pair.map(|dump| shape::paths(&dump));
-    let own = |path: &&String| ITS_OWN.contains(&path.split('.').next().unwrap_or_default());
-    let missing: Vec<_> = theirs.difference(&ours).filter(|path| !own(path)).cloned().collect();
-    let more = ours.difference(&theirs).count();
-    let told = if missing.is_empty() {
-        String::from("none is missing")
-    } else {
-        format!("missing: {}", missing.join(", "))
-    };
-    judge(
-        missing.is_empty(),
-        format!("{} fields of ztunnel's, {told}; {more} are ours alone", theirs.len()),
-    )
+    let [near, far] = [suite.any_agent_on(&suite.near)?, suite.any_agent_on(&suite.far)?];
+    let [theirs, ours] = [suite.dump(&near, FORWARDED)?, suite.dump(&far, FORWARDED + 1)?];
+    suite.keep_pair("config_dump", &[format!("{theirs:#}"), format!("{ours:#}")])?;
+    let missing = shape::missing(&theirs, &ours);
+    let count = shape::paths(&theirs).len();
+    let told = if missing.is_empty() { String::from("none") } else { missing.join(", ") };
+    let other = theirs["version"] != ours["version"];
+    judge(missing.is_empty() && other, format!("{count} fields of ztunnel's; missing: {told}"))
 }
 
 pub(super) fn metrics(suite: &Suite) -> Result<Outcome> {

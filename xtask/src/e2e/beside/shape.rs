@@ -30,6 +30,14 @@ fn walk(value: &Value, at: &str, all: &mut BTreeSet<String>) {
     }
 }
 
+/// What theirs has and ours has not, without how either is built and set up, which is each one's own and read by no tool.
+pub(super) fn missing(theirs: &Value, ours: &Value) -> Vec<String> {
+    let own =
+        |path: &str| ["config", "version"].contains(&path.split('.').next().unwrap_or_default());
+    let ours = paths(ours);
+    paths(theirs).into_iter().filter(|path| !own(path) && !ours.contains(path)).collect()
+}
+
 /// Names of objects have dots, slashes or dashes; those of fields have none.
 fn is_field(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
@@ -71,7 +79,7 @@ fn labels(series: &str) -> Vec<String> {
 mod tests {
     use serde_json::json;
 
-    use super::{metrics, paths};
+    use super::{metrics, missing, paths};
 
     #[test]
     fn fields_are_found_and_names_are_not_told_apart() {
@@ -88,6 +96,15 @@ mod tests {
             "workloads[].uid",
         ];
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn what_is_missing_is_told_but_how_they_are_built() {
+        let theirs = json!({ "config": { "a": 1 }, "version": { "b": 1 }, "services": [{ "x": 1, "y": 2 }] });
+        assert_eq!(
+            missing(&theirs, &json!({ "services": [{ "y": 3, "z": 1 }] })),
+            ["services[].x"]
+        );
     }
 
     #[test]

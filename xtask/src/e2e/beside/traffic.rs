@@ -47,12 +47,15 @@ pub(super) fn both_ways(suite: &Suite) -> Result<Outcome> {
             &format!("destination_workload=\"{server}\""),
         ];
         let name = "istio_tcp_connections_opened_total";
-        let counted = [out, inside].map(|agent| suite.metric(agent, name, &labels));
-        let [sent, taken] = counted;
-        told.push(format!("{client} to {server}: {} and {} over mutual TLS", sent?, taken?));
-        if told.last().is_some_and(|line| line.contains(": 0 ") || line.contains("and 0 ")) {
-            return judge(false, told.join("; "));
-        }
+        let (sent, taken) = suite.wait("both count it", SOON, || {
+            let counts = (suite.metric(out, name, &labels)?, suite.metric(inside, name, &labels)?);
+            Ok(if counts.0 > 0.0 && counts.1 > 0.0 {
+                Ok(counts)
+            } else {
+                Err(format!("{counts:?}"))
+            })
+        })?;
+        told.push(format!("{client} to {server}: {sent} and {taken} over mutual TLS"));
     }
     judge(true, format!("{}; both ends logged with {identity}", told.join("; ")))
 }

@@ -55,6 +55,15 @@ pub(crate) struct Args {
     /// Of that istiod, where nodes have or can pull it: HUB/pilot:TAG.
     #[arg(long, default_value = "docker.io/istio/pilot:1.31.0")]
     istiod_image: String,
+    /// With --istiod: an image with Envoy as `envoy` and Istio's agent as `pilot-agent` in its path, for waypoints and ingresses.
+    #[arg(long, requires = "istiod")]
+    envoy_image: Option<String>,
+    /// With --istiod: the address of a Prometheus that reads the cluster's pods.
+    #[arg(long, requires = "istiod", value_name = "URL")]
+    prometheus: Option<String>,
+    /// With --istiod: the address of a Kiali that asks it, as http://127.0.0.1:20001/kiali.
+    #[arg(long, requires = "istiod", value_name = "URL")]
+    kiali: Option<String>,
     /// With --istiod: beside its own ztunnel and istio-cni, whose images are of the same hub and tag.
     #[arg(long, requires = "istiod")]
     beside: bool,
@@ -127,19 +136,27 @@ fn settings(args: &Args) -> Result<Settings> {
         reboots: args.reboots,
         api: args.api.clone(),
         beside: args.beside,
-        istiod: args.istiod.as_ref().map(|folder| real(folder, &args.istiod_image)).transpose()?,
+        istiod: args.istiod.as_ref().map(|folder| real(folder, args)).transpose()?,
     })
 }
 
 /// What is needed of a real istiod.
-fn real(folder: &Path, image: &str) -> Result<Istiod> {
+fn real(folder: &Path, args: &Args) -> Result<Istiod> {
+    let image = &args.istiod_image;
     let found = ["istioctl", "bin/istioctl"].map(|name| folder.join(name));
     let istioctl = found.into_iter().find(|path| path.is_file());
     let istioctl =
         istioctl.with_context(|| format!("there is no istioctl in {}", folder.display()))?;
     let image =
         image.rsplit_once("/pilot:").with_context(|| format!("{image} is not HUB/pilot:TAG"))?;
-    Ok(Istiod { istioctl, image: (image.0.to_owned(), image.1.to_owned()) })
+    Ok(Istiod {
+        istioctl,
+        image: (image.0.to_owned(), image.1.to_owned()),
+        folder: folder.to_owned(),
+        envoy: args.envoy_image.clone(),
+        prometheus: args.prometheus.clone(),
+        kiali: args.kiali.clone(),
+    })
 }
 
 /// Prints the table; an error if not all is well.

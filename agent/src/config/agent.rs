@@ -225,11 +225,9 @@ impl AgentConfig {
         let node_name = mistakes.required("--node-name", "NODE_NAME", &args.node_name);
         let instance_ip = mistakes.parse("--instance-ip", &args.instance_ip);
         let xds_address = https(mistakes, "--xds-address", &args.xds_address);
-        let ca = args.ca_address.as_ref().unwrap_or(&args.xds_address);
-        let ca_address = if args.ca_address.is_some() {
-            https(mistakes, "--ca-address", ca)
-        } else {
-            Some(ca.clone())
+        let ca_address = match &args.ca_address {
+            Some(ca) => https(mistakes, "--ca-address", ca),
+            None => xds_address.clone(),
         };
         let certificate_ttl = mistakes.duration("--certificate-ttl", &args.certificate_ttl);
         let trust_domain = trust_domain(mistakes, args.trust_domain.as_deref());
@@ -449,6 +447,9 @@ mod tests {
             [format!("--root-cert={path}"), format!("--token={path}"), "--node-name=n".into()];
         let mut flags: Vec<&str> = base.iter().map(String::as_str).collect();
         flags.push("--xds-address=https://cp:15012");
+        assert_eq!(check(&flags).unwrap().ca_address, "https://cp:15012");
+        flags.pop();
+        flags.push("--xds-address=cp:15012");
         assert_eq!(check(&flags).unwrap().ca_address, "https://cp:15012");
         flags.push("--ca-address=ca:15012");
         assert_eq!(check(&flags).unwrap().ca_address, "https://ca:15012");

@@ -179,6 +179,7 @@ fn an_agent_has_no_right_that_it_does_not_use() {
         .collect();
     expected.insert(["", "pods/status", "patch"]);
     expected.insert(["", "events", "create"]);
+    expected.insert(["", "nodes", "get"]);
     assert_eq!(rights(role.expect("the agent's role")), expected);
 }
 

@@ -3,9 +3,12 @@
 //! istiod and istioctl are made outside of this tree. Whoever runs this says where istioctl is, and has istiod's image
 //! where the nodes find it. The cluster has no Istio before, and none after.
 
+mod changes;
 mod control;
+mod gateways;
 mod install;
 mod names;
+mod padlocks;
 mod refusals;
 mod scale;
 mod shapes;
@@ -22,6 +25,13 @@ pub(super) struct Istiod {
     pub(super) istioctl: PathBuf,
     /// Its image: hub, and tag; the name in between is `pilot`.
     pub(super) image: (String, String),
+    /// Where it was said that all of it is; the kinds of the Gateway API, too.
+    pub(super) folder: PathBuf,
+    /// An image with an Envoy and Istio's agent, for waypoints and ingresses.
+    pub(super) envoy: Option<String>,
+    /// A Prometheus that reads agents, and a Kiali that asks it.
+    pub(super) prometheus: Option<String>,
+    pub(super) kiali: Option<String>,
 }
 
 pub(super) const INSTALL: Row =
@@ -68,6 +78,26 @@ pub(super) const ROWS: &[Row] = &[
     row("ctl-status", "istioctl proxy-status: every agent, by its name", 60, tools::proxy_status),
     row("ctl-analyze", "istioctl analyze finds no fault", 60, tools::analyze),
     row("ctl-bug-report", "istioctl bug-report has agents' logs and state", 180, tools::bug_report),
+    row("edges", "Prometheus, as Kiali asks it: mutual_tls and unknown", 150, padlocks::edges),
+    row(
+        "padlocks",
+        "Kiali's graph: isMTLS 100 for the meshed edge, none for the other",
+        150,
+        padlocks::graph,
+    ),
+    row(
+        "waypoint",
+        "a service's waypoint, an Envoy with istiod's certificate, in front of STRICT pods",
+        240,
+        gateways::waypoint,
+    ),
+    row(
+        "ingress",
+        "an Envoy as ingress in an enrolled pod, in front of STRICT pods",
+        150,
+        gateways::ingress,
+    ),
+    row("at-once", "pods that ask the moment they start: answered at first", 240, changes::at_once),
     row("restart", "istiod restarted: no request is lost", 180, control::restart),
     row(
         "thousands",
@@ -93,6 +123,13 @@ pub(super) const ROWS: &[Row] = &[
         "an account that istiod does not trust: not ready, and says why",
         240,
         refusals::account,
+    ),
+    row("revision", "agents under an istiod of a revision, and back", 420, changes::revision),
+    row(
+        "roots",
+        "istiod's root replaced under load, in three steps: nothing lost",
+        900,
+        changes::roots,
     ),
     row("corp", "trustDomain corp under running agents: mutual TLS goes on", 240, names::corp),
     row("net1", "a named network under running agents: the same", 240, names::network),

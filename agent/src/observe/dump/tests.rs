@@ -173,6 +173,7 @@ fn the_dump_has_the_keys_istioctl_reads() {
         json!({
             "workloads": [],
             "services": [],
+            "stagedServices": {},
             "policies": [],
             "certificates": [{
                 "identity": "spiffe://a/ns/b/sa/c",
@@ -194,7 +195,7 @@ fn the_dump_has_the_keys_istioctl_reads() {
                 },
                 "info": { "name": "", "namespace": "", "trustDomain": "", "serviceAccount": "" },
             } },
-            "staticConfig": {},
+            "staticConfig": { "workloads": [], "services": [], "policies": [] },
             "version": { "version": env!("CARGO_PKG_VERSION") },
             "config": null,
         })

@@ -308,6 +308,7 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
     metrics.thread().tunnels_of_old_root(1);
     check(&metrics, "sotto_tunnels_of_old_root", &[("", "3")]);
     metrics.set_node_source(|| NodeStats {
+        proxies: (5, 2),
         kernel_connections: vec![("direct", 7), ("refused", 1)],
         certificates: vec![
             CertificateStats {
@@ -332,6 +333,7 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
         xds: XdsStats {
             connected: true,
             messages: vec![("type/Address".to_owned(), 12)],
+            bytes: vec![("type/Address".to_owned(), 345)],
             terminations: vec![("error", 2)],
             rejections: vec![("type/Authorization".to_owned(), 1)],
         },
@@ -350,6 +352,9 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
     check(&metrics, "sotto_pods", &[("{state=\"captured\"}", "3"), ("{state=\"pending\"}", "1")]);
     check(&metrics, "workload_manager_active_proxy_count", &[("", "3")]);
     check(&metrics, "workload_manager_pending_proxy_count", &[("", "1")]);
+    check(&metrics, "workload_manager_proxies_started_total", &[("", "5")]);
+    check(&metrics, "workload_manager_proxies_stopped_total", &[("", "2")]);
+    check(&metrics, "istio_xds_message_bytes_total", &[("{url=\"type/Address\"}", "345")]);
     let kubelet = [("{state=\"exempt\"}", "0"), ("{state=\"absent\"}", "1")];
     check(&metrics, "sotto_kubelet", &kubelet);
     check(&metrics, "sotto_root_trusting", &[("{root=\"ab\"}", "3")]);

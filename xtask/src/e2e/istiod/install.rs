@@ -19,6 +19,11 @@ const OVERLAY: &str = "overlays/istiod";
 /// Where what istioctl renders is kept, to be deleted by.
 const MANIFEST: &str = "target/e2e/istiod.yaml";
 
+/// The like, of an istiod besides.
+fn also(revision: &str) -> String {
+    format!("target/e2e/istiod-{revision}.yaml")
+}
+
 impl Suite {
     /// The real one; an error where none was asked for.
     pub(in super::super) fn istiod(&self) -> Result<&Istiod> {
@@ -34,6 +39,32 @@ impl Suite {
 
     /// Installs istiod with these values, or changes it to them, and waits until it runs with them.
     pub(in super::super) fn configure(&self, values: &[&str]) -> Result<()> {
+        self.apply_rendered(values, MANIFEST)?;
+        self.kubectl.ok(&format!("rollout restart -n {NAMESPACE} deployment/istiod"))?;
+        self.istiod_rolled_out("istiod")
+    }
+
+    /// Installs an istiod of a revision, besides.
+    pub(super) fn configure_also(&self, revision: &str) -> Result<()> {
+        let value = format!("revision={revision}");
+        self.apply_rendered(&[&value, "components.base.enabled=false"], &also(revision))?;
+        self.istiod_rolled_out(&format!("istiod-{revision}"))
+    }
+
+    /// Takes it away.
+    pub(super) fn remove_also(&self, revision: &str) -> Result<()> {
+        let path = self.root.join(also(revision));
+        let line = format!("delete --ignore-not-found --wait=false -f {}", path.display());
+        self.kubectl.ok_within(&line, Duration::from_secs(120)).map(drop)
+    }
+
+    pub(super) fn istiod_rolled_out(&self, name: &str) -> Result<()> {
+        let line = format!("rollout status -n {NAMESPACE} deployment/{name} --timeout=170s");
+        self.kubectl.ok_within(&line, ROLLOUT).map(drop)
+    }
+
+    /// Applies what istioctl renders with these values, and keeps it in a file.
+    fn apply_rendered(&self, values: &[&str], kept: &str) -> Result<()> {
         let (hub, tag) = &self.istiod()?.image;
         let own = [
             "profile=ambient".to_owned(),
@@ -54,18 +85,14 @@ impl Suite {
         if said.code != 0 {
             bail!("istioctl manifest generate: exit {}: {}", said.code, said.last_line());
         }
-        let path = self.root.join(MANIFEST);
+        let path = self.root.join(kept);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
         std::fs::write(&path, said.out)
             .with_context(|| format!("failed to write {}", path.display()))?;
         let line = format!("apply --server-side --force-conflicts -f {}", path.display());
-        self.kubectl.ok_within(&line, Duration::from_secs(120))?;
-        self.kubectl.ok(&format!("rollout restart -n {NAMESPACE} deployment/istiod"))?;
-        let line = format!("rollout status -n {NAMESPACE} deployment/istiod --timeout=170s");
-        self.kubectl.ok_within(&line, ROLLOUT)?;
-        Ok(())
+        self.kubectl.ok_within(&line, Duration::from_secs(120)).map(drop)
     }
 
     /// Waits until every node's agent is the newest and ready.

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(80);
 
 impl Suite {
     /// Sets variables of the agents' container, or takes away those that end in `-`.
-    fn variables(&self, line: &str) -> Result<()> {
+    pub(super) fn variables(&self, line: &str) -> Result<()> {
         let line = format!("set env -n {NAMESPACE} daemonset/ztunnel -c istio-proxy {line}");
         self.kubectl.ok(&line).map(drop)
     }

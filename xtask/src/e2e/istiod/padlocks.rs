@@ -137,8 +137,8 @@ fn edge(graph: &Value, namespace: &str) -> Option<Value> {
         fitting.next().map(|node| node["id"].clone())
     };
     let (from, to) = (node(namespace, "client")?, node(MESH, "server")?);
-    let edges = items(&graph["elements"]["edges"]).iter().map(|edge| &edge["data"]);
-    edges.filter(|edge| edge["source"] == from && edge["target"] == to).next_back().cloned()
+    let mut edges = items(&graph["elements"]["edges"]).iter().map(|edge| &edge["data"]);
+    edges.rfind(|edge| edge["source"] == from && edge["target"] == to).cloned()
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ impl Asking {
                 let sent = Sent { question, asked, bytes: bytes.to_vec(), begun: Instant::now() };
                 if open.under_way.len() < MOST {
                     self.send(socket, sent, &mut open.under_way);
-                } else if let Err(sent) = open.waiting.push(sent) {
+                } else if let Some(sent) = open.waiting.push(sent) {
                     self.fail(socket, &sent);
                 }
             }

@@ -30,14 +30,14 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Puts a question at the end, unless that is one too many: then it is given back.
-    pub(super) fn push(&mut self, sent: Sent) -> Result<(), Sent> {
+    /// Puts a question at the end, unless it is one too many: then it is given back.
+    pub(super) fn push(&mut self, sent: Sent) -> Option<Sent> {
         if self.all.len() >= MOST || self.bytes + sent.bytes.len() > BYTES {
-            return Err(sent);
+            return Some(sent);
         }
         self.bytes += sent.bytes.len();
         self.all.push_back(sent);
-        Ok(())
+        None
     }
 
     pub(super) fn pop(&mut self) -> Option<Sent> {
@@ -69,7 +69,7 @@ mod tests {
         let mut waiting = Waiting::default();
         for length in [1, BYTES / 4] {
             let mut count = 0;
-            while waiting.push(sent(length)).is_ok() {
+            while waiting.push(sent(length)).is_none() {
                 count += 1;
             }
             assert_eq!(count, if length == 1 { MOST } else { 4 });

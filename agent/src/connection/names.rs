@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
@@ -91,6 +91,8 @@ pub async fn serve(
 async fn answer(asking: Rc<Asking>, socket: Rc<QuestionSocket>, stop: &CancellationToken) {
     let mut open = Open::default();
     let mut stops = false;
+    let mut each_life = interval(LIFE);
+    each_life.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut over = pin!(async {
         stop.cancelled().await;
         sleep(GRACE).await;
@@ -103,7 +105,7 @@ async fn answer(asking: Rc<Asking>, socket: Rc<QuestionSocket>, stop: &Cancellat
                 super::log_panic(ended);
                 asking.go_on(&socket, &mut open);
             }
-            () = sleep(LIFE), if !asking.ways.is_empty() => asking.ways.close_old(),
+            _ = each_life.tick(), if !asking.ways.is_empty() => asking.ways.close_old(),
             ready = socket.ready() => {
                 let taken = ready.and_then(|()| asking.take(&socket, &mut open));
                 if let Err(error) = taken {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodSpec};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::OnceCell;
@@ -42,23 +42,30 @@ pub struct Owner {
     namespace: String,
     pod: String,
     node: String,
-    /// Its name; none if the pod has none.
-    name: OnceCell<Option<String>>,
+    /// None if the pod has none.
+    set: OnceCell<Option<Set>>,
     /// The pod is deleted, without regard to whether it still runs: its token counts no more, whatever became of the set.
     pod_is_gone: AtomicBool,
+}
+
+/// A DaemonSet, as far as it does not change.
+struct Set {
+    name: String,
+    /// What it made this pod as.
+    pod: PodSpec,
 }
 
 impl Owner {
     /// Of the pod `pod` on a node.
     pub fn new(client: Client, (namespace, pod): (&str, &str), node: &str) -> Self {
         let [namespace, pod, node] = [namespace, pod, node].map(str::to_owned);
-        let (name, pod_is_gone) = (OnceCell::new(), AtomicBool::new(false));
-        Self { client, namespace, pod, node, name, pod_is_gone }
+        let (set, pod_is_gone) = (OnceCell::new(), AtomicBool::new(false));
+        Self { client, namespace, pod, node, set, pod_is_gone }
     }
 
     /// Learns its name, and follows the pod, for as long as it runs: later the API server may tell neither.
     pub async fn learn(&self) {
-        while let Err(error) = self.name().await {
+        while let Err(error) = self.set().await {
             tracing::debug!(%error, "the pod's owner is not known yet");
             sleep(PAUSE * 5).await;
         }
@@ -90,7 +97,7 @@ impl Owner {
 
     /// Whether there is one, as far as was learnt.
     pub fn is_known(&self) -> bool {
-        self.name.get().is_some_and(Option::is_some)
+        self.set.get().is_some_and(Option::is_some)
     }
 
     /// What becomes of it, within `limit`.
@@ -133,36 +140,37 @@ impl Owner {
         if namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
             return Ok(Fate::Deleted);
         }
-        let Some(name) = self.name().await? else { return Ok(Fate::Stays) };
+        let Some(known) = self.set().await? else { return Ok(Fate::Stays) };
         let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), &self.namespace);
-        let set = sets.get_opt(name).await?;
+        let set = sets.get_opt(&known.name).await?;
         let Some(set) = set.filter(|set| set.metadata.deletion_timestamp.is_none()) else {
             return Ok(Fate::Deleted);
         };
-        Ok(if self.is_for_node(&set).await? { Fate::Stays } else { Fate::Elsewhere })
+        let next = set.spec.and_then(|spec| spec.template.spec).unwrap_or_default();
+        let is_given_back = self.is_given_back([&known.pod, &next]).await?;
+        Ok(if is_given_back { Fate::Elsewhere } else { Fate::Stays })
     }
 
-    /// Whether another pod of the set may follow on this node. Without the right to look at the node, it may.
-    async fn is_for_node(&self, set: &DaemonSet) -> Result<bool, kube::Error> {
-        let Some(pod) = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()) else {
-            return Ok(true);
-        };
+    /// Whether this node's labels are others than they were: it is chosen neither by what this pod asked for nor by what the
+    /// next one would. What only the set asks for now may be a slip, and opens no node. Nor does what cannot be looked at.
+    async fn is_given_back(&self, asked: [&PodSpec; 2]) -> Result<bool, kube::Error> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         match nodes.get_opt(&self.node).await {
-            Ok(node) => Ok(node.is_none_or(|node| is_chosen(pod, &node))),
-            Err(kube::Error::Api(status)) if status.code == 403 => Ok(true),
+            Ok(node) => Ok(node.is_some_and(|node| asked.iter().all(|pod| !is_chosen(pod, &node)))),
+            Err(kube::Error::Api(status)) if status.code == 403 => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    async fn name(&self) -> Result<Option<&String>, kube::Error> {
+    async fn set(&self) -> Result<Option<&Set>, kube::Error> {
         let learn = || async {
             let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
             let pod = pods.get(&self.pod).await?;
             let set = pod.owner_references().iter().find(|owner| owner.kind == "DaemonSet");
-            Ok(set.map(|set| set.name.clone()))
+            let name = set.map(|set| set.name.clone());
+            Ok(name.map(|name| Set { name, pod: pod.spec.unwrap_or_default() }))
         };
-        self.name.get_or_try_init(learn).await.map(Option::as_ref)
+        self.set.get_or_try_init(learn).await.map(Option::as_ref)
     }
 }
 
@@ -240,27 +248,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_runs_elsewhere_only_if_the_node_has_not_the_labels_that_it_asks_for() {
-        let mut set = object(&json!({}));
-        set["spec"] = json!({ "selector": {}, "template": { "spec":
-            { "containers": [], "nodeSelector": { "ours": "yes" } } } });
-        let answers = |code: u16, node: Value| {
-            [
-                (NAMESPACE, 200, object(&json!({}))),
-                (POD, 200, pod()),
-                (SET, 200, set.clone()),
-                ("/nodes/n1", code, node),
-            ]
+    async fn it_runs_elsewhere_only_if_the_node_has_lost_the_labels_that_it_asked_and_asks_for() {
+        let asks = |label: &str| json!({ "containers": [], "nodeSelector": { label: "yes" } });
+        let answers = |asked: &str, asks_now: &str, code: u16, node: Value| {
+            let (mut pod, mut set) = (pod(), object(&json!({})));
+            pod["spec"] = asks(asked);
+            set["spec"] = json!({ "selector": {}, "template": { "spec": asks(asks_now) } });
+            let namespace = (NAMESPACE, 200, object(&json!({})));
+            [namespace, (POD, 200, pod), (SET, 200, set), ("/nodes/n1", code, node)]
         };
-        check(&answers(200, object(&json!({ "labels": { "ours": "yes" } }))), Fate::Stays).await;
-        check(&answers(200, object(&json!({ "labels": { "theirs": "yes" } }))), Fate::Elsewhere)
-            .await;
-        check(
-            &answers(404, json!({ "kind": "Status", "code": 404, "reason": "NotFound" })),
-            Fate::Stays,
-        )
-        .await;
-        check(&answers(403, refused(403)), Fate::Stays).await;
+        let labelled = |label: &str| object(&json!({ "labels": { label: "yes" } }));
+        check(&answers("ours", "ours", 200, labelled("ours")), Fate::Stays).await;
+        check(&answers("ours", "ours", 200, labelled("theirs")), Fate::Elsewhere).await;
+        // The set was changed, perhaps by a slip: nothing is opened for that.
+        check(&answers("ours", "none", 200, labelled("ours")), Fate::Stays).await;
+        // Both were: another pod follows.
+        check(&answers("old", "ours", 200, labelled("ours")), Fate::Stays).await;
+        let gone = json!({ "kind": "Status", "code": 404, "reason": "NotFound" });
+        check(&answers("ours", "ours", 404, gone), Fate::Stays).await;
+        check(&answers("ours", "ours", 403, refused(403)), Fate::Stays).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -270,7 +276,7 @@ mod tests {
             ("mesh", "sotto-x"),
             "n1",
         );
-        owner.name().await.unwrap();
+        owner.set().await.unwrap();
         let gone = Owner { client: api(&[(NAMESPACE, 200, object(&json!({})))]), ..owner };
         assert_eq!(gone.fate(Duration::from_secs(20)).await, Fate::Deleted);
     }

@@ -3,26 +3,35 @@
 //! Pure: no IO, no clock. One task writes (the [`store`]), every thread reads snapshots.
 
 pub mod address;
+pub mod addresses;
+pub mod backed;
 mod cidr;
 mod claims;
 mod closed;
 pub mod destinations;
+mod endpoints;
+mod hashes;
 pub mod home;
 pub mod local;
+pub mod names;
 pub mod policies;
 pub mod policy;
 pub mod service;
 pub mod snapshot;
 pub mod spiffe;
 pub mod store;
+pub mod table;
 pub mod unreadable;
 mod watchers;
 pub mod workload;
 
 pub use address::{Network, NetworkAddress};
+pub use addresses::Addresses;
+pub use backed::Backed;
 pub use destinations::DestinationsDelta;
 pub use home::{Given, Home, HomeUnknown};
 pub use local::{LocalPod, PodUid};
+pub use names::{Names, Pool};
 pub use policies::{PolicyIndex, PolicyList, PolicySet, Selection};
 pub use policy::{Authorization, MatchedRule, PolicyKey};
 pub use service::{Service, ServiceKey};

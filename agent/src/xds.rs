@@ -14,7 +14,10 @@ mod encode;
 #[cfg(test)]
 mod istiod_tests;
 pub mod kept;
+mod resource;
 pub mod status;
+mod version;
+mod wire;
 
 pub use client::run;
 pub use config::XdsConfig;

@@ -5,6 +5,26 @@
 /// Delta aggregated discovery (`envoy.service.discovery.v3`).
 pub mod ads {
     tonic::include_proto!("envoy.service.discovery.v3");
+
+    use bytes::Bytes;
+    use prost::Message as _;
+
+    impl Resource {
+        /// As a response has it.
+        pub fn encoded(&self) -> Bytes {
+            self.encode_to_vec().into()
+        }
+    }
+
+    impl DeltaDiscoveryResponse {
+        /// Its resources, taken apart.
+        ///
+        /// # Errors
+        /// One of them is none.
+        pub fn decoded(&self) -> Result<Vec<Resource>, prost::DecodeError> {
+            self.resources.iter().map(|one| Resource::decode(&one[..])).collect()
+        }
+    }
 }
 
 /// The certificate service (`istio.v1.auth`).

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::address::{Network, NetworkAddress};
+use super::backed::Backed;
 use super::service::{BalancingMode, Service, ServiceKey, Visibility};
 use super::snapshot::Mesh;
 use super::workload::Workload;
@@ -16,6 +17,8 @@ use super::workload::Workload;
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     keys: HashSet<ServiceKey>,
+    /// The last workload's.
+    last: Backed,
     /// As they were before: others may have their addresses.
     earlier: Vec<Arc<Service>>,
 }
@@ -24,14 +27,18 @@ impl Touched {
     /// A workload comes, changes or goes.
     pub(super) fn by_workload(&mut self, workload: &Workload) {
         // Most endpoints of a batch are of the same services.
+        if self.last.is_same(&workload.services) {
+            return;
+        }
+        self.last = workload.services.clone();
         let new = workload.services.keys().filter(|key| !self.keys.contains(*key));
         let new: Vec<_> = new.cloned().collect();
         self.keys.extend(new);
     }
 
     /// A service comes, changes or goes.
-    pub(super) fn by_service(&mut self, key: &ServiceKey, earlier: Option<&Arc<Service>>) {
-        self.earlier.extend(earlier.cloned());
+    pub(super) fn by_service(&mut self, key: &ServiceKey, earlier: Option<Arc<Service>>) {
+        self.earlier.extend(earlier);
         self.keys.insert(key.clone());
     }
 

@@ -1,27 +1,31 @@
 //! A snapshot of the mesh and the ways to look things up in it.
 //!
-//! Built on persistent maps: a clone shares everything, a change copies one path.
+//! Built on persistent tables and maps: a clone shares everything, a change copies one path.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arcstr::ArcStr;
-use imbl::{HashMap, OrdMap};
 
 use super::address::{Network, NetworkAddress};
 use super::cidr::CidrIndex;
-use super::claims::{self, Claims};
 use super::destinations::{ClosedPorts, Destinations};
+use super::endpoints::Endpoints;
+use super::hashes::Hashes;
 use super::home::{Given, Home, HomeUnknown, Locals};
 use super::local::LocalPod;
 use super::policies::{Policies, PolicySet, Selection};
 use super::policy::{Authorization, PolicyKey, PolicyScope};
 use super::service::{Port, Service, ServiceKey};
+use super::table::Table;
 use super::unreadable::{Ranges, UnreadableAddresses};
 use super::workload::{Workload, WorkloadUid};
 
+mod changes;
 #[cfg(test)]
 mod tests;
+
+pub(super) use changes::Earlier;
 
 /// The kinds of resources the control plane tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,13 +43,15 @@ pub struct Mesh {
     policy_version: u64,
     address_synced: bool,
     authorization_synced: bool,
-    workloads: HashMap<WorkloadUid, Arc<Workload>>,
-    by_address: HashMap<NetworkAddress, Claims<WorkloadUid>>,
-    services: HashMap<ServiceKey, Arc<Service>>,
-    by_vip: HashMap<NetworkAddress, Claims<ServiceKey>>,
+    hashes: Hashes,
+    workloads: Table<Arc<Workload>>,
+    /// In the order in which they came to have the address.
+    by_address: Table<Arc<Workload>>,
+    services: Table<Arc<Service>>,
+    by_vip: Table<Arc<Service>>,
     by_cidr: CidrIndex<ServiceKey>,
-    by_hostname: HashMap<ArcStr, Claims<ServiceKey>>,
-    endpoints: HashMap<ServiceKey, OrdMap<WorkloadUid, Arc<Workload>>>,
+    by_hostname: Table<Arc<Service>>,
+    endpoints: Table<Endpoints>,
     policies: Policies,
     destinations: Destinations,
     closed: ClosedPorts,
@@ -81,12 +87,12 @@ impl Mesh {
 
     /// A workload by its unique name.
     pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
-        self.workloads.get(uid)
+        self.workloads.get(self.hashes.uid(uid), |workload| workload.uid == *uid)
     }
 
     /// Every workload, in no order.
     pub fn workloads(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
-        self.workloads.values()
+        self.workloads.iter()
     }
 
     /// The workload that owns an address; never one that shares its node's address.
@@ -106,9 +112,9 @@ impl Mesh {
         network: &Network,
         address: IpAddr,
     ) -> impl Iterator<Item = &Arc<Workload>> {
-        let at = NetworkAddress::new(network.clone(), address);
-        let claims = self.by_address.get(&at).map_or(&[][..], Claims::as_slice);
-        claims.iter().rev().filter_map(|uid| self.workloads.get(uid))
+        let (network, address) = (network.clone(), address.to_canonical());
+        let known = self.by_address.with(self.hashes.address(&network, address));
+        known.rev().filter(move |workload| workload.owns(&network, address))
     }
 
     /// What the mesh says of a pod of this node: same name, and an address of its own.
@@ -141,12 +147,12 @@ impl Mesh {
 
     /// A service by its key.
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
-        self.services.get(key)
+        self.services.get(self.hashes.service(key), |service| service.key == *key)
     }
 
     /// Every service, in no order.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
-        self.services.values()
+        self.services.iter()
     }
 
     /// The service with a virtual address, else the one with the longest range that holds it, whoever asks.
@@ -169,11 +175,16 @@ impl Mesh {
         self.find_service(&NetworkAddress::new(network.clone(), destination.ip()), seeker)
     }
 
-    fn find_service(&self, at: &NetworkAddress, seeker: Seeker<'_>) -> Option<&Arc<Service>> {
-        let exact = self.by_vip.get(at).map_or(&[][..], Claims::as_slice);
-        self.preferred(exact, seeker).or_else(|| {
+    fn find_service<'m>(
+        &'m self,
+        at: &NetworkAddress,
+        seeker: Seeker<'_>,
+    ) -> Option<&'m Arc<Service>> {
+        preferred(self.services_with(at), seeker).or_else(|| {
             let ranges = self.by_cidr.holding(&at.network, at.address);
-            let found = ranges.filter_map(|claims| self.preferred(claims, seeker));
+            let found = ranges.filter_map(|claims| {
+                preferred(claims.iter().filter_map(|key| self.service(key)), seeker)
+            });
             // Of equals the first is kept.
             found.reduce(|best, next| {
                 if seeker.is_at_home(next) && !seeker.is_at_home(best) { next } else { best }
@@ -182,9 +193,12 @@ impl Mesh {
     }
 
     /// The services with an address, in no order; not those with a range that holds it.
-    pub(super) fn services_with(&self, at: &NetworkAddress) -> impl Iterator<Item = &Arc<Service>> {
-        let claims = self.by_vip.get(at).map_or(&[][..], Claims::as_slice);
-        claims.iter().filter_map(|key| self.services.get(key))
+    pub(super) fn services_with<'m>(
+        &'m self,
+        at: &NetworkAddress,
+    ) -> impl Iterator<Item = &'m Arc<Service>> {
+        let known = self.by_vip.with(self.hashes.address(&at.network, at.address));
+        known.filter(|service| service.vips.contains(at))
     }
 
     /// The name of a resource that has an address, and whose content cannot be read.
@@ -198,22 +212,27 @@ impl Mesh {
     }
 
     /// The services with a hostname, in no order.
-    pub fn services_by_hostname(&self, hostname: &str) -> impl Iterator<Item = &Arc<Service>> {
-        let claims = self.by_hostname.get(hostname).map_or(&[][..], Claims::as_slice);
-        claims.iter().filter_map(|key| self.services.get(key))
+    pub fn services_by_hostname<'m>(
+        &'m self,
+        hostname: &str,
+    ) -> impl Iterator<Item = &'m Arc<Service>> {
+        let known = self.by_hostname.with(self.hashes.hostname(hostname));
+        known.filter(move |service| *service.key.hostname == *hostname)
     }
 
     /// The workloads behind a service and their own port mappings.
     pub fn endpoints(&self, key: &ServiceKey) -> impl Iterator<Item = (&Arc<Workload>, &[Port])> {
-        let key = key.clone();
-        self.endpoints.get(&key).into_iter().flatten().map(move |(_, workload)| {
-            (workload, workload.services.get(&key).map_or(&[][..], Vec::as_slice))
+        let found = self.endpoints.get(self.hashes.service(key), |endpoints| endpoints.key == *key);
+        found.into_iter().flat_map(|endpoints| {
+            endpoints.iter().map(|workload| {
+                (workload, workload.services.get(&endpoints.key).unwrap_or_default())
+            })
         })
     }
 
     /// The services a workload backs, as far as they are known.
     pub fn services_of(&self, workload: &Workload) -> impl Iterator<Item = &Arc<Service>> {
-        workload.services.keys().filter_map(|key| self.services.get(key))
+        workload.services.keys().filter_map(|key| self.service(key))
     }
 
     /// A policy by its key.
@@ -259,19 +278,20 @@ impl Mesh {
     pub(super) fn closed_ports(&self) -> &ClosedPorts {
         &self.closed
     }
+}
 
-    /// Among claimants that are there for who asks: those with the port, of their own namespace, the canonical one, then
-    /// the first by key: the order of arrival is chance.
-    fn preferred(&self, claims: &[ServiceKey], seeker: Seeker<'_>) -> Option<&Arc<Service>> {
-        let Seeker { namespace, port } = seeker;
-        let services = claims.iter().filter_map(|key| self.services.get(key));
-        let visible =
-            services.filter(|service| namespace.is_none_or(|ns| service.is_visible_to(ns)));
-        visible.min_by_key(|service| {
-            let lacks = port.is_some_and(|port| !service.has_port(port));
-            (lacks, !seeker.is_at_home(service), !service.canonical, &service.key)
-        })
-    }
+/// Among services that are there for who asks: those with the port, of their own namespace, the canonical one, then the
+/// first by key: the order of arrival is chance.
+fn preferred<'a>(
+    services: impl Iterator<Item = &'a Arc<Service>>,
+    seeker: Seeker<'_>,
+) -> Option<&'a Arc<Service>> {
+    let Seeker { namespace, port } = seeker;
+    let visible = services.filter(|service| namespace.is_none_or(|ns| service.is_visible_to(ns)));
+    visible.min_by_key(|service| {
+        let lacks = port.is_some_and(|port| !service.has_port(port));
+        (lacks, !seeker.is_at_home(service), !service.canonical, &service.key)
+    })
 }
 
 /// Who asks for a service, as far as that matters.
@@ -285,154 +305,4 @@ impl Seeker<'_> {
     fn is_at_home(&self, service: &Service) -> bool {
         self.namespace.is_some_and(|namespace| service.key.namespace == namespace)
     }
-}
-
-// === changes, by the store alone ===
-
-impl Mesh {
-    /// Of a node that is told this of where it is.
-    pub(super) fn of(given: Given) -> Self {
-        Self { locals: Locals::new(given), ..Self::default() }
-    }
-
-    pub(super) fn closed_ports_mut(&mut self) -> &mut ClosedPorts {
-        &mut self.closed
-    }
-
-    pub(super) fn published(&mut self) {
-        self.version += 1;
-        self.locals.learn();
-    }
-
-    pub(super) fn set_synced(&mut self, kind: ResourceKind) -> bool {
-        let flag = match kind {
-            ResourceKind::Address => &mut self.address_synced,
-            ResourceKind::Authorization => &mut self.authorization_synced,
-        };
-        !std::mem::replace(flag, true)
-    }
-
-    pub(super) fn insert_workload(&mut self, workload: Arc<Workload>) -> bool {
-        let old = self.workloads.get(&workload.uid).cloned();
-        if old.as_ref() == Some(&workload) {
-            return false;
-        }
-        // New claims first: an address that stays keeps its place among the claimants.
-        for at in addresses_of(&workload) {
-            self.destinations.insert(at.address.into());
-            claims::claim(&mut self.by_address, at, &workload.uid);
-        }
-        if let Some(old) = old {
-            self.release_workload(&old, Some(&workload));
-        }
-        for key in workload.services.keys() {
-            let set = self.endpoints.entry(key.clone()).or_default();
-            set.insert(workload.uid.clone(), workload.clone());
-        }
-        self.locals.insert(&workload);
-        self.workloads.insert(workload.uid.clone(), workload);
-        true
-    }
-
-    pub(super) fn remove_workload(&mut self, uid: &WorkloadUid) -> bool {
-        let Some(old) = self.workloads.remove(uid) else { return false };
-        self.release_workload(&old, None);
-        true
-    }
-
-    /// Drops what `old` held and `new` does not hold any more.
-    fn release_workload(&mut self, old: &Workload, new: Option<&Workload>) {
-        self.locals.remove(old);
-        let kept: Vec<_> = new.into_iter().flat_map(addresses_of).collect();
-        for at in addresses_of(old) {
-            self.destinations.remove(at.address.into());
-            if !kept.contains(&at) {
-                claims::release(&mut self.by_address, &at, &old.uid);
-            }
-        }
-        for key in old.services.keys() {
-            if new.is_some_and(|new| new.services.contains_key(key)) {
-                continue;
-            }
-            if let Some(set) = self.endpoints.get_mut(key) {
-                set.remove(&old.uid);
-                if set.is_empty() {
-                    self.endpoints.remove(key);
-                }
-            }
-        }
-    }
-
-    pub(super) fn insert_service(&mut self, service: Arc<Service>) -> bool {
-        if self.services.get(&service.key) == Some(&service) {
-            return false;
-        }
-        self.remove_service(&service.key);
-        for at in &service.vips {
-            self.destinations.insert(at.address.into());
-            claims::claim(&mut self.by_vip, at.clone(), &service.key);
-        }
-        for (network, range) in &service.cidr_vips {
-            self.destinations.insert(*range);
-            self.by_cidr.insert(network, *range, &service.key);
-        }
-        claims::claim(&mut self.by_hostname, service.key.hostname.clone(), &service.key);
-        self.services.insert(service.key.clone(), service);
-        true
-    }
-
-    pub(super) fn remove_service(&mut self, key: &ServiceKey) -> bool {
-        let Some(old) = self.services.remove(key) else { return false };
-        for at in &old.vips {
-            self.destinations.remove(at.address.into());
-            claims::release(&mut self.by_vip, at, key);
-        }
-        for (network, range) in &old.cidr_vips {
-            self.destinations.remove(*range);
-            self.by_cidr.remove(network, *range, key);
-        }
-        claims::release(&mut self.by_hostname, &key.hostname, key);
-        true
-    }
-
-    pub(super) fn insert_unreadable_address(&mut self, name: &ArcStr, ranges: Ranges) -> bool {
-        if self.unreadable.of(name) == Some(&ranges) {
-            return false;
-        }
-        ranges.iter().for_each(|(_, range)| self.destinations.insert(*range));
-        if let Some(earlier) = self.unreadable.insert(name, ranges) {
-            earlier.iter().for_each(|(_, range)| self.destinations.remove(*range));
-        }
-        true
-    }
-
-    pub(super) fn remove_unreadable_address(&mut self, name: &ArcStr) -> bool {
-        let Some(ranges) = self.unreadable.remove(name) else { return false };
-        ranges.iter().for_each(|(_, range)| self.destinations.remove(*range));
-        true
-    }
-
-    pub(super) fn insert_policy(&mut self, policy: Arc<Authorization>) -> bool {
-        let changed = self.policies.insert(policy);
-        self.policy_version += u64::from(changed);
-        changed
-    }
-
-    pub(super) fn insert_unreadable(&mut self, key: PolicyKey, scope: PolicyScope) -> bool {
-        let changed = self.policies.insert_unreadable(key, scope);
-        self.policy_version += u64::from(changed);
-        changed
-    }
-
-    pub(super) fn remove_policy(&mut self, key: &PolicyKey) -> bool {
-        let changed = self.policies.remove(key);
-        self.policy_version += u64::from(changed);
-        changed
-    }
-}
-
-/// The addresses that belong to a workload alone.
-fn addresses_of(workload: &Workload) -> impl Iterator<Item = NetworkAddress> {
-    let own = if workload.host_network { &[][..] } else { &workload.addresses[..] };
-    own.iter().map(|address| NetworkAddress::new(workload.network.clone(), *address))
 }

@@ -101,6 +101,11 @@ impl TrustDomain {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Its name, to share.
+    pub fn name(&self) -> &ArcStr {
+        &self.0
+    }
 }
 
 impl FromStr for TrustDomain {

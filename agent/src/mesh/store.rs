@@ -13,9 +13,9 @@ use super::closed::Touched;
 use super::home::Given;
 use super::policy::{Authorization, PolicyKey, PolicyScope};
 use super::service::{Service, ServiceKey};
-use super::snapshot::{Mesh, ResourceKind};
+use super::snapshot::{Earlier, Mesh, ResourceKind};
 use super::unreadable::Ranges;
-use super::watchers::{PodName, Watchers};
+use super::watchers::Watchers;
 use super::workload::{Workload, WorkloadUid};
 
 /// One change.
@@ -79,6 +79,21 @@ impl MeshReader {
     }
 }
 
+/// What the changes of a batch are about.
+#[derive(Debug, Default)]
+struct Batch {
+    touched: Touched,
+    /// As they were and as they are.
+    workloads: Vec<Arc<Workload>>,
+}
+
+impl Batch {
+    fn workload(&mut self, workload: Arc<Workload>) {
+        self.touched.by_workload(&workload);
+        self.workloads.push(workload);
+    }
+}
+
 /// The writer.
 #[derive(Debug)]
 pub struct Store {
@@ -113,19 +128,17 @@ impl Store {
     pub fn apply(&mut self, events: impl IntoIterator<Item = MeshEvent>) {
         let (policies, home) = (self.mesh.policy_version(), self.mesh.home().ok().cloned());
         let mut changed = false;
-        let mut pods = Vec::new();
-        let mut touched = Touched::default();
+        let mut batch = Batch::default();
         for event in events {
-            self.touch(&event, &mut touched);
-            changed |= self.apply_one(event, &mut pods);
+            changed |= self.apply_one(event, &mut batch);
         }
         if !changed {
             return;
         }
-        touched.settle(&mut self.mesh);
+        batch.touched.settle(&mut self.mesh);
         self.publish();
         if self.mesh.policy_version() == policies && self.mesh.home().ok() == home.as_ref() {
-            self.watchers.wake(&pods);
+            self.watchers.wake(&batch.workloads);
         } else {
             self.watchers.wake_all();
         }
@@ -144,52 +157,41 @@ impl Store {
         }
     }
 
-    /// Tells whether anything changed, and adds the pods it is about.
-    fn apply_one(&mut self, event: MeshEvent, pods: &mut Vec<PodName>) -> bool {
+    /// Tells whether anything changed, and adds what the change is about.
+    fn apply_one(&mut self, event: MeshEvent, batch: &mut Batch) -> bool {
         let mesh = &mut self.mesh;
         match event {
-            MeshEvent::Workload(workload) => {
-                pods.extend(mesh.workload(&workload.uid).map(|old| PodName::of(old)));
-                pods.push(PodName::of(&workload));
-                mesh.insert_workload(workload)
-            }
-            MeshEvent::Service(service) => mesh.insert_service(service),
-            MeshEvent::Policy(policy) => mesh.insert_policy(policy),
-            MeshEvent::RemoveWorkload(uid) => {
-                pods.extend(mesh.workload(&uid).map(|old| PodName::of(old)));
-                mesh.remove_workload(&uid)
-            }
-            MeshEvent::RemoveService(key) => mesh.remove_service(&key),
+            MeshEvent::Workload(workload) => match mesh.insert_workload(&workload) {
+                Earlier::Same => return false,
+                Earlier::Nothing => batch.workload(workload),
+                Earlier::Was(old) => {
+                    [old, workload].into_iter().for_each(|one| batch.workload(one))
+                }
+            },
+            MeshEvent::RemoveWorkload(uid) => match mesh.remove_workload(&uid) {
+                None => return false,
+                Some(old) => batch.workload(old),
+            },
+            MeshEvent::Service(service) => match mesh.insert_service(&service) {
+                Earlier::Same => return false,
+                Earlier::Nothing => batch.touched.by_service(&service.key, None),
+                Earlier::Was(old) => batch.touched.by_service(&service.key, Some(old)),
+            },
+            MeshEvent::RemoveService(key) => match mesh.remove_service(&key) {
+                None => return false,
+                Some(old) => batch.touched.by_service(&key, Some(old)),
+            },
+            MeshEvent::Policy(policy) => return mesh.insert_policy(policy),
             MeshEvent::UnreadableAddress(name, ranges) => {
-                mesh.insert_unreadable_address(&name, ranges)
+                return mesh.insert_unreadable_address(&name, ranges);
             }
-            MeshEvent::RemoveUnreadableAddress(name) => mesh.remove_unreadable_address(&name),
-            MeshEvent::UnreadablePolicy(key, scope) => mesh.insert_unreadable(key, scope),
-            MeshEvent::RemovePolicy(key) => mesh.remove_policy(&key),
+            MeshEvent::RemoveUnreadableAddress(name) => {
+                return mesh.remove_unreadable_address(&name);
+            }
+            MeshEvent::UnreadablePolicy(key, scope) => return mesh.insert_unreadable(key, scope),
+            MeshEvent::RemovePolicy(key) => return mesh.remove_policy(&key),
         }
-    }
-
-    /// Notes which services' endpoints an event is about, before it is applied.
-    fn touch(&self, event: &MeshEvent, touched: &mut Touched) {
-        let mesh = &self.mesh;
-        match event {
-            MeshEvent::Workload(workload) => {
-                touched.by_workload(workload);
-                mesh.workload(&workload.uid).into_iter().for_each(|old| touched.by_workload(old));
-            }
-            MeshEvent::RemoveWorkload(uid) => {
-                mesh.workload(uid).into_iter().for_each(|old| touched.by_workload(old));
-            }
-            MeshEvent::Service(service) => {
-                touched.by_service(&service.key, mesh.service(&service.key));
-            }
-            MeshEvent::RemoveService(key) => touched.by_service(key, mesh.service(key)),
-            MeshEvent::UnreadableAddress(..)
-            | MeshEvent::RemoveUnreadableAddress(_)
-            | MeshEvent::Policy(_)
-            | MeshEvent::UnreadablePolicy(..)
-            | MeshEvent::RemovePolicy(_) => {}
-        }
+        true
     }
 
     fn publish(&mut self) {

@@ -52,12 +52,12 @@ impl Watchers {
         }
     }
 
-    pub(super) fn wake(&self, changed: &[PodName]) {
+    pub(super) fn wake(&self, changed: &[Arc<Workload>]) {
         let pods = self.0.lock();
         if pods.is_empty() {
             return;
         }
-        for sender in changed.iter().filter_map(|pod| pods.get(pod)) {
+        for sender in changed.iter().filter_map(|workload| pods.get(&PodName::of(workload))) {
             sender.send_replace(());
         }
     }

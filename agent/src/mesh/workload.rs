@@ -1,14 +1,15 @@
 //! A workload: one pod, or one address outside the cluster, and what the mesh says of it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use arcstr::ArcStr;
 
 use super::address::Network;
+use super::addresses::Addresses;
+use super::backed::Backed;
 use super::policies::PolicyList;
-use super::service::{LoadBalancing, Locality, Port, ServiceKey, Waypoint};
+use super::service::{LoadBalancing, Locality, Waypoint};
 use super::spiffe::{SpiffeId, SpiffeIdError};
 
 /// The control plane's unique name of a workload, as `Kubernetes//Pod/bookinfo/details-v1`.
@@ -64,7 +65,7 @@ pub struct Workload {
     /// Kubernetes namespace.
     pub namespace: ArcStr,
     /// Canonical addresses, none for a workload that has a hostname only.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Addresses,
     /// Name to resolve when there is no address; may be empty.
     pub hostname: ArcStr,
     /// The network of its addresses.
@@ -88,7 +89,7 @@ pub struct Workload {
     /// PROXY header for the app.
     pub application_tunnel: Option<ApplicationTunnel>,
     /// The services it backs, and how their ports map to its own.
-    pub services: BTreeMap<ServiceKey, Vec<Port>>,
+    pub services: Backed,
     /// Policies that select it.
     pub authorization_policies: PolicyList,
     /// Ready for traffic.
@@ -102,15 +103,20 @@ pub struct Workload {
     /// Load-balancing weight, 1 by default.
     pub capacity: u32,
     /// A proxy in front of it.
-    pub waypoint: Option<Waypoint>,
+    pub waypoint: Option<Box<Waypoint>>,
     /// The gateway of its network.
-    pub network_gateway: Option<Waypoint>,
+    pub network_gateway: Option<Box<Waypoint>>,
 }
 
 impl Workload {
     /// Whether connections to a service that is balanced so may go to this endpoint of it.
     pub fn may_serve(&self, balancing: &LoadBalancing) -> bool {
         self.capacity > 0 && (self.healthy || balancing.allow_unhealthy)
+    }
+
+    /// Whether a canonical address belongs to it alone, and not to its node.
+    pub fn owns(&self, network: &Network, address: IpAddr) -> bool {
+        !self.host_network && self.network == *network && self.addresses.contains(&address)
     }
 
     /// A healthy HBONE pod with the given names and address; everything else at its default.
@@ -128,7 +134,7 @@ impl Workload {
             uid: WorkloadUid(arcstr::format!("{cluster}//Pod/{namespace}/{name}")),
             name: name.into(),
             namespace: namespace.into(),
-            addresses: vec![address.to_canonical()],
+            addresses: [address.to_canonical()].into_iter().collect(),
             hostname: ArcStr::new(),
             network: Network::new(),
             protocol: TunnelProtocol::Hbone,
@@ -144,7 +150,7 @@ impl Workload {
             workload_name: name.into(),
             native_tunnel: false,
             application_tunnel: None,
-            services: BTreeMap::new(),
+            services: Backed::default(),
             authorization_policies: PolicyList::default(),
             healthy: true,
             cluster_id: cluster.into(),

@@ -153,7 +153,7 @@ pub fn likely_service(
     let of_workload = || mesh.services_of(workload);
     let is_named = |service: &&Arc<Service>| named == Some(&*service.key.hostname);
     let leads_there = |service: &&Arc<Service>| {
-        let own = workload.services.get(&service.key).map_or(&[][..], Vec::as_slice);
+        let own = workload.services.get(&service.key).unwrap_or_default();
         let mut ports = service.ports.iter().chain(own);
         ports.any(|one| service.target_port(own, one.service_port) == Some(port))
     };
@@ -184,7 +184,7 @@ fn serves(mesh: &Mesh, network: &Network, own: &Workload, asked: SocketAddr) -> 
         Some(service) => service.waypoints().any(is_own),
         None => mesh
             .workload_by_address(network, asked.ip())
-            .is_some_and(|workload| workload.waypoint.as_ref().is_some_and(is_own)),
+            .is_some_and(|workload| workload.waypoint.as_deref().is_some_and(is_own)),
     }
 }
 
@@ -205,7 +205,7 @@ fn resolve(
             (service.key.namespace != workload.namespace, !service.canonical, &service.key)
         })
         .ok_or_else(unknown)?;
-    let own = workload.services.get(&service.key).map_or(&[][..], Vec::as_slice);
+    let own = workload.services.get(&service.key).unwrap_or_default();
     match service.target_port(own, port) {
         Some(target) => Ok((target, service.clone())),
         None => Err(InboundError::UnknownPort { service: service.key.clone(), port }),

@@ -9,7 +9,8 @@ use crate::mesh::service::{
 };
 use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol};
 use crate::mesh::{
-    Account, DestinationsDelta, Given, LocalPod, Mesh, MeshEvent, NetworkAddress, PodUid, Store,
+    Account, Addresses, Backed, DestinationsDelta, Given, LocalPod, Mesh, MeshEvent,
+    NetworkAddress, PodUid, Store,
 };
 
 use super::*;

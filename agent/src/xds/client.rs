@@ -64,6 +64,8 @@ enum StreamError {
         code = _0.code(), message = _0.message()
     )]
     Refused(Box<tonic::Status>),
+    #[error("control plane sent a malformed response")]
+    Malformed(#[from] prost::DecodeError),
     #[error("control plane sent no response")]
     Silent,
     #[error("control plane takes no requests")]
@@ -240,7 +242,7 @@ impl Client {
         response: DeltaDiscoveryResponse,
         worked: &AtomicBool,
     ) -> Result<(), StreamError> {
-        if let Some(reply) = self.handle(response) {
+        if let Some(reply) = self.handle(&response)? {
             worked.store(true, Ordering::Relaxed);
             send(&stream.requests, reply).await?;
         }
@@ -281,16 +283,18 @@ impl Client {
     }
 
     /// Applies a response; none for a type that was never asked for.
-    fn handle(&mut self, response: DeltaDiscoveryResponse) -> Option<DeltaDiscoveryRequest> {
+    fn handle(
+        &mut self,
+        response: &DeltaDiscoveryResponse,
+    ) -> Result<Option<DeltaDiscoveryRequest>, StreamError> {
         let kinds = [ResourceKind::Address, ResourceKind::Authorization];
         let asked = kinds.iter().position(|kind| type_url(*kind) == response.type_url);
         let Some(state) = asked.and_then(|index| self.states.get_mut(index)) else {
             tracing::warn!(type_url = response.type_url, "response of a type not asked for");
-            return None;
+            return Ok(None);
         };
-        let resources = response.resources.iter().filter_map(|one| one.resource.as_ref());
-        let bytes = resources.map(|resource| resource.value.len() as u64).sum();
-        let handled = state.on_response(response);
+        let bytes = response.resources.iter().map(|one| one.len() as u64).sum();
+        let handled = state.on_response(response)?;
         for rejection in &handled.rejected {
             tracing::warn!(
                 resource = rejection.name,
@@ -304,14 +308,20 @@ impl Client {
         self.status.handled(&handled, bytes);
         self.store.apply(handled.events);
         self.store.set_synced(handled.kind);
-        Some(handled.reply)
+        Ok(Some(handled.reply))
     }
 
     /// Goes by what another run of the agent knew.
     fn remember(&mut self, (before, age): Before) {
         for (state, before) in self.states.iter_mut().zip(before) {
             let kind = state.kind();
-            self.store.apply(state.remember(before));
+            match state.remember(&before) {
+                Ok(events) => self.store.apply(events),
+                Err(error) => {
+                    tracing::error!(%error, ?kind, "what is known of the mesh is no response");
+                    continue;
+                }
+            }
             self.store.set_synced(kind);
         }
         tracing::warn!(age = %humantime::format_duration(Duration::from_secs(age.as_secs())),
@@ -324,6 +334,7 @@ impl Client {
             StreamError::Ended => Ending::Complete,
             StreamError::Status(_)
             | StreamError::Refused(_)
+            | StreamError::Malformed(_)
             | StreamError::Silent
             | StreamError::Stuck => Ending::Error,
         };

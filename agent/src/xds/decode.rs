@@ -4,6 +4,7 @@
 //! resource is rejected as a whole.
 
 mod authorization;
+mod in_place;
 mod service;
 mod workload;
 
@@ -13,15 +14,18 @@ use std::sync::Arc;
 use arcstr::ArcStr;
 use ipnet::IpNet;
 use prost::Message;
-use prost_types::Any;
 use sotto_proto::security;
 use sotto_proto::workload::{Address, address};
 
 use crate::mesh::policy::PolicyScope;
 use crate::mesh::spiffe::SpiffeIdError;
-use crate::mesh::{MeshEvent, Network, PolicyKey, ResourceKind, ServiceKey, WorkloadUid};
+use crate::mesh::{
+    Backed, MeshEvent, Names, Network, PolicyKey, PolicyList, Pool, ResourceKind, ServiceKey,
+    Workload, WorkloadUid,
+};
 
 use super::delta::type_url;
+use super::resource::Body;
 
 #[cfg(test)]
 mod tests;
@@ -63,31 +67,73 @@ pub enum DecodeError {
     Identity(#[from] SpiffeIdError),
 }
 
-/// A resource of a kind, as the event of its arrival.
-///
-/// # Errors
-/// It is malformed or says something that cannot be honoured.
-pub fn event(kind: ResourceKind, resource: Option<&Any>) -> Result<MeshEvent, DecodeError> {
-    let any = resource.ok_or(DecodeError::Missing("resource"))?;
-    if any.type_url != type_url(kind) {
-        return Err(DecodeError::Type(any.type_url.clone()));
+/// Takes messages apart, and shares what is the same in many.
+#[derive(Debug)]
+pub struct Decoder {
+    names: Names,
+    /// By their bytes.
+    backed: Pool<Box<[u8]>, Backed>,
+    /// By their bytes.
+    policies: Pool<Box<[u8]>, PolicyList>,
+    /// The last one: the next is often of the same place.
+    last: Option<Arc<Workload>>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self {
+            names: Names::default(),
+            backed: Pool::new(|_, backed: &Backed| !backed.is_unshared()),
+            policies: Pool::new(|_, policies: &PolicyList| !policies.is_unshared()),
+            last: None,
+        }
     }
-    match kind {
-        ResourceKind::Address => {
-            let address = Address::decode(any.value.as_slice())?;
-            Ok(match address.r#type.ok_or(DecodeError::Missing("workload or service"))? {
-                address::Type::Workload(w) if workload::is_nobody(&w) => {
-                    MeshEvent::RemoveWorkload(WorkloadUid(named(w.uid, "uid")?))
+}
+
+impl Decoder {
+    /// A resource of a kind, as the event of its arrival.
+    ///
+    /// # Errors
+    /// It is malformed or says something that cannot be honoured.
+    pub(super) fn event(
+        &mut self,
+        kind: ResourceKind,
+        body: Option<Body<'_>>,
+    ) -> Result<MeshEvent, DecodeError> {
+        let body = body.ok_or(DecodeError::Missing("resource"))?;
+        if body.type_url != type_url(kind) {
+            return Err(DecodeError::Type(body.type_url.to_owned()));
+        }
+        match kind {
+            ResourceKind::Address => {
+                if let Some(workload) = self.in_place(body.value) {
+                    let workload = Arc::new(workload);
+                    self.last = Some(workload.clone());
+                    return Ok(MeshEvent::Workload(workload));
                 }
-                address::Type::Workload(w) => MeshEvent::Workload(Arc::new(workload::workload(w)?)),
-                address::Type::Service(s) => MeshEvent::Service(Arc::new(service::service(s)?)),
-            })
-        }
-        ResourceKind::Authorization => {
-            let policy = security::Authorization::decode(any.value.as_slice())?;
-            Ok(MeshEvent::Policy(Arc::new(authorization::authorization(policy)?)))
+                address(Address::decode(body.value)?)
+            }
+            ResourceKind::Authorization => {
+                let policy = security::Authorization::decode(body.value)?;
+                Ok(MeshEvent::Policy(Arc::new(authorization::authorization(policy)?)))
+            }
         }
     }
+
+    /// The end of a batch: what comes next is of another place.
+    pub(super) fn rest(&mut self) {
+        self.last = None;
+    }
+}
+
+fn address(from: Address) -> Result<MeshEvent, DecodeError> {
+    Ok(match from.r#type.ok_or(DecodeError::Missing("workload or service"))? {
+        address::Type::Workload(w) if workload::is_nobody(&w) => {
+            MeshEvent::RemoveWorkload(WorkloadUid(named(w.uid, "uid")?))
+        }
+        address::Type::Workload(w) => MeshEvent::Workload(Arc::new(workload::workload(w)?)),
+        address::Type::Service(s) => MeshEvent::Service(Arc::new(service::service(s)?)),
+    })
 }
 
 /// The policy that a resource's name stands for, whatever the name is.
@@ -102,11 +148,11 @@ pub(super) fn policy_key_of_name(name: &str) -> PolicyKey {
 /// the root namespace, or of none, may govern the whole mesh.
 pub(super) fn scope_of_unreadable(
     key: &PolicyKey,
-    resource: Option<&Any>,
+    resource: Option<Body<'_>>,
     root_namespace: &str,
 ) -> Option<PolicyScope> {
-    let ours = resource.filter(|any| any.type_url == type_url(ResourceKind::Authorization));
-    let content = ours.and_then(|any| security::Authorization::decode(any.value.as_slice()).ok());
+    let ours = resource.filter(|body| body.type_url == type_url(ResourceKind::Authorization));
+    let content = ours.and_then(|body| security::Authorization::decode(body.value).ok());
     let content =
         content.filter(|policy| policy.namespace == *key.namespace && policy.name == *key.name);
     if content.as_ref().is_some_and(|policy| policy.dry_run) {
@@ -124,9 +170,9 @@ pub(super) fn scope_of_unreadable(
 
 /// The addresses of a workload or a service that cannot be decoded, as far as they can be; none of one that shares its
 /// node's, which others have too.
-pub(super) fn ranges_of_unreadable(resource: Option<&Any>) -> Vec<(Network, IpNet)> {
-    let ours = resource.filter(|any| any.type_url == type_url(ResourceKind::Address));
-    let content = ours.and_then(|any| Address::decode(any.value.as_slice()).ok());
+pub(super) fn ranges_of_unreadable(resource: Option<Body<'_>>) -> Vec<(Network, IpNet)> {
+    let ours = resource.filter(|body| body.type_url == type_url(ResourceKind::Address));
+    let content = ours.and_then(|body| Address::decode(body.value).ok());
     match content.and_then(|address| address.r#type) {
         Some(address::Type::Workload(from)) => workload::own_addresses(&from),
         Some(address::Type::Service(from)) => service::ranges(from.addresses),

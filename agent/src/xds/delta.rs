@@ -6,16 +6,20 @@
 //! a policy: it was replaced for a reason, and an agent that starts after that has none. What cannot be read is told
 //! to the mesh as such: a policy may deny, and an address that is of the mesh must not be taken for one that is not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
+use std::hash::{BuildHasher as _, RandomState};
 
 use arcstr::ArcStr;
-use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
+use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 
+use crate::mesh::table::Table;
 use crate::mesh::{MeshEvent, PolicyKey, ResourceKind, ServiceKey, WorkloadUid};
 
-use super::decode::{self, DecodeError};
+use super::decode::{self, DecodeError, Decoder};
+use super::resource::{self, Told};
+use super::version::Version;
 use crate::error::chain;
 
 #[cfg(test)]
@@ -73,7 +77,7 @@ pub struct Handled {
     pub events: Vec<MeshEvent>,
     /// What was not taken.
     pub rejected: Vec<Rejection>,
-    /// Names that were taken or removed: earlier rejections of them are history.
+    /// Names rejected earlier that were taken or removed: that is history.
     pub settled: Vec<String>,
     /// Resources held now.
     pub held: usize,
@@ -86,17 +90,46 @@ pub struct Handled {
 pub struct DeltaState {
     kind: ResourceKind,
     root_namespace: ArcStr,
-    held: HashMap<String, Held>,
+    decoder: Decoder,
+    held: Holdings,
     /// What was told of those whose last version cannot be read; an earlier one may be held.
     unreadable: HashMap<String, ResourceKey>,
+    /// Whose last version was rejected.
+    rejected: HashSet<String>,
     /// What the mesh has from before this run, until the first response says what there is.
     remembered: Vec<ResourceKey>,
 }
 
-#[derive(Debug)]
+/// Resources that are held, by name. Their names are those of the mesh, and kept there.
+#[derive(Debug, Default)]
+struct Holdings {
+    all: Table<Held>,
+    hashes: RandomState,
+}
+
+#[derive(Debug, Clone)]
 struct Held {
-    version: String,
+    version: Version,
     key: ResourceKey,
+}
+
+impl Holdings {
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
+    fn hash(&self, name: &str) -> u32 {
+        self.hashes.hash_one(name) as u32
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.all.get(self.hash(name), |held| held.key.is(name)).is_some()
+    }
+
+    fn put(&mut self, name: &str, held: Held) -> Option<Held> {
+        self.all.put(self.hash(name), |held| held.key.is(name), held)
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Held> {
+        self.all.remove(self.hash(name), |held| held.key.is(name))
+    }
 }
 
 /// A resource as the mesh names it.
@@ -118,19 +151,31 @@ const INVALID_ARGUMENT: i32 = 3;
 impl DeltaState {
     /// Holding nothing. Policies of the root namespace may govern the whole mesh.
     pub fn new(kind: ResourceKind, root_namespace: impl Into<ArcStr>) -> Self {
-        let root_namespace = root_namespace.into();
-        let (held, unreadable) = (HashMap::new(), HashMap::new());
-        Self { kind, root_namespace, held, unreadable, remembered: Vec::new() }
+        Self {
+            kind,
+            root_namespace: root_namespace.into(),
+            decoder: Decoder::default(),
+            held: Holdings::default(),
+            unreadable: HashMap::new(),
+            rejected: HashSet::new(),
+            remembered: Vec::new(),
+        }
     }
 
     /// Takes what was known before this run, as a control plane would have told it: what to apply. None of it is held:
     /// the first response has everything, and takes away what it does not have.
-    pub fn remember(&mut self, before: DeltaDiscoveryResponse) -> Vec<MeshEvent> {
+    ///
+    /// # Errors
+    /// It holds what is no resource.
+    pub fn remember(
+        &mut self,
+        before: &DeltaDiscoveryResponse,
+    ) -> Result<Vec<MeshEvent>, prost::DecodeError> {
         let mut then = Self::new(self.kind, self.root_namespace.clone());
-        let events = then.on_response(before).events;
-        self.remembered.extend(then.held.into_values().map(|held| held.key));
+        let events = then.on_response(before)?.events;
+        self.remembered.extend(then.held.all.iter().map(|held| held.key.clone()));
         self.remembered.extend(then.unreadable.into_values());
-        events
+        Ok(events)
     }
 
     /// Of which kind.
@@ -141,7 +186,7 @@ impl DeltaState {
     /// The first request of a stream: everything of this kind, except what is held already. What
     /// could not be read is named without a version: it comes again, or its removal does.
     pub fn initial_request(&self, node: &Node) -> DeltaDiscoveryRequest {
-        let held = self.held.iter().map(|(name, held)| (name.clone(), held.version.clone()));
+        let held = self.held.all.iter().map(|held| (held.key.name(), held.version.to_string()));
         let unreadable = self.unreadable.keys().map(|name| (name.clone(), String::new()));
         let versions = held.chain(unreadable).collect();
         DeltaDiscoveryRequest {
@@ -153,25 +198,34 @@ impl DeltaState {
     }
 
     /// Takes what can be taken.
-    pub fn on_response(&mut self, response: DeltaDiscoveryResponse) -> Handled {
-        let mut events = Vec::new();
+    ///
+    /// # Errors
+    /// It holds what is no resource, not even one that can be named: nothing is taken.
+    pub fn on_response(
+        &mut self,
+        response: &DeltaDiscoveryResponse,
+    ) -> Result<Handled, prost::DecodeError> {
+        response.resources.iter().try_for_each(|one| resource::read(one, |_| ()))?;
+        let mut events = Vec::with_capacity(response.resources.len());
         let mut rejected = Vec::new();
         let mut settled = Vec::new();
-        for name in response.removed_resources {
+        for name in &response.removed_resources {
             // A name that is not held never existed here: legal.
-            events.extend(self.held.remove(&name).map(|held| held.key.removal()));
-            events.extend(self.unreadable.remove(&name).map(ResourceKey::removal));
-            settled.push(name);
+            events.extend(self.held.remove(name).map(|held| held.key.removal()));
+            events.extend(self.unreadable.remove(name).map(ResourceKey::removal));
+            settled.extend(self.rejected.take(name));
         }
-        for resource in response.resources {
-            match self.take(&resource, &mut events) {
-                Ok(()) => settled.push(resource.name),
+        for one in &response.resources {
+            resource::read(one, |told| match self.take(told, &mut events) {
+                Ok(()) => settled.extend(self.rejected.take(told.name)),
                 Err(error) => {
-                    let instead = self.without(&resource, &mut events);
-                    rejected.push(Rejection { name: resource.name, error, instead });
+                    let instead = self.without(told, &mut events);
+                    self.rejected.insert(told.name.to_owned());
+                    rejected.push(Rejection { name: told.name.to_owned(), error, instead });
                 }
-            }
+            })?;
         }
+        self.decoder.rest();
         for key in std::mem::take(&mut self.remembered) {
             if !self.has(&key) {
                 events.push(key.removal());
@@ -179,30 +233,27 @@ impl DeltaState {
         }
         let reply = DeltaDiscoveryRequest {
             type_url: type_url(self.kind).to_owned(),
-            response_nonce: response.nonce,
+            response_nonce: response.nonce.clone(),
             error_detail: error_detail(&rejected),
             ..DeltaDiscoveryRequest::default()
         };
-        Handled { kind: self.kind, events, rejected, settled, held: self.held.len(), reply }
+        let held = self.held.all.len();
+        Ok(Handled { kind: self.kind, events, rejected, settled, held, reply })
     }
 
-    fn take(
-        &mut self,
-        resource: &Resource,
-        events: &mut Vec<MeshEvent>,
-    ) -> Result<(), DecodeError> {
-        let Resource { name, version, resource, .. } = resource;
-        let event = decode::event(self.kind, resource.as_ref())?;
+    fn take(&mut self, told: Told<'_>, events: &mut Vec<MeshEvent>) -> Result<(), DecodeError> {
+        let Told { name, version, body } = told;
+        let event = self.decoder.event(self.kind, body)?;
         let Some(key) = ResourceKey::of(&event) else {
             return Err(DecodeError::Missing("resource"));
         };
         // Names and contents are one to one, so that a removal by name is unambiguous.
-        if key.name() != *name {
+        if !key.is(name) {
             return Err(DecodeError::Name(key.name()));
         }
         events.extend(self.unreadable.remove(name).map(ResourceKey::removal));
-        let held = Held { version: version.clone(), key: key.clone() };
-        match self.held.insert(name.clone(), held) {
+        let held = Held { version: Version::new(version), key: key.clone() };
+        match self.held.put(name, held) {
             Some(old) if old.key != key => events.push(old.key.removal()),
             _ => {}
         }
@@ -211,22 +262,20 @@ impl DeltaState {
     }
 
     /// What to do without a resource that cannot be taken.
-    fn without(&mut self, resource: &Resource, events: &mut Vec<MeshEvent>) -> Instead {
+    fn without(&mut self, told: Told<'_>, events: &mut Vec<MeshEvent>) -> Instead {
         if self.kind != ResourceKind::Authorization {
-            return self.without_address(resource, events);
+            return self.without_address(told, events);
         }
-        events.extend(self.held.remove(&resource.name).map(|held| held.key.removal()));
-        let key = decode::policy_key_of_name(&resource.name);
-        let body = resource.resource.as_ref();
-        match decode::scope_of_unreadable(&key, body, &self.root_namespace) {
+        events.extend(self.held.remove(told.name).map(|held| held.key.removal()));
+        let key = decode::policy_key_of_name(told.name);
+        match decode::scope_of_unreadable(&key, told.body, &self.root_namespace) {
             Some(scope) => {
-                let told = ResourceKey::Policy(key.clone());
-                self.unreadable.insert(resource.name.clone(), told);
+                self.unreadable.insert(told.name.to_owned(), ResourceKey::Policy(key.clone()));
                 events.push(MeshEvent::UnreadablePolicy(key, scope));
                 Instead::DenyAll
             }
             None => {
-                let earlier = self.unreadable.remove(&resource.name);
+                let earlier = self.unreadable.remove(told.name);
                 events.extend(earlier.map(ResourceKey::removal));
                 Instead::Nothing
             }
@@ -234,16 +283,16 @@ impl DeltaState {
     }
 
     /// The same of a workload or a service. It may have got addresses that its last good version lacks.
-    fn without_address(&mut self, resource: &Resource, events: &mut Vec<MeshEvent>) -> Instead {
-        let name = ArcStr::from(&*resource.name);
-        let ranges = decode::ranges_of_unreadable(resource.resource.as_ref());
-        let held = self.held.contains_key(&resource.name);
+    fn without_address(&mut self, told: Told<'_>, events: &mut Vec<MeshEvent>) -> Instead {
+        let name = ArcStr::from(told.name);
+        let ranges = decode::ranges_of_unreadable(told.body);
+        let held = self.held.has(told.name);
         if ranges.is_empty() {
-            let earlier = self.unreadable.remove(&resource.name);
+            let earlier = self.unreadable.remove(told.name);
             events.extend(earlier.map(ResourceKey::removal));
             return if held { Instead::LastGood } else { Instead::Nothing };
         }
-        self.unreadable.insert(resource.name.clone(), ResourceKey::Unreadable(name.clone()));
+        self.unreadable.insert(told.name.to_owned(), ResourceKey::Unreadable(name.clone()));
         events.push(MeshEvent::UnreadableAddress(name, ranges.into()));
         if held { Instead::LastGood } else { Instead::Refused }
     }
@@ -252,10 +301,8 @@ impl DeltaState {
     fn has(&self, key: &ResourceKey) -> bool {
         let name = key.name();
         match key {
-            ResourceKey::Workload(_) | ResourceKey::Service(_) => self.held.contains_key(&name),
-            ResourceKey::Policy(_) => {
-                self.held.contains_key(&name) || self.unreadable.contains_key(&name)
-            }
+            ResourceKey::Workload(_) | ResourceKey::Service(_) => self.held.has(&name),
+            ResourceKey::Policy(_) => self.held.has(&name) || self.unreadable.contains_key(&name),
             ResourceKey::Unreadable(_) => self.unreadable.contains_key(&name),
         }
     }
@@ -274,6 +321,20 @@ impl ResourceKey {
             | MeshEvent::RemoveUnreadableAddress(_)
             | MeshEvent::UnreadablePolicy(..)
             | MeshEvent::RemovePolicy(_) => None,
+        }
+    }
+
+    /// Whether this is its name.
+    fn is(&self, name: &str) -> bool {
+        let pair = |namespace: &str, own: &str| {
+            let rest = name.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/'));
+            rest == Some(own)
+        };
+        match self {
+            Self::Workload(uid) => *uid.0 == *name,
+            Self::Service(key) => pair(&key.namespace, &key.hostname),
+            Self::Policy(key) => pair(&key.namespace, &key.name),
+            Self::Unreadable(own) => **own == *name,
         }
     }
 

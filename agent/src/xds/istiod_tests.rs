@@ -1,9 +1,8 @@
 //! What istiod sends, byte for byte as its own code made it (1.31), and what comes of it.
 
-use prost_types::Any;
-
-use super::decode;
+use super::decode::Decoder;
 use super::delta::type_url;
+use super::resource::Body;
 use crate::authorize::{Decision, Request, decide};
 use crate::mesh::{ResourceKind, Store};
 
@@ -20,8 +19,9 @@ const STATIC_STRICT: &str = "0a1d697374696f5f636f6e7665727465645f7374617469635f7
 
 fn event(kind: ResourceKind, hex: &str) -> crate::mesh::MeshEvent {
     let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-    let value = (0..hex.len()).step_by(2).map(byte).collect();
-    decode::event(kind, Some(&Any { type_url: type_url(kind).to_owned(), value })).unwrap()
+    let value: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+    let body = Body { type_url: type_url(kind), value: &value };
+    Decoder::default().event(kind, Some(body)).unwrap()
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use prost::Message as _;
 use prost_types::Any;
 use serde::{Deserialize, Serialize};
@@ -239,14 +240,10 @@ fn responses(mesh: &Mesh) -> [DeltaDiscoveryResponse; 2] {
     ]
 }
 
-fn resources(
-    kind: ResourceKind,
-    messages: impl Iterator<Item = (String, Vec<u8>)>,
-) -> Vec<Resource> {
-    let resource = |(name, value)| Resource {
-        name,
-        resource: Some(Any { type_url: type_url(kind).to_owned(), value }),
-        ..Resource::default()
+fn resources(kind: ResourceKind, messages: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<Bytes> {
+    let resource = |(name, value)| {
+        let resource = Some(Any { type_url: type_url(kind).to_owned(), value });
+        Resource { name, resource, ..Resource::default() }.encoded()
     };
     messages.map(resource).collect()
 }

@@ -244,12 +244,12 @@ impl Node {
     }
 
     fn take(&mut self, response: DeltaDiscoveryResponse) {
-        for name in response.removed_resources {
-            self.workloads.remove(&name);
-            self.services.remove(&name);
-            self.policies.remove(&name);
+        for name in &response.removed_resources {
+            self.workloads.remove(name);
+            self.services.remove(name);
+            self.policies.remove(name);
         }
-        for resource in response.resources {
+        for resource in response.decoded().unwrap() {
             if response.type_url == AUTHORIZATION_TYPE {
                 let body = resource.resource.unwrap().value;
                 let policy = Authorization::decode(body.as_slice()).unwrap();

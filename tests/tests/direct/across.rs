@@ -13,8 +13,8 @@ use sotto::identify::peer;
 use sotto::mesh::policy::{Action, Group, Match, PolicyScope, Rule, StringMatch};
 use sotto::mesh::service::{Port, Waypoint, WaypointDestination};
 use sotto::mesh::{
-    Authorization, Given, MeshEvent, NetworkAddress, PolicyKey, Service, ServiceKey, SpiffeId,
-    Workload,
+    Addresses, Authorization, Given, MeshEvent, NetworkAddress, PolicyKey, Service, ServiceKey,
+    SpiffeId, Workload,
 };
 use sotto::tunnel::accept::{Incoming, accept};
 use sotto::tunnel::{Limits, Progress, Terms, Trust, relay};
@@ -71,11 +71,11 @@ fn near(service: Service) -> Vec<MeshEvent> {
     let mut gateway = pod("gateway", Ipv4Addr::new(127, 0, 0, 4), "west");
     gateway.node = "elsewhere".into();
     let mut far = pod("far", SERVER, "west");
-    far.addresses.clear();
+    far.addresses = Addresses::default();
     far.node = "elsewhere".into();
     far.services.insert(key(), vec![]);
     let destination = WaypointDestination::Address(NetworkAddress::new("west", GATEWAY.ip()));
-    far.network_gateway = Some(Waypoint { destination, hbone_port: GATEWAY.port() });
+    far.network_gateway = Some(Waypoint { destination, hbone_port: GATEWAY.port() }.into());
     let service = MeshEvent::Service(Arc::new(service));
     workloads(vec![pod("client", CLIENT, ""), gateway, far]).chain([service]).collect()
 }

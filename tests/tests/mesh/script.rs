@@ -123,7 +123,7 @@ impl Script {
         let nonce = self.nonce.to_string();
         let response = DeltaDiscoveryResponse {
             type_url: type_url.to_owned(),
-            resources,
+            resources: resources.iter().map(Resource::encoded).collect(),
             removed_resources,
             nonce: nonce.clone(),
             ..DeltaDiscoveryResponse::default()

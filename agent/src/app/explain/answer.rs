@@ -149,7 +149,7 @@ fn ports(mesh: &Mesh, to: &Workload, parameters: &Parameters) -> Result<Vec<u16>
         let port = port.ok_or_else(|| Refusal::bad_request("the port is not one".to_owned()))?;
         return Ok(vec![port]);
     }
-    let of_workload = to.services.values().flatten();
+    let of_workload = to.services.iter().flat_map(|(_, ports)| ports);
     let of_services = mesh.services_of(to).flat_map(|service| &service.ports);
     let mut ports: Vec<_> =
         of_workload.chain(of_services).filter_map(|port| port.target_port).collect();

@@ -222,14 +222,11 @@ impl Subscription {
         *responses += 1;
         let nonce = responses.to_string();
         self.in_flight = Some(InFlight { nonce: nonce.clone(), additions });
-        let resource = |(name, entry): (ArcStr, Entry)| Resource {
-            version: entry.version.to_string(),
-            resource: Some(Any {
-                type_url: kind.type_url().to_owned(),
-                value: entry.body.to_vec(),
-            }),
-            name: name.to_string(),
-            aliases: Vec::new(),
+        let resource = |(name, entry): (ArcStr, Entry)| {
+            let value = entry.body.to_vec();
+            let body = Any { type_url: kind.type_url().to_owned(), value };
+            let (version, name) = (entry.version.to_string(), name.to_string());
+            Resource { version, resource: Some(body), name, aliases: Vec::new() }.encoded()
         };
         let response = DeltaDiscoveryResponse {
             system_version_info: String::new(),

@@ -317,12 +317,12 @@ impl Subscriber {
         let response = wait.await.unwrap().unwrap().unwrap();
         let answer = DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
-            response_nonce: response.nonce,
+            response_nonce: response.nonce.clone(),
             ..DeltaDiscoveryRequest::default()
         };
         self.requests.send(answer).await.unwrap();
         let kind = response.type_url.rsplit('.').next().unwrap().to_owned();
-        let names = response.resources.into_iter().map(|resource| resource.name).collect();
+        let names = response.decoded().unwrap().into_iter().map(|resource| resource.name).collect();
         (kind, names, response.removed_resources)
     }
 }

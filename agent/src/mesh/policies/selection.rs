@@ -10,12 +10,14 @@ use super::Policies;
 use super::index::PolicyIndex;
 use crate::mesh::policy::{Action, Authorization, PolicyKey};
 
-/// The names of the policies that select a workload, in the control plane's order.
+/// The names of the policies that select a workload, in the control plane's order. Copies are one list.
 ///
 /// It remembers what the names stood for when last asked; that is no part of its value.
-#[derive(Default)]
-pub struct PolicyList {
-    keys: Vec<PolicyKey>,
+#[derive(Clone, Default)]
+pub struct PolicyList(Option<Arc<List>>);
+
+struct List {
+    keys: Box<[PolicyKey]>,
     last: ArcSwapOption<Selection>,
 }
 
@@ -77,9 +79,7 @@ impl Selection {
 impl Policies {
     /// What the names stand for; none if there are no names.
     pub(in crate::mesh) fn select(&self, list: &PolicyList) -> Option<Arc<Selection>> {
-        if list.keys.is_empty() {
-            return None;
-        }
+        let list = list.0.as_ref()?;
         let current = |last: &&Arc<Selection>| Arc::ptr_eq(&last.state, &self.state);
         if let Some(selection) = list.last.load().as_ref().filter(current) {
             return Some(selection.clone());
@@ -93,17 +93,25 @@ impl Policies {
 
 // === impl PolicyList ===
 
+impl PolicyList {
+    /// Whether nobody else has the list.
+    pub fn is_unshared(&self) -> bool {
+        self.0.as_ref().is_some_and(|list| Arc::strong_count(list) == 1)
+    }
+}
+
 impl Deref for PolicyList {
     type Target = [PolicyKey];
 
     fn deref(&self) -> &[PolicyKey] {
-        &self.keys
+        self.0.as_ref().map(|list| &*list.keys).unwrap_or_default()
     }
 }
 
 impl From<Vec<PolicyKey>> for PolicyList {
     fn from(keys: Vec<PolicyKey>) -> Self {
-        Self { keys, last: ArcSwapOption::empty() }
+        let list = |keys: Vec<_>| List { keys: keys.into(), last: ArcSwapOption::empty() };
+        Self((!keys.is_empty()).then(|| Arc::new(list(keys))))
     }
 }
 
@@ -113,20 +121,14 @@ impl FromIterator<PolicyKey> for PolicyList {
     }
 }
 
-impl Clone for PolicyList {
-    fn clone(&self) -> Self {
-        self.keys.clone().into()
-    }
-}
-
 impl PartialEq for PolicyList {
     fn eq(&self, other: &Self) -> bool {
-        self.keys == other.keys
+        **self == **other
     }
 }
 
 impl fmt::Debug for PolicyList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.keys.fmt(f)
+        (**self).fmt(f)
     }
 }

@@ -289,7 +289,7 @@ fn check(mesh: &Mesh, model: &Model) -> Result<(), TestCaseError> {
         let backing = model.workloads.values().filter(|w| w.services.contains_key(&key));
         prop_assert_eq!(endpoints, backing.map(|w| &w.uid).collect());
         prop_assert!(
-            mesh.endpoints(&key).all(|(w, ports)| ports == w.services[&key].as_slice()
+            mesh.endpoints(&key).all(|(w, ports)| Some(ports) == w.services.get(&key)
                 && mesh.workload(&w.uid) == Some(w))
         );
         let named: BTreeSet<_> = mesh.services_by_hostname(&key.hostname).map(|s| &s.key).collect();

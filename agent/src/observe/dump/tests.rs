@@ -22,8 +22,8 @@ fn workload() -> Workload {
     let mut workload = Workload::pod("Kubernetes", "shop", "web-1", "web", ip).expect("a workload");
     workload.node = "n1".into();
     workload.locality.region = "eu".into();
-    workload.waypoint =
-        Some(Waypoint { destination: WaypointDestination::Service(key()), hbone_port: 15008 });
+    let waypoint = Waypoint { destination: WaypointDestination::Service(key()), hbone_port: 15008 };
+    workload.waypoint = Some(waypoint.into());
     workload.authorization_policies =
         vec![PolicyKey { namespace: "shop".into(), name: "deny".into() }].into();
     workload

@@ -120,8 +120,8 @@ impl From<&Workload> for WorkloadDump {
         Self {
             uid: workload.uid.to_string(),
             workload_ips: workload.addresses.iter().map(ToString::to_string).collect(),
-            waypoint: workload.waypoint.as_ref().map(GatewayDump::new),
-            network_gateway: workload.network_gateway.as_ref().map(GatewayDump::new),
+            waypoint: workload.waypoint.as_deref().map(GatewayDump::new),
+            network_gateway: workload.network_gateway.as_deref().map(GatewayDump::new),
             protocol: match workload.protocol {
                 TunnelProtocol::Hbone => "HBONE",
                 TunnelProtocol::Tcp => "TCP",

@@ -10,11 +10,11 @@ fn west() -> World {
     gateway.network = "west".into();
     gateway.protocol = TunnelProtocol::Tcp;
     let mut reviews = backing(pod("far", "10.9.9.9"), "reviews", &[(80, 9080)]);
-    reviews.addresses.clear();
+    reviews.addresses = Addresses::default();
     reviews.network = "west".into();
     let destination =
         WaypointDestination::Address(NetworkAddress::new("west", "192.0.2.1".parse().unwrap()));
-    reviews.network_gateway = Some(Waypoint { destination, hbone_port: 25008 });
+    reviews.network_gateway = Some(Waypoint { destination, hbone_port: 25008 }.into());
     let mut service = service("reviews", "10.96.0.7", &[(80, 9080)]);
     service.subject_alt_names = vec![arcstr::literal!(FAR)];
     world(vec![pod("productpage", "10.0.0.1"), gateway, reviews], vec![service])
@@ -70,9 +70,8 @@ fn a_gateway_that_is_not_known_is_no_way() {
 #[test]
 fn a_waypoint_on_another_network_is_reached_through_its_gateway() {
     let mut world = west();
-    let mut waypoint = backing(world.workloads[2].clone(), "waypoint", &[(15008, 15008)]);
-    waypoint.services.remove(&key("reviews"));
-    world.workloads[2] = waypoint;
+    let alone = Workload { services: Backed::default(), ..world.workloads[2].clone() };
+    world.workloads[2] = backing(alone, "waypoint", &[(15008, 15008)]);
     world.services[0].waypoint = Some(Waypoint {
         destination: WaypointDestination::Service(key("waypoint")),
         hbone_port: 15008,

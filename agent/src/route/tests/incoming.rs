@@ -66,7 +66,7 @@ fn an_unknown_hostname_or_port_is_unavailable() {
     check(&details(), &format!("{HOST}:81"), &format!("503 {key} has no port 81 on this pod"));
     check(&details(), &format!("{HOST}:99"), &format!("503 {key} has no port 99 on this pod"));
     let mut elsewhere = details();
-    elsewhere.workloads[0].services.clear();
+    elsewhere.workloads[0].services = Backed::default();
     let not_ours = format!("503 {HOST} is not a service of this pod");
     check(&elsewhere, &format!("{HOST}:80"), &not_ours);
 }
@@ -131,7 +131,9 @@ fn the_likely_service_is_the_one_named_or_one_with_that_port() {
     let other_port = service("other", "10.96.0.5", &[(80, 7070)]);
     world.services.extend([headless, of_named_port, other_port]);
     let ports = [("all", vec![]), ("named", mapped(&[(443, 8443)])), ("other", vec![])];
-    world.workloads[0].services.extend(ports.map(|(name, ports)| (key(name), ports)));
+    for (name, ports) in ports {
+        world.workloads[0].services.insert(key(name), ports);
+    }
     let mesh = world.mesh();
     let check = |named: Option<&str>, port, expected: Option<&str>| {
         let found = likely_service(&mesh, &world.workloads[0], (named, port));

@@ -81,7 +81,7 @@ fn a_workload_of_an_unknown_tunnel_protocol_is_not_reached_in_the_clear() {
     // Its waypoint is how it is reached, whatever it takes itself.
     let mut world = with_waypoint();
     world.workloads[1].protocol = TunnelProtocol::Unknown;
-    world.workloads[1].waypoint = waypoint_at("10.0.0.9");
+    world.workloads[1].waypoint = waypoint_at("10.0.0.9").map(Box::new);
     world.check("10.0.0.2:9080", "tunnel gate-1 10.0.0.2:9080 via 10.0.0.9:15008 as gate");
 }
 
@@ -97,12 +97,12 @@ fn a_host_network_workload_is_reached_as_it_is_and_never_by_address() {
 fn a_named_port_is_the_endpoints_own() {
     let mut world = details();
     world.services[0].ports = mapped(&[(80, 0)]);
-    world.workloads[1].services = BTreeMap::from([(key("details"), mapped(&[(80, 7070)]))]);
+    world.workloads[1].services = [(key("details"), mapped(&[(80, 7070)]))].into_iter().collect();
     world.check(
         "10.96.0.1:80",
         "tunnel details 10.0.0.2:7070 via 10.0.0.2:15008 as details for details",
     );
-    world.workloads[1].services = BTreeMap::from([(key("details"), vec![])]);
+    world.workloads[1].services = [(key("details"), vec![])].into_iter().collect();
     world.check("10.96.0.1:80", "refuse: no healthy upstream: 10.96.0.1:80");
 }
 
@@ -209,7 +209,7 @@ fn a_service_address_goes_through_the_services_waypoint_alone() {
 #[test]
 fn a_pod_address_goes_through_the_workloads_waypoint_alone() {
     let mut world = with_waypoint();
-    world.workloads[1].waypoint = waypoint_service("gate");
+    world.workloads[1].waypoint = waypoint_service("gate").map(Box::new);
     world.check("10.0.0.2:80", "tunnel gate-1 10.0.0.2:80 via 10.0.0.9:15008 as gate");
     let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
     world.check("10.96.0.1:80", expected);
@@ -221,7 +221,7 @@ fn a_waypoint_does_not_go_through_itself() {
         let mut world = with_waypoint();
         world.workloads[0].services.insert(key("gate"), vec![]);
         world.services[0].waypoint = waypoint.clone();
-        world.workloads[1].waypoint = waypoint;
+        world.workloads[1].waypoint = waypoint.map(Box::new);
         let expected = "tunnel details 10.0.0.2:9080 via 10.0.0.2:15008 as details for details";
         world.check("10.96.0.1:80", expected);
         world.check("10.0.0.2:80", "tunnel details 10.0.0.2:80 via 10.0.0.2:15008 as details");
@@ -285,7 +285,7 @@ fn a_waypoint_is_never_gone_around() {
 fn a_waypoints_port_may_be_mapped() {
     let mut world = with_waypoint();
     world.services[0].waypoint = waypoint_service("gate");
-    world.workloads[2].services = BTreeMap::from([(key("gate"), mapped(&[(15008, 25008)]))]);
+    world.workloads[2].services = [(key("gate"), mapped(&[(15008, 25008)]))].into_iter().collect();
     let expected = "tunnel gate-1 10.96.0.1:80 via 10.0.0.9:25008 as gate for details";
     world.check("10.96.0.1:80", expected);
 }
@@ -312,7 +312,7 @@ fn another_network_without_a_gateway_is_refused_unless_an_endpoint_is_on_ours() 
 #[test]
 fn a_workload_with_a_hostname_alone_is_resolved_first() {
     let mut world = details();
-    world.workloads[1].addresses.clear();
+    world.workloads[1].addresses = Addresses::default();
     world.workloads[1].hostname = "example.com".into();
     world.check("10.96.0.1:80", "resolve example.com:9080 to details for details");
     let Route::Resolve(to) = world.route("10.96.0.1:80") else { panic!("nothing to resolve") };
@@ -332,7 +332,7 @@ fn a_workload_with_a_hostname_alone_is_resolved_first() {
 #[test]
 fn a_hostname_outside_the_mesh_is_reached_directly() {
     let mut world = details();
-    world.workloads[1].addresses.clear();
+    world.workloads[1].addresses = Addresses::default();
     world.workloads[1].hostname = "example.com".into();
     world.workloads[1].protocol = TunnelProtocol::Tcp;
     let Route::Resolve(to) = world.route("10.96.0.1:80") else { panic!("nothing to resolve") };
@@ -343,7 +343,8 @@ fn a_hostname_outside_the_mesh_is_reached_directly() {
 #[test]
 fn a_service_may_ask_for_a_family() {
     let mut world = details();
-    world.workloads[1].addresses.push("fd00::2".parse().unwrap());
+    let addresses = ["10.0.0.2", "fd00::2"].map(|ip| ip.parse().unwrap());
+    world.workloads[1].addresses = addresses.into_iter().collect();
     let via = |ip: &str| format!("tunnel details {ip}:9080 via {ip}:15008 as details for details");
     for (families, expected) in [
         (Families::Any, via("10.0.0.2")),
@@ -354,7 +355,7 @@ fn a_service_may_ask_for_a_family() {
         world.services[0].families = families;
         world.check("10.96.0.1:80", &expected);
     }
-    world.workloads[1].addresses.pop();
+    world.workloads[1].addresses = ["10.0.0.2".parse().unwrap()].into_iter().collect();
     world.check(
         "10.96.0.1:80",
         "refuse: workload c//Pod/bookinfo/details has no address, and its hostname \"\" has \
@@ -365,7 +366,8 @@ fn a_service_may_ask_for_a_family() {
 #[test]
 fn the_family_of_the_destination_is_kept_where_possible() {
     let mut world = details();
-    world.workloads[1].addresses.push("fd00::2".parse().unwrap());
+    let addresses = ["10.0.0.2", "fd00::2"].map(|ip| ip.parse().unwrap());
+    world.workloads[1].addresses = addresses.into_iter().collect();
     let v6 = NetworkAddress::new(net(), "fd96::1".parse().unwrap());
     world.services[0].vips.push(v6);
     world.check(

@@ -183,7 +183,7 @@ fn workload(uid: &str, nonce: &str) -> DeltaDiscoveryResponse {
     let any = Any { type_url: ADDRESS_TYPE.into(), value: address.encode_to_vec() };
     let resource =
         Resource { name: uid.into(), version: "v1".into(), resource: Some(any), aliases: vec![] };
-    DeltaDiscoveryResponse { resources: vec![resource], ..empty(ADDRESS_TYPE, nonce) }
+    DeltaDiscoveryResponse { resources: vec![resource.encoded()], ..empty(ADDRESS_TYPE, nonce) }
 }
 
 fn empty(type_url: &str, nonce: &str) -> DeltaDiscoveryResponse {
@@ -245,7 +245,9 @@ async fn a_rejected_resource_is_reported_until_it_is_replaced() {
     let mut stream = world.stream().await;
     stream.initial().await;
     let mut bad = workload("uid-a", "1");
-    bad.resources[0].resource.as_mut().unwrap().value = vec![0xff];
+    let mut broken = bad.decoded().unwrap().remove(0);
+    broken.resource.as_mut().unwrap().value = vec![0xff];
+    bad.resources = vec![broken.encoded()];
     bad.resources.extend(workload("uid-b", "1").resources);
     stream.respond(bad).await;
     let nack = stream.request().await;

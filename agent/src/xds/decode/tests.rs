@@ -20,8 +20,11 @@ use super::*;
 
 fn address(of: address::Type) -> Result<MeshEvent, DecodeError> {
     let value = Address { r#type: Some(of) }.encode_to_vec();
-    let any = Any { type_url: type_url(ResourceKind::Address).into(), value };
-    event(ResourceKind::Address, Some(&any))
+    let body = Body { type_url: type_url(ResourceKind::Address), value: &value };
+    let event = Decoder::default().event(ResourceKind::Address, Some(body));
+    let whole = super::address(Address::decode(&value[..]).unwrap());
+    assert_eq!(event, whole, "in place as by way of the whole message");
+    event
 }
 
 fn workload(from: proto::Workload) -> Result<Workload, DecodeError> {
@@ -40,8 +43,8 @@ fn service(from: proto::Service) -> Result<Service, DecodeError> {
 
 fn policy(from: policy_proto::Authorization) -> Result<Policy, DecodeError> {
     let value = from.encode_to_vec();
-    let any = Any { type_url: type_url(ResourceKind::Authorization).into(), value };
-    match event(ResourceKind::Authorization, Some(&any))? {
+    let body = Body { type_url: type_url(ResourceKind::Authorization), value: &value };
+    match Decoder::default().event(ResourceKind::Authorization, Some(body))? {
         MeshEvent::Policy(policy) => Ok(Arc::unwrap_or_clone(policy)),
         other => panic!("{other:?}"),
     }
@@ -109,7 +112,7 @@ fn full() -> proto::Workload {
 fn every_field_of_a_workload_arrives() {
     let at = |ip: [u8; 4], hbone_port| {
         let at = NetworkAddress::new("n", IpAddr::from(ip));
-        Some(Waypoint { destination: WaypointDestination::Address(at), hbone_port })
+        Some(Box::new(Waypoint { destination: WaypointDestination::Address(at), hbone_port }))
     };
     let tunnel = ApplicationTunnel { proxy_protocol: true, port: Some(15088) };
     let ports = vec![Port { service_port: 80, target_port: None }];
@@ -117,7 +120,7 @@ fn every_field_of_a_workload_arrives() {
         uid: WorkloadUid("c//Pod/ns/details".into()),
         name: "details".into(),
         namespace: "ns".into(),
-        addresses: vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()],
+        addresses: vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()].into(),
         hostname: "host".into(),
         network: "n".into(),
         protocol: TunnelProtocol::Hbone,
@@ -131,7 +134,7 @@ fn every_field_of_a_workload_arrives() {
         workload_name: "details-v1".into(),
         native_tunnel: true,
         application_tunnel: Some(tunnel),
-        services: [(service_key("ns/host.name").unwrap(), ports)].into(),
+        services: [(service_key("ns/host.name").unwrap(), ports)].into_iter().collect(),
         authorization_policies: vec![policy_key("ns/p").unwrap()].into(),
         healthy: false,
         cluster_id: "c".into(),
@@ -485,10 +488,11 @@ fn a_policy_that_makes_no_sense_is_rejected() {
 
 #[test]
 fn a_resource_of_another_type_is_rejected() {
-    let any = Any { type_url: "type.googleapis.com/other".into(), value: vec![] };
-    let error = event(ResourceKind::Address, Some(&any)).unwrap_err();
+    let other = Body { type_url: "type.googleapis.com/other", value: &[] };
+    let mut decoder = Decoder::default();
+    let error = decoder.event(ResourceKind::Address, Some(other)).unwrap_err();
     assert_eq!(error, DecodeError::Type("type.googleapis.com/other".into()));
-    let missing = event(ResourceKind::Address, None).unwrap_err();
+    let missing = decoder.event(ResourceKind::Address, None).unwrap_err();
     assert_eq!(missing, DecodeError::Missing("resource"));
 }
 
@@ -523,8 +527,8 @@ proptest! {
         value in prop_oneof![vec(any::<u8>(), 0..200), any_message(4)],
     ) {
         for kind in [ResourceKind::Address, ResourceKind::Authorization] {
-            let any = Any { type_url: type_url(kind).into(), value: value.clone() };
-            let _either_way = event(kind, Some(&any));
+            let body = Body { type_url: type_url(kind), value: &value };
+            let _either_way = Decoder::default().event(kind, Some(body));
         }
     }
 }

@@ -1,22 +1,22 @@
 //! Workloads.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use arcstr::ArcStr;
 use ipnet::IpNet;
 use sotto_proto::workload::{self as proto, application_tunnel};
 
-use crate::mesh::service::{Locality, Port, ServiceKey};
+use crate::mesh::service::{Locality, Waypoint};
 use crate::mesh::spiffe::DEFAULT_TRUST_DOMAIN;
 use crate::mesh::workload::{ApplicationTunnel, TunnelProtocol, WorkloadKind};
-use crate::mesh::{Network, SpiffeId, Workload, WorkloadUid};
+use crate::mesh::{Addresses, Backed, Network, SpiffeId, Workload, WorkloadUid};
 
 use super::{DecodeError, ip, named, optional_port, policy_key, service, service_key};
 
 /// The service account of pods that name none.
-const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+pub(super) const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 /// What the names of istiod's workloads for gateways between networks begin with.
-const NETWORK_GATEWAY: &str = "NetworkGateway/";
+pub(super) const NETWORK_GATEWAY: &str = "NetworkGateway/";
 
 pub(super) fn workload(from: proto::Workload) -> Result<Workload, DecodeError> {
     let protocol = tunnel_protocol(from.tunnel_protocol);
@@ -33,7 +33,7 @@ pub(super) fn workload(from: proto::Workload) -> Result<Workload, DecodeError> {
         uid: WorkloadUid(named(from.uid, "uid")?),
         name: from.name.into(),
         namespace,
-        addresses: addresses.collect::<Result<_, _>>()?,
+        addresses: addresses.collect::<Result<Addresses, _>>()?,
         hostname: from.hostname.into(),
         network: from.network.into(),
         protocol,
@@ -52,9 +52,8 @@ pub(super) fn workload(from: proto::Workload) -> Result<Workload, DecodeError> {
         locality: from.locality.map(locality).unwrap_or_default(),
         host_network,
         capacity: from.capacity.unwrap_or(1),
-        waypoint: from.waypoint.map(service::waypoint).transpose()?,
-        // One that leads nowhere is none: who is on another network is not reached without, and others do not need it.
-        network_gateway: from.network_gateway.and_then(|gateway| service::waypoint(gateway).ok()),
+        waypoint: from.waypoint.map(service::waypoint).transpose()?.map(Box::new),
+        network_gateway: from.network_gateway.and_then(network_gateway),
     })
 }
 
@@ -79,7 +78,7 @@ fn or_default(text: String, default: &'static str) -> ArcStr {
 }
 
 /// What this version cannot speak it must not mistake for plaintext, nor leave out: what is unknown is plaintext too.
-fn tunnel_protocol(value: i32) -> TunnelProtocol {
+pub(super) fn tunnel_protocol(value: i32) -> TunnelProtocol {
     match proto::TunnelProtocol::try_from(value) {
         Ok(proto::TunnelProtocol::None) => TunnelProtocol::Tcp,
         Ok(proto::TunnelProtocol::Hbone) => TunnelProtocol::Hbone,
@@ -88,7 +87,7 @@ fn tunnel_protocol(value: i32) -> TunnelProtocol {
 }
 
 /// Only a label: an unknown kind does no harm.
-fn workload_kind(value: i32) -> WorkloadKind {
+pub(super) fn workload_kind(value: i32) -> WorkloadKind {
     match proto::WorkloadType::try_from(value) {
         Ok(proto::WorkloadType::Deployment) => WorkloadKind::Deployment,
         Ok(proto::WorkloadType::Cronjob) => WorkloadKind::CronJob,
@@ -97,7 +96,9 @@ fn workload_kind(value: i32) -> WorkloadKind {
     }
 }
 
-fn application_tunnel(from: proto::ApplicationTunnel) -> Result<ApplicationTunnel, DecodeError> {
+pub(super) fn application_tunnel(
+    from: proto::ApplicationTunnel,
+) -> Result<ApplicationTunnel, DecodeError> {
     let proxy_protocol = match application_tunnel::Protocol::try_from(from.protocol) {
         Ok(application_tunnel::Protocol::None) => false,
         Ok(application_tunnel::Protocol::Proxy) => true,
@@ -109,9 +110,12 @@ fn application_tunnel(from: proto::ApplicationTunnel) -> Result<ApplicationTunne
     Ok(ApplicationTunnel { proxy_protocol, port: optional_port(from.port)? })
 }
 
-fn services(
-    from: HashMap<String, proto::PortList>,
-) -> Result<BTreeMap<ServiceKey, Vec<Port>>, DecodeError> {
+/// One that leads nowhere is none: who is on another network is not reached without, and others do not need it.
+pub(super) fn network_gateway(from: proto::GatewayAddress) -> Option<Box<Waypoint>> {
+    service::waypoint(from).ok().map(Box::new)
+}
+
+fn services(from: HashMap<String, proto::PortList>) -> Result<Backed, DecodeError> {
     from.into_iter()
         .map(|(key, list)| Ok((service_key(&key)?, service::ports(&list.ports)?)))
         .collect()

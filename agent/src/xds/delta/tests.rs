@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use prost::Message;
 use prost_types::Any;
+use sotto_proto::ads::Resource;
 use sotto_proto::{security, workload as proto};
 
 use super::*;
@@ -73,7 +74,7 @@ fn response(resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryRespons
     DeltaDiscoveryResponse {
         type_url: ADDRESS_TYPE.into(),
         nonce: "n1".into(),
-        resources,
+        resources: resources.iter().map(Resource::encoded).collect(),
         removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
         ..Default::default()
     }
@@ -119,7 +120,7 @@ fn the_first_request_subscribes_to_everything_and_says_who_asks() {
 #[test]
 fn a_good_response_is_acknowledged_by_its_nonce() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-    let handled = state.on_response(response(vec![resource("uid:a", 1)], &[]));
+    let handled = state.on_response(&response(vec![resource("uid:a", 1)], &[])).unwrap();
     let expected = DeltaDiscoveryRequest {
         type_url: ADDRESS_TYPE.into(),
         response_nonce: "n1".into(),
@@ -133,8 +134,8 @@ fn a_good_response_is_acknowledged_by_its_nonce() {
 fn a_bad_resource_is_named_and_the_others_are_taken() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let all = vec![resource("uid:a", 1), bad("uid:b", 1), resource("ns/host", 1)];
-    let handled = state.on_response(response(all, &[]));
-    assert_eq!(handled.settled, ["uid:a", "ns/host"]);
+    let handled = state.on_response(&response(all, &[])).unwrap();
+    assert!(handled.settled.is_empty(), "nothing was rejected before");
     let detail = handled.reply.error_detail.unwrap();
     assert_eq!(detail.code, INVALID_ARGUMENT);
     assert!(detail.message.starts_with("uid:b: malformed message: "), "{}", detail.message);
@@ -145,12 +146,12 @@ fn a_bad_resource_is_named_and_the_others_are_taken() {
 #[test]
 fn a_rejected_version_of_an_address_leaves_the_last_good_one() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-    state.on_response(response(vec![resource("uid:a", 1)], &[]));
-    let handled = state.on_response(response(vec![bad("uid:a", 2)], &[]));
+    state.on_response(&response(vec![resource("uid:a", 1)], &[])).unwrap();
+    let handled = state.on_response(&response(vec![bad("uid:a", 2)], &[])).unwrap();
     assert_eq!((handled.events.len(), handled.held), (0, 1));
     assert_eq!(handled.rejected[0].instead, Instead::LastGood);
     // Still held, so its removal is still learnt.
-    let handled = state.on_response(response(vec![], &["uid:a"]));
+    let handled = state.on_response(&response(vec![], &["uid:a"])).unwrap();
     assert_eq!(handled.held, 0);
     assert!(matches!(handled.events[..], [MeshEvent::RemoveWorkload(_)]));
 }
@@ -180,23 +181,24 @@ fn the_addresses_of_what_cannot_be_read_are_told_until_it_can_or_goes() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let forgotten = MeshEvent::RemoveUnreadableAddress("ns/host".into());
     let broken = || addressed("ns/host", [10, 0, 0, 1], 70_000);
-    let handled = state.on_response(response(vec![broken()], &[]));
+    let handled = state.on_response(&response(vec![broken()], &[])).unwrap();
     assert_eq!(handled.events, [told("ns/host", "10.0.0.1/32")]);
     assert_eq!((handled.rejected[0].instead, handled.held), (Instead::Refused, 0));
     // Asked for again, whatever its version is.
     let asked = state.initial_request(&Node::default()).initial_resource_versions;
     assert_eq!(asked.get("ns/host"), Some(&String::new()));
 
-    let handled = state.on_response(response(vec![addressed("ns/host", [10, 0, 0, 1], 80)], &[]));
+    let handled =
+        state.on_response(&response(vec![addressed("ns/host", [10, 0, 0, 1], 80)], &[])).unwrap();
     let MeshEvent::Service(_) = &handled.events[1] else { panic!("{:?}", handled.events) };
     assert_eq!((&handled.events[0], handled.events.len()), (&forgotten, 2));
 
     // An earlier version serves, and a new address of it is not unknown.
     let moved = addressed("ns/host", [10, 0, 0, 2], 70_000);
-    let handled = state.on_response(response(vec![moved], &[]));
+    let handled = state.on_response(&response(vec![moved], &[])).unwrap();
     assert_eq!(handled.events, [told("ns/host", "10.0.0.2/32")]);
     assert_eq!((handled.rejected[0].instead, handled.held), (Instead::LastGood, 1));
-    let handled = state.on_response(response(vec![], &["ns/host"]));
+    let handled = state.on_response(&response(vec![], &["ns/host"])).unwrap();
     assert!(matches!(handled.events[..], [MeshEvent::RemoveService(_), _]));
     assert_eq!(handled.events[1], forgotten);
 }
@@ -216,7 +218,7 @@ fn a_pod_that_shares_its_nodes_address_closes_nothing_when_it_cannot_be_read() {
     };
     let check = |mode, expected: &[MeshEvent], instead| {
         let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-        let handled = state.on_response(response(vec![workload(mode)], &[]));
+        let handled = state.on_response(&response(vec![workload(mode)], &[])).unwrap();
         assert_eq!((handled.events.as_slice(), handled.rejected[0].instead), (expected, instead));
     };
     check(proto::NetworkMode::HostNetwork, &[], Instead::Nothing);
@@ -228,13 +230,13 @@ fn a_pod_that_shares_its_nodes_address_closes_nothing_when_it_cannot_be_read() {
 #[test]
 fn a_policy_edited_into_one_that_cannot_be_read_closes_as_if_it_were_new() {
     let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
-    state.on_response(response(vec![policy("ns/p", 1)], &[]));
-    let handled = state.on_response(response(vec![policy("ns/p", 7)], &[]));
+    state.on_response(&response(vec![policy("ns/p", 1)], &[])).unwrap();
+    let handled = state.on_response(&response(vec![policy("ns/p", 7)], &[])).unwrap();
     let closed = MeshEvent::UnreadablePolicy(key("ns", "p"), PolicyScope::Global);
     assert_eq!(handled.events, [MeshEvent::RemovePolicy(key("ns", "p")), closed]);
     assert_eq!((handled.held, handled.rejected[0].instead), (0, Instead::DenyAll));
     assert_eq!(handled.reply.error_detail.unwrap().message, "ns/p: action 7 is not supported");
-    let handled = state.on_response(response(vec![], &["ns/p"]));
+    let handled = state.on_response(&response(vec![], &["ns/p"])).unwrap();
     assert_eq!(handled.events, [MeshEvent::RemovePolicy(key("ns", "p"))]);
 }
 
@@ -250,7 +252,7 @@ fn key(namespace: &str, name: &str) -> PolicyKey {
 /// What a policy that never could be read comes to.
 fn check_unreadable(resource: Resource, expected: &[MeshEvent], instead: Instead) {
     let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
-    let handled = state.on_response(response(vec![resource], &[]));
+    let handled = state.on_response(&response(vec![resource], &[])).unwrap();
     assert_eq!((handled.events.as_slice(), handled.held), (expected, 0));
     assert_eq!(handled.rejected[0].instead, instead);
     assert!(handled.reply.error_detail.is_some());
@@ -305,8 +307,8 @@ fn a_dry_run_that_cannot_be_read_denies_nothing() {
     check_unreadable(resource.clone(), &[], Instead::Nothing);
     // An enforced one that becomes such is enforced no more.
     let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
-    state.on_response(response(vec![policy("ns/p", 1)], &[]));
-    let handled = state.on_response(response(vec![resource], &[]));
+    state.on_response(&response(vec![policy("ns/p", 1)], &[])).unwrap();
+    let handled = state.on_response(&response(vec![resource], &[])).unwrap();
     assert_eq!(handled.events, [MeshEvent::RemovePolicy(key("ns", "p"))]);
     assert_eq!((handled.held, handled.rejected[0].instead), (0, Instead::Nothing));
 }
@@ -314,7 +316,7 @@ fn a_dry_run_that_cannot_be_read_denies_nothing() {
 #[test]
 fn an_address_that_cannot_be_read_is_left_out() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-    let handled = state.on_response(response(vec![bad("uid:a", 1)], &[]));
+    let handled = state.on_response(&response(vec![bad("uid:a", 1)], &[])).unwrap();
     assert_eq!((handled.events, handled.rejected[0].instead), (vec![], Instead::Nothing));
 }
 
@@ -323,14 +325,14 @@ fn a_policy_that_could_not_be_read_ends_when_it_is_mended_or_removed() {
     let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
     let names =
         |state: &DeltaState| state.initial_request(&Node::default()).initial_resource_versions;
-    state.on_response(response(vec![unreadable("ns/p")], &[]));
+    state.on_response(&response(vec![unreadable("ns/p")], &[])).unwrap();
     // A new stream names it, so that a removal meanwhile is learnt.
     assert_eq!(names(&state), [("ns/p".to_owned(), String::new())].into());
-    let removed = state.on_response(response(vec![], &["ns/p"]));
+    let removed = state.on_response(&response(vec![], &["ns/p"])).unwrap();
     assert_eq!(removed.events, [MeshEvent::RemovePolicy(key("ns", "p"))]);
     assert_eq!(names(&state).len(), 0);
-    state.on_response(response(vec![unreadable("ns/p")], &[]));
-    let mended = state.on_response(response(vec![policy("ns/p", 1)], &[]));
+    state.on_response(&response(vec![unreadable("ns/p")], &[])).unwrap();
+    let mended = state.on_response(&response(vec![policy("ns/p", 1)], &[])).unwrap();
     let [MeshEvent::RemovePolicy(gone), MeshEvent::Policy(came)] = &mended.events[..] else {
         panic!("{:?}", mended.events);
     };
@@ -342,7 +344,7 @@ fn a_name_that_is_not_the_contents_is_rejected() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let mut wrong = resource("uid:a", 1);
     wrong.name = "uid:b".into();
-    let handled = state.on_response(response(vec![wrong], &[]));
+    let handled = state.on_response(&response(vec![wrong], &[])).unwrap();
     assert_eq!(handled.reply.error_detail.unwrap().message, "uid:b: content is \"uid:a\"");
     assert_eq!(handled.events, []);
 }
@@ -350,7 +352,7 @@ fn a_name_that_is_not_the_contents_is_rejected() {
 #[test]
 fn the_removal_of_an_unknown_name_is_legal() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-    let handled = state.on_response(response(vec![], &["uid:never"]));
+    let handled = state.on_response(&response(vec![], &["uid:never"])).unwrap();
     assert_eq!((handled.events, handled.reply.error_detail), (vec![], None));
 }
 
@@ -358,7 +360,8 @@ fn the_removal_of_an_unknown_name_is_legal() {
 fn a_long_list_of_rejections_is_cut_short() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let all = (0..100).map(|n| bad(&format!("uid:{n}"), 1)).collect();
-    let message = state.on_response(response(all, &[])).reply.error_detail.unwrap().message;
+    let message =
+        state.on_response(&response(all, &[])).unwrap().reply.error_detail.unwrap().message;
     assert!(message.ends_with("; and 80 more"), "{message}");
 }
 
@@ -439,7 +442,7 @@ proptest! {
             match step {
                 Step::Push(size) => {
                     while let Some(response) = server.push(*size) {
-                        follower.follow(state.on_response(response).events);
+                        follower.follow(state.on_response(&response).unwrap().events);
                     }
                     let held = server.holds.iter();
                     let held = held.map(|(name, v)| ((*name).to_owned(), v.to_string())).collect();
@@ -459,17 +462,18 @@ proptest! {
 #[test]
 fn what_is_remembered_goes_with_the_first_response_that_lacks_it() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-    let response = |resources| DeltaDiscoveryResponse {
+    let response = |resources: Vec<Resource>| DeltaDiscoveryResponse {
         type_url: ADDRESS_TYPE.into(),
-        resources,
+        resources: resources.iter().map(Resource::encoded).collect(),
         ..Default::default()
     };
     let before = vec![resource("uid:a", 1), resource("uid:b", 1), resource("uid:c", 1)];
-    assert_eq!(state.remember(response(before)).len(), 3);
+    assert_eq!(state.remember(&response(before)).unwrap().len(), 3);
     let asked = state.initial_request(&Node::default());
     assert!(asked.initial_resource_versions.is_empty(), "all of it is to be told anew");
     // One that cannot be taken is not held, and its removal would never be told.
-    let handled = state.on_response(response(vec![resource("uid:a", 2), bad("uid:b", 2)]));
+    let handled =
+        state.on_response(&response(vec![resource("uid:a", 2), bad("uid:b", 2)])).unwrap();
     let mut gone: Vec<_> = handled
         .events
         .into_iter()
@@ -480,7 +484,7 @@ fn what_is_remembered_goes_with_the_first_response_that_lacks_it() {
         .collect();
     gone.sort();
     assert_eq!(gone, ["uid:b", "uid:c"]);
-    assert!(state.on_response(response(vec![])).events.is_empty(), "once");
+    assert!(state.on_response(&response(vec![])).unwrap().events.is_empty(), "once");
 }
 
 #[test]
@@ -488,9 +492,9 @@ fn what_could_not_be_read_before_is_forgotten_once_it_can_be() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let before = vec![addressed("ns/a", [10, 0, 0, 1], 0), addressed("ns/b", [10, 0, 0, 2], 0)];
     let known = [told("ns/a", "10.0.0.1/32"), told("ns/b", "10.0.0.2/32")];
-    assert_eq!(state.remember(response(before, &[])), known);
+    assert_eq!(state.remember(&response(before, &[])).unwrap(), known);
     let now = vec![addressed("ns/a", [10, 0, 0, 1], 80), addressed("ns/b", [10, 0, 0, 2], 0)];
-    let mut events = state.on_response(response(now, &[])).events;
+    let mut events = state.on_response(&response(now, &[])).unwrap().events;
     assert_eq!(events.pop(), Some(MeshEvent::RemoveUnreadableAddress("ns/a".into())));
     assert!(matches!(&events[0], MeshEvent::Service(_)));
     assert_eq!(events[1..], [told("ns/b", "10.0.0.2/32")]);

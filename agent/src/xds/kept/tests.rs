@@ -58,7 +58,7 @@ fn what_was_known_is_known_again_by_root_alone() {
     for (kind, before) in
         [ResourceKind::Address, ResourceKind::Authorization].into_iter().zip(before)
     {
-        found.extend(DeltaState::new(kind, "istio-system").remember(before));
+        found.extend(DeltaState::new(kind, "istio-system").remember(&before).unwrap());
     }
     assert_eq!(found, events());
 }

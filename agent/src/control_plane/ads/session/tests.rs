@@ -55,7 +55,7 @@ impl Node {
         let mut told = Vec::new();
         while let Some((kind, response)) = self.session.next(snapshot) {
             let mut text = kind.name().to_owned();
-            for resource in &response.resources {
+            for resource in &response.decoded().unwrap() {
                 text += &format!(" +{}={}", resource.name, resource.version);
             }
             for name in &response.removed_resources {
@@ -102,7 +102,8 @@ fn a_resource_carries_its_type_and_bytes() {
     node.told(&snapshot(&[("a", "1")], &[]));
     let response = &node.unanswered[0];
     assert_eq!(response.type_url, ADDRESS_TYPE);
-    let resource = response.resources[0].resource.as_ref().unwrap();
+    let [resource] = &response.decoded().unwrap()[..] else { panic!("one") };
+    let resource = resource.resource.as_ref().unwrap();
     assert_eq!(
         (resource.type_url.as_str(), resource.value.as_slice()),
         (ADDRESS_TYPE, &b"body"[..])
@@ -239,7 +240,7 @@ proptest::proptest! {
         let take = |node: &mut Node, held: &mut [Resources; 2]| {
             for response in &node.unanswered {
                 let at = usize::from(response.type_url == AUTHORIZATION_TYPE);
-                for resource in &response.resources {
+                for resource in &response.decoded().unwrap() {
                     let entry = Entry {
                         version: resource.version.as_str().into(),
                         body: Arc::from([]),

@@ -10,7 +10,7 @@ mod claims;
 mod closed;
 pub mod destinations;
 mod endpoints;
-mod hashes;
+pub mod hashes;
 pub mod home;
 pub mod local;
 pub mod names;

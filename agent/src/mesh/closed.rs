@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::address::{Network, NetworkAddress};
 use super::backed::Backed;
+use super::hashes::Seeds;
 use super::service::{BalancingMode, Service, ServiceKey, Visibility};
 use super::snapshot::Mesh;
 use super::workload::Workload;
@@ -16,7 +17,7 @@ use super::workload::Workload;
 /// The services that a batch may have opened or closed.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    keys: HashSet<ServiceKey>,
+    keys: HashSet<ServiceKey, Seeds>,
     /// The last workload's.
     last: Backed,
     /// As they were before: others may have their addresses.

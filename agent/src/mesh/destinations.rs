@@ -107,7 +107,11 @@ pub(super) struct Destinations(OrdMap<IpNet, u32>);
 impl Destinations {
     /// Counts a destination up.
     pub(super) fn insert(&mut self, range: IpNet) {
-        *self.0.entry(range.trunc()).or_insert(0) += 1;
+        let at = range.trunc();
+        match self.0.get_mut(&at) {
+            Some(count) => *count += 1,
+            None => drop(self.0.insert(at, 1)),
+        }
     }
 
     /// Counts a destination down.

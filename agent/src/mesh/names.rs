@@ -6,8 +6,11 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
+use std::str::Utf8Error;
 
 use arcstr::ArcStr;
+
+use super::hashes::Seeds;
 
 /// So few are not looked through.
 const FEW: usize = 1024;
@@ -15,7 +18,7 @@ const FEW: usize = 1024;
 /// Values that are shared, by what they are made of.
 #[derive(Clone)]
 pub struct Pool<K, V> {
-    all: HashMap<K, V>,
+    all: HashMap<K, V, Seeds>,
     is_used: fn(&K, &V) -> bool,
     due: usize,
 }
@@ -23,7 +26,7 @@ pub struct Pool<K, V> {
 impl<K: Eq + Hash, V: Clone> Pool<K, V> {
     /// An empty one; `is_used` tells whether anybody has a value besides the pool.
     pub fn new(is_used: fn(&K, &V) -> bool) -> Self {
-        Self { all: HashMap::new(), is_used, due: FEW }
+        Self { all: HashMap::default(), is_used, due: FEW }
     }
 
     /// The value of a key, if it was shared before.
@@ -65,19 +68,23 @@ impl Default for Names {
 
 impl Names {
     /// A name. The one that came before is often the same again, which is seen at a glance.
-    pub fn name(&mut self, text: &str, before: Option<&ArcStr>) -> ArcStr {
+    ///
+    /// # Errors
+    /// It is no text.
+    pub fn name(&mut self, text: &[u8], before: Option<&ArcStr>) -> Result<ArcStr, Utf8Error> {
         if text.is_empty() {
-            return ArcStr::new();
+            return Ok(ArcStr::new());
         }
-        if let Some(same) = before.filter(|before| *before == text) {
-            return same.clone();
+        if let Some(same) = before.filter(|before| before.as_bytes() == text) {
+            return Ok(same.clone());
         }
+        let text = std::str::from_utf8(text)?;
         if let Some((known, ())) = self.0.all.get_key_value(text) {
-            return known.clone();
+            return Ok(known.clone());
         }
         let name = ArcStr::from(text);
         self.0.put(name.clone(), ());
-        name
+        Ok(name)
     }
 }
 
@@ -86,7 +93,7 @@ mod tests {
     use super::*;
 
     fn name(names: &mut Names, text: &str) -> ArcStr {
-        names.name(text, None)
+        names.name(text.as_bytes(), None).unwrap()
     }
 
     #[test]
@@ -94,11 +101,10 @@ mod tests {
         let mut names = Names::default();
         let (one, same) = (name(&mut names, "shop"), name(&mut names, "shop"));
         assert!(ArcStr::ptr_eq(&one, &same));
-        assert!(ArcStr::ptr_eq(&one, &names.name("shop", Some(&same))));
-        assert_eq!(
-            (names.name("other", Some(&one)), names.name("", Some(&one))),
-            ("other".into(), ArcStr::new())
-        );
+        assert!(ArcStr::ptr_eq(&one, &names.name(b"shop", Some(&same)).unwrap()));
+        assert_eq!(names.name(b"other", Some(&one)), Ok("other".into()));
+        assert_eq!(names.name(b"", Some(&one)), Ok(ArcStr::new()));
+        assert!(names.name(&[0xff], Some(&one)).is_err());
     }
 
     #[test]

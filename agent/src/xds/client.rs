@@ -294,7 +294,7 @@ impl Client {
             return Ok(None);
         };
         let bytes = response.resources.iter().map(|one| one.len() as u64).sum();
-        let handled = state.on_response(response)?;
+        let handled = state.on_response(response);
         for rejection in &handled.rejected {
             tracing::warn!(
                 resource = rejection.name,
@@ -307,8 +307,9 @@ impl Client {
             "applying a response");
         self.status.handled(&handled, bytes);
         self.store.apply(handled.events);
+        let reply = handled.reply?;
         self.store.set_synced(handled.kind);
-        Ok(Some(handled.reply))
+        Ok(Some(reply))
     }
 
     /// Goes by what another run of the agent knew.

@@ -8,12 +8,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
-use std::hash::{BuildHasher as _, RandomState};
 
 use arcstr::ArcStr;
 use sotto_proto::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 
+use crate::mesh::hashes::{Seeds, hash};
 use crate::mesh::table::Table;
 use crate::mesh::{MeshEvent, PolicyKey, ResourceKind, ServiceKey, WorkloadUid};
 
@@ -81,8 +81,17 @@ pub struct Handled {
     pub settled: Vec<String>,
     /// Resources held now.
     pub held: usize,
-    /// The answer: an ACK, or a NACK that names what was rejected.
-    pub reply: DeltaDiscoveryRequest,
+    /// The answer: an ACK, or a NACK that names what was rejected; none to a response in which something is no resource, not
+    /// even one that can be named. What was before that is taken, and what follows is to be told anew.
+    pub reply: Result<DeltaDiscoveryRequest, prost::DecodeError>,
+}
+
+/// What comes of a response, so far.
+#[derive(Debug, Default)]
+struct Batch {
+    events: Vec<MeshEvent>,
+    rejected: Vec<Rejection>,
+    settled: Vec<String>,
 }
 
 /// What we hold of one kind.
@@ -104,7 +113,7 @@ pub struct DeltaState {
 #[derive(Debug, Default)]
 struct Holdings {
     all: Table<Held>,
-    hashes: RandomState,
+    seeds: Seeds,
 }
 
 #[derive(Debug, Clone)]
@@ -114,9 +123,8 @@ struct Held {
 }
 
 impl Holdings {
-    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
     fn hash(&self, name: &str) -> u32 {
-        self.hashes.hash_one(name) as u32
+        hash(&self.seeds, name)
     }
 
     fn has(&self, name: &str) -> bool {
@@ -172,7 +180,8 @@ impl DeltaState {
         before: &DeltaDiscoveryResponse,
     ) -> Result<Vec<MeshEvent>, prost::DecodeError> {
         let mut then = Self::new(self.kind, self.root_namespace.clone());
-        let events = then.on_response(before)?.events;
+        let Handled { events, reply, .. } = then.on_response(before);
+        reply?;
         self.remembered.extend(then.held.all.iter().map(|held| held.key.clone()));
         self.remembered.extend(then.unreadable.into_values());
         Ok(events)
@@ -198,47 +207,47 @@ impl DeltaState {
     }
 
     /// Takes what can be taken.
-    ///
-    /// # Errors
-    /// It holds what is no resource, not even one that can be named: nothing is taken.
-    pub fn on_response(
-        &mut self,
-        response: &DeltaDiscoveryResponse,
-    ) -> Result<Handled, prost::DecodeError> {
-        response.resources.iter().try_for_each(|one| resource::read(one, |_| ()))?;
-        let mut events = Vec::with_capacity(response.resources.len());
-        let mut rejected = Vec::new();
-        let mut settled = Vec::new();
+    pub fn on_response(&mut self, response: &DeltaDiscoveryResponse) -> Handled {
+        let mut batch = Batch::default();
+        batch.events.reserve(response.resources.len());
         for name in &response.removed_resources {
             // A name that is not held never existed here: legal.
-            events.extend(self.held.remove(name).map(|held| held.key.removal()));
-            events.extend(self.unreadable.remove(name).map(ResourceKey::removal));
-            settled.extend(self.rejected.take(name));
+            batch.events.extend(self.held.remove(name).map(|held| held.key.removal()));
+            batch.events.extend(self.unreadable.remove(name).map(ResourceKey::removal));
+            batch.settled.extend(self.rejected.take(name));
         }
-        for one in &response.resources {
-            resource::read(one, |told| match self.take(told, &mut events) {
-                Ok(()) => settled.extend(self.rejected.take(told.name)),
-                Err(error) => {
-                    let instead = self.without(told, &mut events);
-                    self.rejected.insert(told.name.to_owned());
-                    rejected.push(Rejection { name: told.name.to_owned(), error, instead });
-                }
-            })?;
-        }
+        let mut resources = response.resources.iter();
+        let all = resources
+            .try_for_each(|one| resource::read(one, |told| self.take_or_reject(told, &mut batch)));
         self.decoder.rest();
-        for key in std::mem::take(&mut self.remembered) {
-            if !self.has(&key) {
-                events.push(key.removal());
+        if all.is_ok() {
+            for key in std::mem::take(&mut self.remembered) {
+                if !self.has(&key) {
+                    batch.events.push(key.removal());
+                }
             }
         }
-        let reply = DeltaDiscoveryRequest {
+        let Batch { events, rejected, settled } = batch;
+        let reply = all.map(|()| DeltaDiscoveryRequest {
             type_url: type_url(self.kind).to_owned(),
             response_nonce: response.nonce.clone(),
             error_detail: error_detail(&rejected),
             ..DeltaDiscoveryRequest::default()
-        };
+        });
         let held = self.held.all.len();
-        Ok(Handled { kind: self.kind, events, rejected, settled, held, reply })
+        Handled { kind: self.kind, events, rejected, settled, held, reply }
+    }
+
+    fn take_or_reject(&mut self, told: Told<'_>, batch: &mut Batch) {
+        match self.take(told, &mut batch.events) {
+            Ok(()) => batch.settled.extend(self.rejected.take(told.name)),
+            Err(error) => {
+                let name = told.name.to_owned();
+                let instead = self.without(told, &mut batch.events);
+                self.rejected.insert(name.clone());
+                batch.rejected.push(Rejection { name, error, instead });
+            }
+        }
     }
 
     fn take(&mut self, told: Told<'_>, events: &mut Vec<MeshEvent>) -> Result<(), DecodeError> {

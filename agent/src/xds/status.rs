@@ -100,7 +100,7 @@ impl StatusWriter {
             status.last_answer = Some(SystemTime::now());
             status.last_error = None;
             let kind = status.kind(handled.kind);
-            kind.synced = true;
+            kind.synced |= handled.reply.is_ok();
             kind.messages += 1;
             kind.bytes += bytes;
             kind.rejected_messages += u64::from(!handled.rejected.is_empty());

@@ -69,7 +69,7 @@ impl Decoder {
         let Self { names, last, .. } = self;
         let last = last.as_deref();
         let mut shared = |number, of: fn(&Workload) -> &ArcStr| -> Result<ArcStr, Odd> {
-            Ok(names.name(parts.text(number)?, last.map(of)))
+            name(names, parts.bytes(number)?, last.map(of))
         };
         let namespace = shared(2, |w| &w.namespace)?;
         let mut identity = |number, default: &'static str, of: fn(&Workload) -> &ArcStr| {
@@ -80,8 +80,7 @@ impl Decoder {
         let account = identity(7, DEFAULT_SERVICE_ACCOUNT, |w| w.identity.service_account())?;
         let name = ArcStr::from(parts.text(1)?);
         // A pod that nothing made is its own maker.
-        let made_by = parts.text(13)?;
-        let workload_name = match made_by == name {
+        let workload_name = match parts.bytes(13)? == name.as_bytes() {
             true => name.clone(),
             false => shared(13, |w| &w.workload_name)?,
         };
@@ -182,6 +181,10 @@ impl<'a> Parts<'a> {
         Ok(parts)
     }
 
+    fn bytes(&self, number: usize) -> Result<&'a [u8], Odd> {
+        self.fields[number].map_or(Ok(&[]), Value::bytes)
+    }
+
     fn text(&self, number: usize) -> Result<&'a str, Odd> {
         self.fields[number].map_or(Ok(""), Value::text)
     }
@@ -222,17 +225,21 @@ impl<'a> Parts<'a> {
         for field in Fields::of(message) {
             let (number, value) = field?;
             if let Some(part) = parts.get_mut(number as usize - 1) {
-                once(part, value.text()?)?;
+                once(part, value.bytes()?)?;
             }
         }
         let [region, zone, subzone] = parts.map(Option::unwrap_or_default);
         let last = last.map(|workload| &workload.locality);
         Ok(Locality {
-            region: names.name(region, last.map(|last| &last.region)),
-            zone: names.name(zone, last.map(|last| &last.zone)),
-            subzone: names.name(subzone, last.map(|last| &last.subzone)),
+            region: name(names, region, last.map(|last| &last.region))?,
+            zone: name(names, zone, last.map(|last| &last.zone))?,
+            subzone: name(names, subzone, last.map(|last| &last.subzone))?,
         })
     }
+}
+
+fn name(names: &mut Names, text: &[u8], before: Option<&ArcStr>) -> Result<ArcStr, Odd> {
+    names.name(text, before).map_err(|_| Odd)
 }
 
 /// An entry of the services.
@@ -246,8 +253,10 @@ fn service_entry(names: &mut Names, entry: &[u8]) -> Result<(ServiceKey, Vec<Por
         }
     }
     let (namespace, hostname) = reference(key.unwrap_or_default()).map_err(|_| Odd)?;
-    let key =
-        ServiceKey { namespace: names.name(namespace, None), hostname: names.name(hostname, None) };
+    let key = ServiceKey {
+        namespace: name(names, namespace.as_bytes(), None)?,
+        hostname: name(names, hostname.as_bytes(), None)?,
+    };
     let mut list = Vec::new();
     for field in Fields::of(ports.unwrap_or_default()) {
         if let (1, value) = field? {

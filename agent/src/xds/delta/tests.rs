@@ -120,13 +120,13 @@ fn the_first_request_subscribes_to_everything_and_says_who_asks() {
 #[test]
 fn a_good_response_is_acknowledged_by_its_nonce() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-    let handled = state.on_response(&response(vec![resource("uid:a", 1)], &[])).unwrap();
+    let handled = state.on_response(&response(vec![resource("uid:a", 1)], &[]));
     let expected = DeltaDiscoveryRequest {
         type_url: ADDRESS_TYPE.into(),
         response_nonce: "n1".into(),
         ..Default::default()
     };
-    assert_eq!(handled.reply, expected);
+    assert_eq!(handled.reply, Ok(expected));
     assert_eq!((handled.events.len(), handled.held, handled.rejected.len()), (1, 1, 0));
 }
 
@@ -134,9 +134,9 @@ fn a_good_response_is_acknowledged_by_its_nonce() {
 fn a_bad_resource_is_named_and_the_others_are_taken() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let all = vec![resource("uid:a", 1), bad("uid:b", 1), resource("ns/host", 1)];
-    let handled = state.on_response(&response(all, &[])).unwrap();
+    let handled = state.on_response(&response(all, &[]));
     assert!(handled.settled.is_empty(), "nothing was rejected before");
-    let detail = handled.reply.error_detail.unwrap();
+    let detail = handled.reply.clone().unwrap().error_detail.unwrap();
     assert_eq!(detail.code, INVALID_ARGUMENT);
     assert!(detail.message.starts_with("uid:b: malformed message: "), "{}", detail.message);
     let held = state.initial_request(&Node::default()).initial_resource_versions;
@@ -146,14 +146,31 @@ fn a_bad_resource_is_named_and_the_others_are_taken() {
 #[test]
 fn a_rejected_version_of_an_address_leaves_the_last_good_one() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-    state.on_response(&response(vec![resource("uid:a", 1)], &[])).unwrap();
-    let handled = state.on_response(&response(vec![bad("uid:a", 2)], &[])).unwrap();
+    state.on_response(&response(vec![resource("uid:a", 1)], &[]));
+    let handled = state.on_response(&response(vec![bad("uid:a", 2)], &[]));
     assert_eq!((handled.events.len(), handled.held), (0, 1));
     assert_eq!(handled.rejected[0].instead, Instead::LastGood);
     // Still held, so its removal is still learnt.
-    let handled = state.on_response(&response(vec![], &["uid:a"])).unwrap();
+    let handled = state.on_response(&response(vec![], &["uid:a"]));
     assert_eq!(handled.held, 0);
     assert!(matches!(handled.events[..], [MeshEvent::RemoveWorkload(_)]));
+}
+
+#[test]
+fn what_is_no_resource_is_not_acknowledged_and_what_was_before_it_is_held_as_it_was_taken() {
+    let mut state = DeltaState::new(ResourceKind::Address, ROOT);
+    state.remember(&response(vec![resource("uid:old", 1)], &[])).unwrap();
+    let mut broken = response(vec![resource("uid:a", 1), resource("uid:b", 1)], &[]);
+    broken.resources.insert(1, bytes::Bytes::from_static(&[0xff]));
+    let handled = state.on_response(&broken);
+    assert!(handled.reply.is_err());
+    let [MeshEvent::Workload(a)] = &handled.events[..] else { panic!("{:?}", handled.events) };
+    assert_eq!((a.uid.to_string(), handled.held), ("uid:a".to_owned(), 1));
+    let held = state.initial_request(&Node::default()).initial_resource_versions;
+    assert_eq!(held.into_keys().collect::<Vec<_>>(), ["uid:a"]);
+    // What was remembered is still in doubt.
+    let events = state.on_response(&response(vec![], &[])).events;
+    assert!(events.contains(&MeshEvent::RemoveWorkload(WorkloadUid("uid:old".into()))));
 }
 
 /// A workload or a service with an address, under a name; `port` is one of a service's.
@@ -181,24 +198,23 @@ fn the_addresses_of_what_cannot_be_read_are_told_until_it_can_or_goes() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let forgotten = MeshEvent::RemoveUnreadableAddress("ns/host".into());
     let broken = || addressed("ns/host", [10, 0, 0, 1], 70_000);
-    let handled = state.on_response(&response(vec![broken()], &[])).unwrap();
+    let handled = state.on_response(&response(vec![broken()], &[]));
     assert_eq!(handled.events, [told("ns/host", "10.0.0.1/32")]);
     assert_eq!((handled.rejected[0].instead, handled.held), (Instead::Refused, 0));
     // Asked for again, whatever its version is.
     let asked = state.initial_request(&Node::default()).initial_resource_versions;
     assert_eq!(asked.get("ns/host"), Some(&String::new()));
 
-    let handled =
-        state.on_response(&response(vec![addressed("ns/host", [10, 0, 0, 1], 80)], &[])).unwrap();
+    let handled = state.on_response(&response(vec![addressed("ns/host", [10, 0, 0, 1], 80)], &[]));
     let MeshEvent::Service(_) = &handled.events[1] else { panic!("{:?}", handled.events) };
     assert_eq!((&handled.events[0], handled.events.len()), (&forgotten, 2));
 
     // An earlier version serves, and a new address of it is not unknown.
     let moved = addressed("ns/host", [10, 0, 0, 2], 70_000);
-    let handled = state.on_response(&response(vec![moved], &[])).unwrap();
+    let handled = state.on_response(&response(vec![moved], &[]));
     assert_eq!(handled.events, [told("ns/host", "10.0.0.2/32")]);
     assert_eq!((handled.rejected[0].instead, handled.held), (Instead::LastGood, 1));
-    let handled = state.on_response(&response(vec![], &["ns/host"])).unwrap();
+    let handled = state.on_response(&response(vec![], &["ns/host"]));
     assert!(matches!(handled.events[..], [MeshEvent::RemoveService(_), _]));
     assert_eq!(handled.events[1], forgotten);
 }
@@ -218,7 +234,7 @@ fn a_pod_that_shares_its_nodes_address_closes_nothing_when_it_cannot_be_read() {
     };
     let check = |mode, expected: &[MeshEvent], instead| {
         let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-        let handled = state.on_response(&response(vec![workload(mode)], &[])).unwrap();
+        let handled = state.on_response(&response(vec![workload(mode)], &[]));
         assert_eq!((handled.events.as_slice(), handled.rejected[0].instead), (expected, instead));
     };
     check(proto::NetworkMode::HostNetwork, &[], Instead::Nothing);
@@ -230,13 +246,16 @@ fn a_pod_that_shares_its_nodes_address_closes_nothing_when_it_cannot_be_read() {
 #[test]
 fn a_policy_edited_into_one_that_cannot_be_read_closes_as_if_it_were_new() {
     let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
-    state.on_response(&response(vec![policy("ns/p", 1)], &[])).unwrap();
-    let handled = state.on_response(&response(vec![policy("ns/p", 7)], &[])).unwrap();
+    state.on_response(&response(vec![policy("ns/p", 1)], &[]));
+    let handled = state.on_response(&response(vec![policy("ns/p", 7)], &[]));
     let closed = MeshEvent::UnreadablePolicy(key("ns", "p"), PolicyScope::Global);
     assert_eq!(handled.events, [MeshEvent::RemovePolicy(key("ns", "p")), closed]);
     assert_eq!((handled.held, handled.rejected[0].instead), (0, Instead::DenyAll));
-    assert_eq!(handled.reply.error_detail.unwrap().message, "ns/p: action 7 is not supported");
-    let handled = state.on_response(&response(vec![], &["ns/p"])).unwrap();
+    assert_eq!(
+        handled.reply.clone().unwrap().error_detail.unwrap().message,
+        "ns/p: action 7 is not supported"
+    );
+    let handled = state.on_response(&response(vec![], &["ns/p"]));
     assert_eq!(handled.events, [MeshEvent::RemovePolicy(key("ns", "p"))]);
 }
 
@@ -252,10 +271,10 @@ fn key(namespace: &str, name: &str) -> PolicyKey {
 /// What a policy that never could be read comes to.
 fn check_unreadable(resource: Resource, expected: &[MeshEvent], instead: Instead) {
     let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
-    let handled = state.on_response(&response(vec![resource], &[])).unwrap();
+    let handled = state.on_response(&response(vec![resource], &[]));
     assert_eq!((handled.events.as_slice(), handled.held), (expected, 0));
     assert_eq!(handled.rejected[0].instead, instead);
-    assert!(handled.reply.error_detail.is_some());
+    assert!(handled.reply.clone().unwrap().error_detail.is_some());
 }
 
 #[test]
@@ -307,8 +326,8 @@ fn a_dry_run_that_cannot_be_read_denies_nothing() {
     check_unreadable(resource.clone(), &[], Instead::Nothing);
     // An enforced one that becomes such is enforced no more.
     let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
-    state.on_response(&response(vec![policy("ns/p", 1)], &[])).unwrap();
-    let handled = state.on_response(&response(vec![resource], &[])).unwrap();
+    state.on_response(&response(vec![policy("ns/p", 1)], &[]));
+    let handled = state.on_response(&response(vec![resource], &[]));
     assert_eq!(handled.events, [MeshEvent::RemovePolicy(key("ns", "p"))]);
     assert_eq!((handled.held, handled.rejected[0].instead), (0, Instead::Nothing));
 }
@@ -316,7 +335,7 @@ fn a_dry_run_that_cannot_be_read_denies_nothing() {
 #[test]
 fn an_address_that_cannot_be_read_is_left_out() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-    let handled = state.on_response(&response(vec![bad("uid:a", 1)], &[])).unwrap();
+    let handled = state.on_response(&response(vec![bad("uid:a", 1)], &[]));
     assert_eq!((handled.events, handled.rejected[0].instead), (vec![], Instead::Nothing));
 }
 
@@ -325,14 +344,14 @@ fn a_policy_that_could_not_be_read_ends_when_it_is_mended_or_removed() {
     let mut state = DeltaState::new(ResourceKind::Authorization, ROOT);
     let names =
         |state: &DeltaState| state.initial_request(&Node::default()).initial_resource_versions;
-    state.on_response(&response(vec![unreadable("ns/p")], &[])).unwrap();
+    state.on_response(&response(vec![unreadable("ns/p")], &[]));
     // A new stream names it, so that a removal meanwhile is learnt.
     assert_eq!(names(&state), [("ns/p".to_owned(), String::new())].into());
-    let removed = state.on_response(&response(vec![], &["ns/p"])).unwrap();
+    let removed = state.on_response(&response(vec![], &["ns/p"]));
     assert_eq!(removed.events, [MeshEvent::RemovePolicy(key("ns", "p"))]);
     assert_eq!(names(&state).len(), 0);
-    state.on_response(&response(vec![unreadable("ns/p")], &[])).unwrap();
-    let mended = state.on_response(&response(vec![policy("ns/p", 1)], &[])).unwrap();
+    state.on_response(&response(vec![unreadable("ns/p")], &[]));
+    let mended = state.on_response(&response(vec![policy("ns/p", 1)], &[]));
     let [MeshEvent::RemovePolicy(gone), MeshEvent::Policy(came)] = &mended.events[..] else {
         panic!("{:?}", mended.events);
     };
@@ -344,16 +363,19 @@ fn a_name_that_is_not_the_contents_is_rejected() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let mut wrong = resource("uid:a", 1);
     wrong.name = "uid:b".into();
-    let handled = state.on_response(&response(vec![wrong], &[])).unwrap();
-    assert_eq!(handled.reply.error_detail.unwrap().message, "uid:b: content is \"uid:a\"");
+    let handled = state.on_response(&response(vec![wrong], &[]));
+    assert_eq!(
+        handled.reply.clone().unwrap().error_detail.unwrap().message,
+        "uid:b: content is \"uid:a\""
+    );
     assert_eq!(handled.events, []);
 }
 
 #[test]
 fn the_removal_of_an_unknown_name_is_legal() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
-    let handled = state.on_response(&response(vec![], &["uid:never"])).unwrap();
-    assert_eq!((handled.events, handled.reply.error_detail), (vec![], None));
+    let handled = state.on_response(&response(vec![], &["uid:never"]));
+    assert_eq!((handled.events, handled.reply.clone().unwrap().error_detail), (vec![], None));
 }
 
 #[test]
@@ -361,7 +383,7 @@ fn a_long_list_of_rejections_is_cut_short() {
     let mut state = DeltaState::new(ResourceKind::Address, ROOT);
     let all = (0..100).map(|n| bad(&format!("uid:{n}"), 1)).collect();
     let message =
-        state.on_response(&response(all, &[])).unwrap().reply.error_detail.unwrap().message;
+        state.on_response(&response(all, &[])).reply.clone().unwrap().error_detail.unwrap().message;
     assert!(message.ends_with("; and 80 more"), "{message}");
 }
 
@@ -442,7 +464,7 @@ proptest! {
             match step {
                 Step::Push(size) => {
                     while let Some(response) = server.push(*size) {
-                        follower.follow(state.on_response(&response).unwrap().events);
+                        follower.follow(state.on_response(&response).events);
                     }
                     let held = server.holds.iter();
                     let held = held.map(|(name, v)| ((*name).to_owned(), v.to_string())).collect();
@@ -472,8 +494,7 @@ fn what_is_remembered_goes_with_the_first_response_that_lacks_it() {
     let asked = state.initial_request(&Node::default());
     assert!(asked.initial_resource_versions.is_empty(), "all of it is to be told anew");
     // One that cannot be taken is not held, and its removal would never be told.
-    let handled =
-        state.on_response(&response(vec![resource("uid:a", 2), bad("uid:b", 2)])).unwrap();
+    let handled = state.on_response(&response(vec![resource("uid:a", 2), bad("uid:b", 2)]));
     let mut gone: Vec<_> = handled
         .events
         .into_iter()
@@ -484,7 +505,7 @@ fn what_is_remembered_goes_with_the_first_response_that_lacks_it() {
         .collect();
     gone.sort();
     assert_eq!(gone, ["uid:b", "uid:c"]);
-    assert!(state.on_response(&response(vec![])).unwrap().events.is_empty(), "once");
+    assert!(state.on_response(&response(vec![])).events.is_empty(), "once");
 }
 
 #[test]
@@ -494,7 +515,7 @@ fn what_could_not_be_read_before_is_forgotten_once_it_can_be() {
     let known = [told("ns/a", "10.0.0.1/32"), told("ns/b", "10.0.0.2/32")];
     assert_eq!(state.remember(&response(before, &[])).unwrap(), known);
     let now = vec![addressed("ns/a", [10, 0, 0, 1], 80), addressed("ns/b", [10, 0, 0, 2], 0)];
-    let mut events = state.on_response(&response(now, &[])).unwrap().events;
+    let mut events = state.on_response(&response(now, &[])).events;
     assert_eq!(events.pop(), Some(MeshEvent::RemoveUnreadableAddress("ns/a".into())));
     assert!(matches!(&events[0], MeshEvent::Service(_)));
     assert_eq!(events[1..], [told("ns/b", "10.0.0.2/32")]);

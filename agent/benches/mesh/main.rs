@@ -9,10 +9,12 @@
 mod world;
 
 use std::hint::black_box;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use prost::Message as _;
 use sotto::mesh::{DestinationsDelta, MeshReader, ResourceKind, Store};
 use sotto::sys::heap;
@@ -34,7 +36,9 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
     let value = |name: &str| words.iter().find_map(|word| word.strip_prefix(name));
     let result = match (value("learn="), value("change=")) {
-        (Some(size), _) => size.parse().context("size").and_then(learn),
+        (Some(size), _) => {
+            size.parse().context("size").and_then(|size| learn(size, &told_in(size)))
+        }
         (_, Some(size)) => size.parse().context("size").and_then(change),
         _ => table(value("sizes=").unwrap_or(SIZES), value("only=") != Some("time")),
     };
@@ -66,7 +70,7 @@ impl Agent {
         let at = Instant::now();
         let response = decode(bytes)?;
         let decoded = at.elapsed();
-        let handled = self.state.on_response(&response)?;
+        let handled = self.state.on_response(&response);
         drop(response);
         ensure!(handled.rejected.is_empty(), "{:?}", handled.rejected);
         let handled_at = at.elapsed();
@@ -79,7 +83,7 @@ impl Agent {
 
 #[inline(never)]
 fn decode(bytes: Vec<u8>) -> Result<DeltaDiscoveryResponse> {
-    Ok(DeltaDiscoveryResponse::decode(bytes.as_slice())?)
+    Ok(DeltaDiscoveryResponse::decode(Bytes::from(bytes))?)
 }
 
 /// What is counted: one change, from its bytes until what the kernel is told of it.
@@ -97,20 +101,16 @@ fn know(agent: &mut Agent, bytes: Vec<u8>) -> Result<[f64; 3]> {
     agent.take(bytes)
 }
 
-/// Learns a mesh of a size, and prints what that took; what changes cost, and what it holds, if it is large.
-fn learn(workloads: usize) -> Result<()> {
+/// Where the bytes of the first response of a mesh of this size are: nothing of their making is in the memory of who
+/// learns from them.
+fn told_in(workloads: usize) -> PathBuf {
+    std::env::temp_dir().join(format!("sotto-bench-mesh-{workloads}"))
+}
+
+/// Learns a mesh of a size, and prints what that took; what it holds, and what changes cost.
+fn learn(workloads: usize, file: &Path) -> Result<()> {
     heap::bound(2)?;
-    let file = std::env::temp_dir().join(format!("sotto-mesh-{}", std::process::id()));
-    let bytes = {
-        let bytes = told(workloads)?;
-        std::fs::write(&file, bytes)?;
-        let bytes = std::fs::read(&file)?;
-        std::fs::remove_file(&file)?;
-        bytes
-    };
-    let changes = (0..CHANGES).map(|number| one(number * 37 % workloads.max(1), 2));
-    let changes = changes.collect::<Result<Vec<_>>>()?;
-    heap::give_back();
+    let bytes = std::fs::read(file)?;
     let size = bytes.len();
     let before = kilobytes("VmRSS:")?;
     let mut agent = Agent::new();
@@ -119,7 +119,8 @@ fn learn(workloads: usize) -> Result<()> {
     let after = kilobytes("VmRSS:")?;
     let most = kilobytes("VmHWM:")?;
     let mut times = Vec::new();
-    for bytes in changes {
+    for number in 0..CHANGES {
+        let bytes = one(number * 37 % workloads.max(1), 2)?;
         let at = Instant::now();
         follow(&mut agent, bytes)?;
         times.push(at.elapsed());
@@ -177,7 +178,11 @@ fn table(sizes: &str, counted: bool) -> Result<()> {
     );
     let own = std::env::current_exe()?;
     for size in sizes.split(',') {
+        let workloads = size.parse().context("sizes")?;
+        let file = told_in(workloads);
+        std::fs::write(&file, told(workloads)?)?;
         let ended = Command::new(&own).arg(format!("learn={size}")).status()?;
+        std::fs::remove_file(&file)?;
         ensure!(ended.success(), "{size} workloads: {ended}");
     }
     if !counted {

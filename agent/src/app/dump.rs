@@ -10,10 +10,10 @@ use crate::connection::{Direction, OpenConnection};
 use crate::enroll::{PodState, Status};
 use crate::identify::certs::{Condition, IdentityState};
 use crate::identify::svid::CertificateInfo;
-use crate::mesh::{Mesh, Service};
+use crate::mesh::Mesh;
 use crate::observe::dump::{
-    CertDump, CertificateDump, ConnectionDump, ConnectionsDump, ServiceDump, WorkloadInfoDump,
-    WorkloadStateDump,
+    CertDump, CertificateDump, ConnectionDump, ConnectionsDump, Entries, PolicyDump, ServiceDump,
+    WorkloadDump, WorkloadInfoDump, WorkloadStateDump,
 };
 use crate::xds::XdsStatus;
 
@@ -23,10 +23,20 @@ pub(super) fn rejected(discovery: &XdsStatus) -> BTreeMap<String, String> {
     rejected.map(|((_, name), why)| (name.clone(), why.clone())).collect()
 }
 
-/// A service with its endpoints.
-pub(super) fn service(mesh: &Mesh, service: &Service) -> ServiceDump {
-    let endpoints = mesh.endpoints(&service.key).map(|(workload, ports)| (&**workload, ports));
-    ServiceDump::new(service, endpoints)
+pub(super) fn workloads(mesh: &Mesh) -> Entries<'_, WorkloadDump> {
+    Box::new(mesh.workloads().map(|workload| (&**workload).into()))
+}
+
+/// Services with their endpoints.
+pub(super) fn services(mesh: &Mesh) -> Entries<'_, ServiceDump> {
+    Box::new(mesh.services().map(|service| {
+        let endpoints = mesh.endpoints(&service.key);
+        ServiceDump::new(service, endpoints.map(|(workload, ports)| (&**workload, ports)))
+    }))
+}
+
+pub(super) fn policies(mesh: &Mesh) -> Entries<'_, PolicyDump> {
+    Box::new(mesh.policies().map(|policy| (&**policy).into()))
 }
 
 /// An identity's certificate; never its key.

@@ -31,7 +31,7 @@ use crate::error::chain;
 use crate::identify::certs::Certificates;
 use crate::mesh::MeshReader;
 use crate::observe::admin::{Admin, Parameters, Refusal};
-use crate::observe::dump::ConfigDump;
+use crate::observe::dump::{ConfigDump, Listed};
 use crate::observe::log::LostLines;
 use crate::observe::metrics::Metrics;
 use crate::observe::node::{
@@ -251,9 +251,9 @@ impl State {
         let connections = runtime.block_on(self.connections());
         let mesh = self.mesh.load();
         ConfigDump {
-            workloads: mesh.workloads().map(|workload| (&**workload).into()).collect(),
-            services: mesh.services().map(|s| dump::service(&mesh, s)).collect(),
-            policies: mesh.policies().map(|policy| (&**policy).into()).collect(),
+            workloads: Listed::new(mesh.clone(), dump::workloads),
+            services: Listed::new(mesh.clone(), dump::services),
+            policies: Listed::new(mesh.clone(), dump::policies),
             rejected: dump::rejected(&self.discovery.borrow()),
             certificates: self.certificates.states().iter().map(dump::certificate).collect(),
             workload_state: dump::pods(&mesh, &self.enrolled.borrow(), &connections),

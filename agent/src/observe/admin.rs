@@ -1,12 +1,14 @@
 //! The admin page on localhost: `/config_dump`, `/logging`, `/quitquitquit`, as istioctl uses them,
 //! and questions that the agent's other parts answer.
 
+mod written;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Query, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::future::BoxFuture;
@@ -149,12 +151,7 @@ const INDEX: &str = "GET  /config_dump    what the agent knows, as JSON\n\
 
 async fn config_dump(State(admin): State<Admin>) -> Response {
     let dump = Arc::clone(&admin.dump);
-    let text = tokio::task::spawn_blocking(move || serde_json::to_string_pretty(&dump())).await;
-    match text {
-        Ok(Ok(text)) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
-        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    written::json(move || dump()).await
 }
 
 async fn logging(State(admin): State<Admin>, RawQuery(query): RawQuery) -> (StatusCode, String) {

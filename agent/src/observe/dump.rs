@@ -1,5 +1,6 @@
 //! What `/config_dump` shows, under the keys that `istioctl ztunnel-config` reads.
 
+mod listed;
 mod policy;
 mod service;
 mod workload;
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+pub use self::listed::{Entries, Listed};
 pub use self::policy::PolicyDump;
 pub use self::service::{EndpointDump, LoadBalancerDump, ServiceDump};
 pub use self::workload::{ApplicationTunnelDump, GatewayDump, LocalityDump, WorkloadDump};
@@ -17,13 +19,13 @@ pub use self::workload::{ApplicationTunnelDump, GatewayDump, LocalityDump, Workl
 #[serde(rename_all = "camelCase")]
 pub struct ConfigDump {
     /// Workloads of the mesh.
-    pub workloads: Vec<WorkloadDump>,
+    pub workloads: Listed<WorkloadDump>,
     /// Services of the mesh.
-    pub services: Vec<ServiceDump>,
+    pub services: Listed<ServiceDump>,
     /// Always empty: endpoints may come before their service, and are kept with their workload.
     pub staged_services: serde_json::Map<String, serde_json::Value>,
     /// Policies of the mesh.
-    pub policies: Vec<PolicyDump>,
+    pub policies: Listed<PolicyDump>,
     /// Resources whose newest version cannot be read: why, and what is done without it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub rejected: BTreeMap<String, String>,

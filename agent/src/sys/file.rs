@@ -10,12 +10,24 @@ use std::path::Path;
 /// # Errors
 /// The file beside it that takes its place cannot be written or renamed.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    replace_with(path, mode, |file| file.write_all(content))
+}
+
+/// The same, with what is written.
+///
+/// # Errors
+/// What `write` has, and as above.
+pub fn replace_with(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     // Beside it, hidden, and with an extension that no container runtime reads.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = path.with_file_name(format!(".{name}.sotto-new"));
     let mut file = File::create(&new)?;
     file.set_permissions(Permissions::from_mode(mode))?;
-    file.write_all(content)?;
+    write(&mut file)?;
     file.sync_all()?;
     std::fs::rename(&new, path)?;
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())

@@ -4,33 +4,33 @@
 //! It is written a while after something changed, and at the end, in one step, for root alone; and it is read once, by
 //! an agent that has waited in vain for its control plane. It counts only if every byte is as it was written, since the
 //! node booted, not long ago, by an agent of the same mesh: of anything else as little is known as without it, so that
-//! connections are held, and refused.
+//! connections are held, and refused. It is written as it is made, so that it is never in memory as a whole.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter, Seek as _, Write};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use prost::Message as _;
-use prost_types::Any;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use sotto_proto::ads::{DeltaDiscoveryResponse, Resource};
-use sotto_proto::workload::{Address, address};
+use sotto_proto::ads::DeltaDiscoveryResponse;
 use tokio_util::sync::CancellationToken;
 
 use super::StatusReader;
-use super::delta::type_url;
-use super::encode;
 use crate::error::chain;
-use crate::mesh::{Mesh, MeshReader, ResourceKind, ServiceKey};
+use crate::mesh::{Mesh, MeshReader};
 use crate::sys::file;
+
+mod body;
 
 /// Its name, in the agent's directory of state.
 const FILE: &str = "mesh.kept";
 /// Of the format: one that is not known is not read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// As long as a digest.
+const NO_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// What was known longer ago is of no use: pods' addresses are others' by then.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// The least time between two writes.
@@ -109,11 +109,11 @@ impl Kept {
         if std::fs::metadata(&self.path).map_err(unread)?.len() > MAX_BYTES {
             return Err(damaged());
         }
-        let bytes = std::fs::read(&self.path).map_err(unread)?;
+        let bytes = Bytes::from(std::fs::read(&self.path).map_err(unread)?);
         let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
-        let (header, body) = (&bytes[..end], &bytes[end + 1..]);
+        let (header, body) = (&bytes[..end], bytes.slice(end + 1..));
         let header: Header = serde_json::from_slice(header).map_err(|_| damaged())?;
-        if header.body != digest(&header, body) {
+        if header.body != hex(header.hash().chain_update(&body)) {
             return Err(damaged());
         }
         let foreign = |what| Err(KeptError::Foreign { path: self.path.clone(), what });
@@ -125,9 +125,7 @@ impl Kept {
                 foreign("before the node booted")
             }
             Ok(age) if age <= LONGEST => {
-                let mut rest = body;
-                let mut next = || DeltaDiscoveryResponse::decode_length_delimited(&mut rest);
-                let both = [next().map_err(|_| damaged())?, next().map_err(|_| damaged())?];
+                let both = body::read(body).ok_or_else(damaged)?;
                 Ok((both, age))
             }
             Ok(_) | Err(_) => foreign("another day"),
@@ -139,23 +137,21 @@ impl Kept {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
             std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
         }
-        let mut body = Vec::new();
-        for response in responses(mesh) {
-            response.encode_length_delimited(&mut body).map_err(io::Error::other)?;
-        }
         let written = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut header = Header {
             version: VERSION,
             mesh: self.mesh.clone(),
             boot: self.boot.clone(),
             written,
-            body: String::new(),
+            body: NO_DIGEST.to_owned(),
         };
-        header.body = digest(&header, &body);
-        let mut content = serde_json::to_vec(&header)?;
-        content.push(b'\n');
-        content.append(&mut body);
-        file::replace(&self.path, &content, 0o600)
+        file::replace_with(&self.path, 0o600, |file| {
+            // The digest takes the place of another one as long, once it is known.
+            write_line(&mut *file, &header)?;
+            header.body = hex(write_body(&mut *file, mesh, header.hash())?);
+            file.rewind()?;
+            write_line(file, &header)
+        })
     }
 
     /// Keeps it in step with what the control plane says, until `stop`, and once more then.
@@ -200,52 +196,48 @@ async fn due(mesh: &MeshReader, written: Option<u64>, pause: Duration) {
     }
 }
 
-fn digest(header: &Header, body: &[u8]) -> String {
-    let Header { version, mesh, boot, written, body: _ } = header;
-    let mut hash = Sha256::new();
-    hash.update(format!("{version}\n{mesh}\n{boot}\n{written}\n"));
-    hash.update(body);
+impl Header {
+    /// A hash that has all of it but the digest.
+    fn hash(&self) -> Sha256 {
+        let Self { version, mesh, boot, written, body: _ } = self;
+        Sha256::new_with_prefix(format!("{version}\n{mesh}\n{boot}\n{written}\n"))
+    }
+}
+
+fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The mesh as a control plane would tell it first.
-fn responses(mesh: &Mesh) -> [DeltaDiscoveryResponse; 2] {
-    let response = |kind, resources| DeltaDiscoveryResponse {
-        type_url: type_url(kind).to_owned(),
-        resources,
-        ..DeltaDiscoveryResponse::default()
-    };
-    let workloads = mesh.workloads().map(|workload| {
-        let message = address::Type::Workload(encode::workload(workload));
-        (workload.uid.to_string(), Address { r#type: Some(message) }.encode_to_vec())
-    });
-    let services = mesh.services().map(|service| {
-        let message = address::Type::Service(encode::service(service));
-        (ServiceKey::to_string(&service.key), Address { r#type: Some(message) }.encode_to_vec())
-    });
-    let without = mesh.unreadable_addresses().map(|(name, ranges)| {
-        let message = address::Type::Service(encode::unreadable_address(ranges));
-        (name.to_string(), Address { r#type: Some(message) }.encode_to_vec())
-    });
-    let policies = mesh
-        .policies()
-        .map(|policy| (policy.key.to_string(), encode::authorization(policy).encode_to_vec()));
-    let unreadable = mesh
-        .unreadable_policies()
-        .map(|(key, scope)| (key.to_string(), encode::unreadable(key, scope).encode_to_vec()));
-    let (addresses, authorizations) = (ResourceKind::Address, ResourceKind::Authorization);
-    [
-        response(addresses, resources(addresses, workloads.chain(services).chain(without))),
-        response(authorizations, resources(authorizations, policies.chain(unreadable))),
-    ]
+fn write_line(mut file: impl Write, header: &Header) -> io::Result<()> {
+    let mut line = serde_json::to_vec(header)?;
+    line.push(b'\n');
+    file.write_all(&line)
 }
 
-fn resources(kind: ResourceKind, messages: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<Bytes> {
-    let resource = |(name, value)| {
-        let resource = Some(Any { type_url: type_url(kind).to_owned(), value });
-        Resource { name, resource, ..Resource::default() }.encoded()
-    };
-    messages.map(resource).collect()
+/// Writes the body; gives the hash with it.
+fn write_body(file: &mut File, mesh: &Mesh, hash: Sha256) -> io::Result<Sha256> {
+    let mut body = Hashed { inner: BufWriter::new(file), hash };
+    body::write(mesh, &mut body)?;
+    body.flush()?;
+    Ok(body.hash)
+}
+
+/// Hashes what it hands on.
+struct Hashed<W> {
+    inner: W,
+    hash: Sha256,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use super::super::StatusWriter;
 use super::*;
 use crate::mesh::policy::{Action, Group, PolicyScope};
-use crate::mesh::{Authorization, MeshEvent, PolicyKey, Store, Workload};
+use crate::mesh::{Authorization, MeshEvent, PolicyKey, ResourceKind, Store, Workload};
 use crate::xds::delta::DeltaState;
 
 fn key(name: &str) -> PolicyKey {

@@ -1,5 +1,6 @@
 //! Delta ADS: tells each node what the mesh is, and then only what changes.
 
+mod room;
 mod session;
 mod stream;
 
@@ -30,6 +31,7 @@ pub struct Ads<A> {
     accounts: Arc<[ObjectKey]>,
     cluster_id: String,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    room: room::Room,
     metrics: Metrics,
     shutdown: Shutdown,
 }
@@ -61,6 +63,7 @@ impl<A: Authenticate> Ads<A> {
             accounts,
             cluster_id,
             snapshots,
+            room: room::Room::default(),
             metrics,
             shutdown,
         })
@@ -96,6 +99,7 @@ impl<A: Authenticate> AggregatedDiscoveryService for Ads<A> {
             requests: request.into_inner(),
             responses: out,
             snapshots: self.snapshots.clone(),
+            room: self.room.clone(),
             metrics: self.metrics.clone(),
             stop: self.shutdown.token.clone(),
         };

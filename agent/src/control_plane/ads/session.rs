@@ -122,10 +122,7 @@ impl Session {
     }
 
     /// The next response, if one is due. Ask until there is none.
-    pub(super) fn next(
-        &mut self,
-        snapshot: &Arc<Snapshot>,
-    ) -> Option<(Kind, DeltaDiscoveryResponse)> {
+    pub(super) fn next(&mut self, snapshot: &Arc<Snapshot>) -> Option<Push> {
         loop {
             if let Some(target) = self.target.clone() {
                 let response = self.step(&target);
@@ -170,13 +167,13 @@ impl Session {
     }
 
     /// The next response towards `target`.
-    fn step(&mut self, target: &Snapshot) -> Option<(Kind, DeltaDiscoveryResponse)> {
+    fn step(&mut self, target: &Snapshot) -> Option<Push> {
         let Self { addresses, authorizations, responses, .. } = self;
         let in_order = addresses.is_some();
         if let Some(policies) = authorizations.as_mut().filter(|s| s.in_flight.is_none()) {
             let mut delta = Delta::between(&policies.held, &target.authorizations);
             if in_order {
-                delta = delta.additions();
+                delta = delta.additions(&policies.held);
             }
             if let Some(response) = policies.send(Kind::Authorization, delta, in_order, responses) {
                 return Some(response);
@@ -201,43 +198,64 @@ impl Session {
 }
 
 impl Subscription {
-    /// Makes the response that tells `delta`, unless there is nothing to tell.
+    /// What tells `delta`, unless there is nothing to tell.
     fn send(
         &mut self,
         kind: Kind,
         delta: Delta,
         additions: bool,
         responses: &mut u64,
-    ) -> Option<(Kind, DeltaDiscoveryResponse)> {
+    ) -> Option<Push> {
         if delta.is_empty() && self.greeted {
             return None;
         }
         self.greeted = true;
-        for name in &delta.removed {
-            self.held.remove(name);
-        }
-        for (name, entry) in &delta.changed {
-            self.held.insert(name.clone(), entry.clone());
-        }
+        // Nodes that have been told the same share what they hold, with each other and with the snapshot.
+        self.held.clone_from(&delta.after);
         *responses += 1;
         let nonce = responses.to_string();
         self.in_flight = Some(InFlight { nonce: nonce.clone(), additions });
+        Some(Push { kind, nonce, delta })
+    }
+}
+
+/// A response to be made.
+#[derive(Debug)]
+pub(super) struct Push {
+    pub(super) kind: Kind,
+    nonce: String,
+    delta: Delta,
+}
+
+impl Push {
+    /// About so many bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let Delta { changed, removed, .. } = &self.delta;
+        let changed = changed.iter().map(|(name, entry)| name.len() + entry.body.len() + FRAME);
+        changed.chain(removed.iter().map(|name| name.len())).sum()
+    }
+
+    /// As the wire has it.
+    pub(super) fn response(self) -> DeltaDiscoveryResponse {
+        let Self { kind, nonce, delta } = self;
         let resource = |(name, entry): (ArcStr, Entry)| {
             let value = entry.body.to_vec();
             let body = Any { type_url: kind.type_url().to_owned(), value };
             let (version, name) = (entry.version.to_string(), name.to_string());
             Resource { version, resource: Some(body), name, aliases: Vec::new() }.encoded()
         };
-        let response = DeltaDiscoveryResponse {
+        DeltaDiscoveryResponse {
             system_version_info: String::new(),
             resources: delta.changed.into_iter().map(resource).collect(),
             type_url: kind.type_url().to_owned(),
             nonce,
             removed_resources: delta.removed.iter().map(ToString::to_string).collect(),
-        };
-        Some((kind, response))
+        }
     }
 }
+
+/// What a resource has besides its name and its content: version, type and lengths.
+const FRAME: usize = 100;
 
 /// What differs.
 #[derive(Debug, Default)]
@@ -246,6 +264,8 @@ struct Delta {
     /// Of `changed`, how many there are at the front that are new.
     added: usize,
     removed: Vec<ArcStr>,
+    /// What is held once all of it is told.
+    after: Resources,
 }
 
 impl Delta {
@@ -262,12 +282,18 @@ impl Delta {
         }
         let count = added.len();
         added.append(&mut updated);
-        Self { changed: added, added: count, removed }
+        Self { changed: added, added: count, removed, after: wanted.clone() }
     }
 
-    fn additions(mut self) -> Self {
+    /// What is new, to a node that holds this.
+    fn additions(mut self, held: &Resources) -> Self {
+        if self.changed.len() == self.added && self.removed.is_empty() {
+            return self;
+        }
         self.changed.truncate(self.added);
         self.removed.clear();
+        self.after.clone_from(held);
+        self.after.extend(self.changed.iter().cloned());
         self
     }
 

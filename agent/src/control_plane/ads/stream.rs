@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use super::room::Room;
 use super::session::{Heard, Session};
 use crate::control_plane::caller::Caller;
 use crate::control_plane::metrics::Metrics;
@@ -29,6 +30,7 @@ pub(super) struct Stream {
     pub(super) requests: Streaming<DeltaDiscoveryRequest>,
     pub(super) responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) room: Room,
     pub(super) metrics: Metrics,
     pub(super) stop: CancellationToken,
 }
@@ -57,9 +59,21 @@ impl Stream {
         let renewal = sleep_until(Instant::now() + MAX_AGE.mul_f64(jitter));
         tokio::pin!(renewal);
         let mut answer_due = Instant::now();
+        // For what the node has not answered yet.
+        let mut room = None;
         loop {
             let snapshot = self.snapshots.borrow_and_update().clone();
-            while let Some((kind, response)) = session.next(&snapshot) {
+            while let Some(push) = session.next(&snapshot) {
+                let kind = push.kind;
+                // Who has room does not wait for more, lest all wait for each other.
+                if room.is_none() {
+                    room = tokio::select! {
+                        room = self.room.take(push.bytes()) => room,
+                        () = self.stop.cancelled() => return Ok("control plane stops"),
+                        () = self.responses.closed() => return Ok("closed by the node"),
+                    };
+                }
+                let response = push.response();
                 self.metrics.pushed(kind.name(), response.resources.len());
                 tracing::debug!(
                     pod,
@@ -84,7 +98,12 @@ impl Stream {
                     return Err(Status::deadline_exceeded("node does not answer"));
                 }
                 request = self.requests.message() => match request? {
-                    Some(request) => self.hear(&mut session, request, pod)?,
+                    Some(request) => {
+                        self.hear(&mut session, request, pod)?;
+                        if !session.waiting() {
+                            room = None;
+                        }
+                    }
                     None => return Ok("ended by the node"),
                 },
                 changed = self.snapshots.changed() => if changed.is_err() {

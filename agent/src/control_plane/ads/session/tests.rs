@@ -53,8 +53,9 @@ impl Node {
 
     fn told(&mut self, snapshot: &Arc<Snapshot>) -> Vec<String> {
         let mut told = Vec::new();
-        while let Some((kind, response)) = self.session.next(snapshot) {
-            let mut text = kind.name().to_owned();
+        while let Some(push) = self.session.next(snapshot) {
+            let mut text = push.kind.name().to_owned();
+            let response = push.response();
             for resource in &response.decoded().unwrap() {
                 text += &format!(" +{}={}", resource.name, resource.version);
             }
@@ -108,6 +109,43 @@ fn a_resource_carries_its_type_and_bytes() {
         (resource.type_url.as_str(), resource.value.as_slice()),
         (ADDRESS_TYPE, &b"body"[..])
     );
+}
+
+#[test]
+fn what_nodes_hold_is_shared_with_the_snapshot() {
+    let policies = [("deny", "1"), ("other", "1")];
+    let first = snapshot(&[("a", "1"), ("b", "1")], &policies);
+    let mut fresh = Node::subscribed(&BOTH);
+    fresh.follows(&first);
+    let mut again = Node::default();
+    again.session.heard(subscription(Kind::Address, &[("a", "1"), ("gone", "1")])).unwrap();
+    again.session.heard(subscription(Kind::Authorization, &[("deny", "0")])).unwrap();
+    again.follows(&first);
+    let mut next = Snapshot::clone(&first);
+    next.addresses.insert("c".into(), resources(&[("c", "1")])["c"].clone());
+    next.authorizations.remove("other");
+    let next = Arc::new(next);
+    for (node, told) in [(&fresh, &first), (&again, &first)] {
+        let held = [&node.session.addresses, &node.session.authorizations];
+        let held = held.map(|subscription| &subscription.as_ref().unwrap().held);
+        assert!(held[0].ptr_eq(&told.addresses) && held[1].ptr_eq(&told.authorizations));
+    }
+    fresh.follows(&next);
+    let held = &fresh.session.addresses.as_ref().unwrap().held;
+    assert!(held.ptr_eq(&next.addresses));
+}
+
+#[test]
+fn a_response_is_about_as_long_as_it_is_said_to_be() {
+    let many: Vec<_> = (0..1000).map(|number| format!("Kubernetes//Pod/ns/pod-{number}")).collect();
+    let many: Vec<_> =
+        many.iter().map(|name| (name.as_str(), "0123456789abcdef0123456789abcdef")).collect();
+    let mut session = Session::default();
+    session.heard(subscription(Kind::Address, &[("gone", "1")])).unwrap();
+    let push = session.next(&snapshot(&many, &[])).unwrap();
+    let said = push.bytes();
+    let bytes = prost::Message::encoded_len(&push.response());
+    assert!(said >= bytes && said < bytes * 2, "{bytes} bytes are said to be {said}");
 }
 
 #[test]

@@ -3,7 +3,6 @@
 //! It gives what the other way gives, by way of the whole message, or nothing: then that way tells what it is.
 
 use arcstr::ArcStr;
-use prost::Message as _;
 use sotto_proto::workload as proto;
 
 use super::super::wire::{Fields, Odd, Value, once};

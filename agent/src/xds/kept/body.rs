@@ -15,7 +15,7 @@ use crate::mesh::{Mesh, ResourceKind};
 const KINDS: [ResourceKind; 2] = [ResourceKind::Address, ResourceKind::Authorization];
 
 /// Writes a mesh, one resource after the other.
-pub(super) fn write(mesh: &Mesh, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn write(mesh: &Mesh, out: impl Write) -> io::Result<()> {
     use address::Type::{Service, Workload};
     let mut to = Writer { out, message: Vec::new() };
     for workload in mesh.workloads() {

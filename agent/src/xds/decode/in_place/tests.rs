@@ -3,6 +3,7 @@
 use proptest::collection::{hash_map, vec};
 use proptest::option;
 use proptest::prelude::*;
+use prost::Message as _;
 use sotto_proto::workload::{Address, address::Type, gateway_address};
 
 use super::super::address;

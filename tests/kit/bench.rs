@@ -13,6 +13,7 @@ mod memory;
 pub mod peer;
 mod report;
 mod rounds;
+mod scale;
 mod site;
 mod sockets;
 mod startup;
@@ -68,6 +69,9 @@ pub struct Args {
     /// What the second mesh is called in the table [default: the program's name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// Measures, instead of all else, what meshes of so many workloads cost an agent
+    #[arg(long, value_delimiter = ',', value_name = "WORKLOADS")]
+    scale: Vec<usize>,
     /// Writes all figures, with every sample, to a file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -142,6 +146,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let plan = args.plan();
     let (rival, name) = args.rival()?.unzip();
     let mut site = Site::start(rival.as_ref()).await?;
+    if !args.scale.is_empty() {
+        return large(site, &args.scale, &plan).await;
+    }
     let taken = take(&mut site, &plan, name).await;
     let taken = taken.with_context(|| site.post_mortem());
     let left = Box::pin(site.stop()).await;
@@ -157,6 +164,16 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     }
     let good = results.failures.is_empty() && left.is_empty();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Measures meshes of these sizes.
+async fn large(mut site: Site, sizes: &[usize], plan: &Plan) -> Result<ExitCode> {
+    let measured = scale::run(&mut site, sizes, plan.rounds, plan.churn_seconds).await;
+    let measured = measured.with_context(|| site.post_mortem());
+    let left = Box::pin(site.stop()).await;
+    left.iter().for_each(|error| print(&format!("not cleaned up: {error:#}\n")));
+    print(&format!("\n{}", measured?));
+    Ok(if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn take(site: &mut Site, plan: &Plan, other: Option<String>) -> Result<Results> {

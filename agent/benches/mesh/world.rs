@@ -2,34 +2,33 @@
 
 use prost::Message as _;
 use prost_types::Any;
+use sotto_proto::ADDRESS_TYPE;
 use sotto_proto::ads::{DeltaDiscoveryResponse, Resource};
 use sotto_proto::workload::{
     Address, Locality, NetworkAddress, Port, PortList, Service, TunnelProtocol, Workload,
     WorkloadType, address::Type,
 };
-use sotto_proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 
 /// Pods behind each service.
-pub const PODS_OF_SERVICE: usize = 10;
+const PODS_OF_SERVICE: usize = 10;
 /// Services of each namespace.
 const SERVICES_OF_NAMESPACE: usize = 50;
 /// Pods of each node.
 const PODS_OF_NODE: usize = 100;
 
 /// Everything: so many workloads, and a tenth as many services.
-pub fn all(workloads: usize) -> DeltaDiscoveryResponse {
+pub(crate) fn all(workloads: usize) -> DeltaDiscoveryResponse {
     let services = (0..workloads.div_ceil(PODS_OF_SERVICE)).map(service);
     let resources = services.chain((0..workloads).map(|number| workload(number, 1))).collect();
     told(ADDRESS_TYPE, "1", resources)
 }
 
-/// No policy.
-pub fn no_policies() -> DeltaDiscoveryResponse {
-    told(AUTHORIZATION_TYPE, "1", Vec::new())
-}
-
 /// A response.
-pub fn told(type_url: &str, nonce: &str, resources: Vec<Resource>) -> DeltaDiscoveryResponse {
+pub(crate) fn told(
+    type_url: &str,
+    nonce: &str,
+    resources: Vec<Resource>,
+) -> DeltaDiscoveryResponse {
     DeltaDiscoveryResponse {
         type_url: type_url.to_owned(),
         nonce: nonce.to_owned(),
@@ -39,14 +38,14 @@ pub fn told(type_url: &str, nonce: &str, resources: Vec<Resource>) -> DeltaDisco
 }
 
 /// One pod, at one of its versions: another node each.
-pub fn workload(number: usize, version: usize) -> Resource {
+pub(crate) fn workload(number: usize, version: usize) -> Resource {
     let of = number / PODS_OF_SERVICE;
     let (namespace, app) = names(of);
     let name = format!("{app}-{:08x}-{:05x}", hash(of), hash(number) & 0xf_ffff);
     let uid = format!("Kubernetes//Pod/{namespace}/{name}");
-    let ports = PortList { ports: vec![port()] };
+    let ports = PortList { ports: vec![port(80, 8080)] };
     let workload = Workload {
-        uid: uid.clone(),
+        uid,
         name,
         addresses: vec![octets(10, number).to_vec()],
         tunnel_protocol: TunnelProtocol::Hbone.into(),
@@ -67,26 +66,33 @@ pub fn workload(number: usize, version: usize) -> Resource {
         namespace,
         ..Workload::default()
     };
-    resource(uid, version, Type::Workload(workload))
+    known(workload, version)
+}
+
+/// The resource of a pod.
+pub(crate) fn known(workload: Workload, version: usize) -> Resource {
+    resource(workload.uid.clone(), version, Type::Workload(workload))
 }
 
 /// One service.
-pub fn service(number: usize) -> Resource {
-    let (namespace, app) = names(number);
-    let address = NetworkAddress {
-        network: String::new(),
-        address: octets(172, number).to_vec(),
-        length: None,
-    };
+pub(crate) fn service(number: usize) -> Resource {
+    serving(&service_name(number), octets(172, number), 80)
+}
+
+/// A service by its name in full, with an address and a port.
+pub(crate) fn serving(name: &str, address: [u8; 4], at: u16) -> Resource {
+    let (namespace, hostname) = name.split_once('/').unwrap_or_default();
+    let address =
+        NetworkAddress { network: String::new(), address: address.to_vec(), length: None };
     let service = Service {
-        hostname: format!("{app}.{namespace}.svc.cluster.local"),
-        name: app,
-        namespace,
+        name: hostname.split('.').next().unwrap_or_default().to_owned(),
+        namespace: namespace.to_owned(),
+        hostname: hostname.to_owned(),
         addresses: vec![address],
-        ports: vec![port()],
+        ports: vec![port(at.into(), if at == 80 { 8080 } else { at.into() })],
         ..Service::default()
     };
-    resource(service_name(number), 1, Type::Service(service))
+    resource(name.to_owned(), 1, Type::Service(service))
 }
 
 fn names(service: usize) -> (String, String) {
@@ -98,8 +104,9 @@ fn service_name(number: usize) -> String {
     format!("{namespace}/{app}.{namespace}.svc.cluster.local")
 }
 
-fn port() -> Port {
-    Port { service_port: 80, target_port: 8080, ..Port::default() }
+/// A port and where it leads.
+pub(crate) fn port(service_port: u32, target_port: u32) -> Port {
+    Port { service_port, target_port, ..Port::default() }
 }
 
 /// An address that no other has, with this first octet.

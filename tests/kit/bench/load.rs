@@ -11,6 +11,7 @@ mod report;
 mod request;
 mod serve;
 mod tasks;
+mod until;
 mod worker;
 
 use std::net::SocketAddr;
@@ -40,6 +41,11 @@ pub enum Side {
     },
     /// Drives a server and prints what came of it as one line of JSON
     Drive(Drive),
+    /// For each line that comes, prints after how many microseconds the server answered
+    Until {
+        #[arg(long)]
+        to: SocketAddr,
+    },
 }
 
 /// What to drive, and within which bounds.
@@ -92,6 +98,7 @@ pub async fn run(side: Side) -> Result<()> {
             serve::start(port)?;
             std::future::pending().await
         }
+        Side::Until { to } => tokio::task::spawn_blocking(move || until::run(to)).await?,
         Side::Drive(drive) => {
             let (done, result) = oneshot::channel();
             // Not a task of the runtime: a signal must be able to end the program under it.

@@ -8,7 +8,9 @@ use crate::config::ControlPlaneSettings;
 use crate::control_plane::{self, ControlPlaneConfig};
 use crate::sys::{Shutdown, shutdown};
 
-/// Streams and calls may go on this long after SIGTERM.
+/// New calls are taken so long after SIGTERM: nodes are sent here until they have heard that this replica ends.
+const HEARD: Duration = Duration::from_secs(3);
+/// Streams and calls may go on this long after that.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the control plane until SIGTERM.
@@ -42,6 +44,8 @@ async fn serve(settings: ControlPlaneSettings) -> anyhow::Result<()> {
                 if let Err(error) = asked {
                     tracing::error!(%error, "cannot hear signals; stopping");
                 }
+                tracing::info!("ending, when nodes have heard of it");
+                tokio::time::sleep(HEARD).await;
                 on_signal.cancel();
             }
             () = on_signal.cancelled() => {}

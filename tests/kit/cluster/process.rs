@@ -155,10 +155,9 @@ impl Process {
 /// GETs `path` of `127.0.0.1:port` inside a network namespace.
 async fn get_within(netns: &str, port: u16, path: &str) -> Result<Answer> {
     use std::io::{Read, Write};
-    let (netns, request) = (
-        netns.to_owned(),
-        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
-    );
+    // Of that version, so that no answer comes in pieces.
+    let (netns, request) =
+        (netns.to_owned(), format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n"));
     let ask = move || -> Result<Answer> {
         let limit = Duration::from_secs(5);
         let open = || std::net::TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), limit);

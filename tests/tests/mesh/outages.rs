@@ -1,9 +1,11 @@
 //! Parts of the mesh that are stopped, killed and started again.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::Method;
 use kit::cluster::ClusterOptions;
+use kit::topology::CONTROL_PLANE_IP;
 use kube::ResourceExt;
 
 use super::bench::{Bench, pa};
@@ -45,6 +47,25 @@ async fn without_its_control_plane_the_mesh_goes_on_and_catches_up_when_it_is_ba
         bench.shows(SLEEP, DETAILS, "200").await;
         bench.shows(PAGE, DETAILS, "200").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_told_to_end_takes_who_has_not_heard_of_it_yet() {
+    let mut bench = Bench::streams().await;
+    let netns = bench.cluster.fabric.external.clone();
+    let to = SocketAddr::new(CONTROL_PLANE_IP.into(), 15012);
+    let plane = &mut bench.cluster.control_plane.as_mut().unwrap().process;
+    let ending = plane.terminate(Duration::from_secs(10));
+    let asking = async {
+        // As long as a node may take to hear of it.
+        for _ in 0..4 {
+            hbone::dial(&netns, to).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let (status, ()) = tokio::join!(ending, asking);
+    assert_eq!(status.unwrap().code(), Some(0));
+    assert!(hbone::dial(&netns, to).await.is_err());
 }
 
 /// The agents' backoff may be at its longest, 15 s.

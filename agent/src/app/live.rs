@@ -3,8 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::OptionFuture;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -14,6 +17,8 @@ use crate::observe::log::LogControl;
 use crate::observe::ready::Readiness;
 use crate::sys::files;
 
+/// How soon the kernel is told again what it did not take.
+const RETRY: Duration = Duration::from_secs(1);
 /// What a remark of readiness is about.
 const REMARK: &str = "live settings";
 
@@ -27,24 +32,26 @@ impl Live {
     }
 
     /// Tells the programs what becomes of destinations outside the mesh, now and when it changes, until `stop`: only while
-    /// this agent is in charge.
+    /// this agent is in charge. What they did not take they are told again.
     pub(super) async fn tell_kernel(mut self, kernel: SharedKernel, stop: CancellationToken) {
         loop {
             let mode = self.0.borrow_and_update().unknown_destinations;
             let kernel = kernel.clone();
             let tell = move || kernel.lock().capture_unknown(mode == UnknownDestinations::Proxy);
-            match tokio::task::spawn_blocking(tell).await {
-                Ok(Ok(())) => {}
+            let again = match tokio::task::spawn_blocking(tell).await {
+                Ok(Ok(())) => None,
                 Ok(Err(error)) => {
-                    warn!(%error, "failed to tell the kernel what becomes of destinations outside the mesh");
+                    warn!(%error, "failed to tell the kernel what becomes of destinations outside the mesh; will try again");
+                    Some(sleep(RETRY))
                 }
                 Err(error) => {
-                    warn!(%error, "telling the kernel of destinations outside the mesh panicked");
+                    return warn!(%error, "telling the kernel of destinations outside the mesh panicked");
                 }
-            }
-            let changed = stop.run_until_cancelled(self.0.changed()).await;
-            if !matches!(changed, Some(Ok(()))) {
-                return;
+            };
+            tokio::select! {
+                changed = self.0.changed() => if changed.is_err() { return },
+                Some(()) = OptionFuture::from(again) => {}
+                () = stop.cancelled() => return,
             }
         }
     }

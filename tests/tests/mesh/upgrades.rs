@@ -188,6 +188,18 @@ async fn whoever_is_killed_while_connections_change_hands_none_hangs_and_none_is
     assert!(trace.to_port(15008).count() > 0, "nothing crossed the wire: {:?}", trace.flows);
 }
 
+/// Replaces a node's agent as its DaemonSet does it; what the one before said of what it gave away.
+async fn replace(bench: &mut Bench, number: usize) -> String {
+    let sotto = programs::find("sotto").unwrap();
+    let mut before = bench.cluster.surge(number, &sotto).await.unwrap();
+    let ended = before.process.terminate(END).await.unwrap();
+    assert_eq!(ended.code(), Some(0), "{}", before.process.log_tail(20));
+    // Agents of one name write to one log.
+    let log = before.process.log();
+    let gave = log.lines().rev().find_map(|line| line.find(GAVE).map(|at| &line[at..]));
+    gave.unwrap().to_owned()
+}
+
 /// Connections that stand there, and that say something all the time.
 const IDLE: usize = 1000;
 const BUSY: usize = 100;
@@ -213,15 +225,9 @@ async fn ten_replacements_under_every_load_lose_nothing() {
             3 => bench.cluster.delete(&strict).await.unwrap(),
             _ => {}
         }
-        let sotto = programs::find("sotto").unwrap();
         for number in [1, 0] {
-            let mut before = bench.cluster.surge(number, &sotto).await.unwrap();
-            // As its DaemonSet ends it.
-            let ended = before.process.terminate(END).await.unwrap();
-            assert_eq!(ended.code(), Some(0), "{}", before.process.log_tail(20));
-            let log = before.process.log();
-            let gave = log.lines().filter_map(|line| line.find(GAVE).map(|at| &line[at..]));
-            gave.for_each(|line| eprintln!("round {round}, agent {number}: {line}"));
+            let gave = replace(&mut bench, number).await;
+            eprintln!("round {round}, agent {number}: {gave}");
         }
     }
     for (what, load) in [("fresh", fresh), ("idle", idle), ("busy", busy)] {
@@ -240,7 +246,6 @@ const MANY: u32 = 2_000;
 async fn thousands_of_connections_change_hands() {
     let mut bench = Bench::streams().await;
     let echo = bench.ip("back", "echo").await;
-    let sotto = programs::find("sotto").unwrap();
     let line = format!(
         "pulse --to={echo}:7000 --connections={MANY} --seconds=50 --pause-ms=20000 --longest"
     );
@@ -253,13 +258,10 @@ async fn thousands_of_connections_change_hands() {
     bench.cluster.wait_until("all are open", END, all).await.unwrap();
     for number in [1, 0] {
         let had = bench.cluster.agents[number].process.usage().unwrap().rss_bytes >> 10;
-        let mut before = bench.cluster.surge(number, &sotto).await.unwrap();
-        let ended = before.process.terminate(END).await.unwrap();
-        assert_eq!(ended.code(), Some(0), "{}", before.process.log_tail(20));
+        let gave = replace(&mut bench, number).await;
         let has = bench.cluster.agents[number].process.usage().unwrap().rss_bytes >> 10;
-        let log = before.process.log();
-        let gave = log.lines().rev().find_map(|line| line.find(GAVE).map(|at| &line[at..]));
-        eprintln!("agent {number}: {had} KiB before, {has} KiB after; {}", gave.unwrap());
+        eprintln!("agent {number}: {had} KiB before, {has} KiB after; {gave}");
+        assert!(gave.contains(&format!("connections={MANY} ")), "{gave}");
     }
     let times = open.await.unwrap().unwrap();
     eprintln!("longest, and of one in a thousand, in microseconds: {}", times.trim());

@@ -37,6 +37,8 @@ enum Outcome {
     Done,
     /// All or a part was not run here: what, and why.
     Without(String),
+    /// Tests that failed, and passed when they were run again.
+    Again(Vec<String>),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -48,6 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let started = Instant::now();
         let outcome = step(&sh).and_then(|outcome| match outcome {
             Outcome::Without(what) if args.complete => bail!("not run: {what}"),
+            Outcome::Again(tests) if args.complete => bail!("failed once: {}", tests.join(", ")),
             outcome => Ok(outcome),
         });
         let took = started.elapsed();
@@ -68,6 +71,7 @@ fn line(name: &str, outcome: &Result<Outcome>, took: Duration) -> String {
     let said = match outcome {
         Ok(Outcome::Done) => "ok".to_owned(),
         Ok(Outcome::Without(what)) => format!("NOT RUN: {what}"),
+        Ok(Outcome::Again(tests)) => format!("PASSED AT THE SECOND TRY: {}", tests.join(", ")),
         Err(_) => "FAILED".to_owned(),
     };
     format!("{name:<10} {:>7.1} s  {said}", took.as_secs_f64())
@@ -95,7 +99,8 @@ fn clippy(sh: &Shell) -> Result<Outcome> {
 
 fn tests(sh: &Shell) -> Result<Outcome> {
     test::all(sh, "ci")?;
-    Ok(Outcome::Done)
+    let again = test::second_tries(sh, "ci")?;
+    Ok(if again.is_empty() { Outcome::Done } else { Outcome::Again(again) })
 }
 
 /// A minute of random sequences of socket options in pods, the wire watched: half of it unprivileged, half not.

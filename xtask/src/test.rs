@@ -1,6 +1,6 @@
 //! `cargo xtask test`: what the tests need, the binaries they start, then nextest.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
@@ -53,6 +53,20 @@ pub(crate) fn all(sh: &Shell, profile: &str) -> Result<()> {
     run_with(sh, &Args { words: Vec::new(), nextest: Vec::new() }, profile)
 }
 
+/// The tests that passed at the second try only, in the last run with that nextest profile.
+pub(crate) fn second_tries(sh: &Shell, profile: &str) -> Result<Vec<String>> {
+    let path = sh.current_dir().join("target/nextest").join(profile).join("junit.xml");
+    let report = sh.read_file(&path).context("nextest left no report")?;
+    Ok(flaky(&report))
+}
+
+/// Of a report in JUnit's format as nextest writes it: a case holds a `flakyFailure` for each try that failed.
+fn flaky(report: &str) -> Vec<String> {
+    let cases = report.split("<testcase ").skip(1).filter(|case| case.contains("<flakyFailure"));
+    let name = |case: &str| Some(case.split_once("name=\"")?.1.split_once('"')?.0.to_owned());
+    cases.map(|case| name(case).unwrap_or_else(|| "one without a name".to_owned())).collect()
+}
+
 fn run_with(sh: &Shell, args: &Args, profile: &str) -> Result<()> {
     // Together, so that both builds share the features of the dev-dependencies; and first,
     // because tests start the agent, which no test target builds by itself.
@@ -87,10 +101,22 @@ impl Chosen {
 
 #[cfg(test)]
 mod tests {
-    use super::{Chosen, Level};
+    use super::{Chosen, Level, flaky};
 
     fn chosen(words: &[&str]) -> Chosen {
         Chosen::new(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_test_that_failed_once_is_named() {
+        let report = r#"<testsuite name="sotto-tests::mesh" tests="2">
+            <testcase name="pods::one_is_late" classname="sotto-tests::mesh" time="1.2">
+                <flakyFailure type="test failure" time="0.9">thread panicked</flakyFailure>
+            </testcase>
+            <testcase name="pods::one_is_not" classname="sotto-tests::mesh" time="0.1">
+            </testcase></testsuite>"#;
+        assert_eq!(flaky(report), ["pods::one_is_late"]);
+        assert!(flaky("<testsuites/>").is_empty());
     }
 
     #[test]

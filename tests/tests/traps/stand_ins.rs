@@ -399,7 +399,7 @@ fn many_connections_to_one_destination_are_not_limited_by_the_agents_ports() -> 
     Ok(())
 }
 
-/// As many as the client has ports: each keeps its own.
+/// As many as the client has ports, but for the pod's own: each keeps its own.
 #[test]
 fn one_client_has_more_connections_to_a_port_than_an_ephemeral_range_holds() -> Result<()> {
     const COUNT: u16 = 17_000;
@@ -424,7 +424,9 @@ fn one_client_has_more_connections_to_a_port_than_an_ephemeral_range_holds() -> 
     let dialler = AppDialler::new(bench.server.capture.netns.clone());
     let client: IpAddr = "192.0.2.7".parse()?;
     let stand_in = bench.kernel.stand_ins().of_client(client)?;
-    let ports = 1024..1024 + COUNT;
+    // The port that a server of the pod listens on, at any address, cannot be kept: such a client gets another, which would be in
+    // the way of whom it belongs to.
+    let ports = (1024..1024 + COUNT).filter(|port| *port != PORT);
     let dialled = runtime.block_on(async {
         let mut dialled = Vec::new();
         for port in ports.clone() {
@@ -435,15 +437,15 @@ fn one_client_has_more_connections_to_a_port_than_an_ephemeral_range_holds() -> 
         }
         anyhow::Ok(dialled)
     })?;
-    assert_eq!(dialled.len(), usize::from(COUNT));
-    // Who was dialled last is answered as who it is, too.
-    drop(dialled.into_iter().take(usize::from(COUNT) - 100).collect::<Vec<_>>());
-    let mut last = None;
-    for _ in ports.clone() {
-        let (_, from) = listener.accept()?;
-        last = from.as_socket();
-    }
-    assert_eq!(last, Some(SocketAddr::new(client, ports.end - 1)));
+    assert_eq!(dialled.len(), usize::from(COUNT) - 1);
+    // Each is answered as who it is. Two processors may hand them to the queue in another order.
+    drop(dialled);
+    let mut from = ports
+        .clone()
+        .map(|_| listener.accept().map(|(_, from)| from.as_socket()))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    from.sort_unstable();
+    assert!(from == ports.map(|port| Some((client, port).into())).collect::<Vec<_>>());
     Ok(())
 }
 

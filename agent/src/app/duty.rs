@@ -87,7 +87,7 @@ impl Duty {
         others.spawn(settings::kept(config).keep(mesh.clone(), state.discovery.clone(), stop()));
         others.spawn(handover::take(
             settings::run_dir(config).to_owned(),
-            state.pods.clone(),
+            (state.pods.clone(), state.workers.clone()),
             state.clone().settled(),
             stop(),
         ));

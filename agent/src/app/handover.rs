@@ -6,19 +6,22 @@
 
 mod give;
 mod take;
+mod turns;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use prost::Message as _;
 use sotto_proto::handover::Hello;
+use tokio::sync::oneshot;
 
 use crate::connection::Parcel;
 use crate::sys::passing::{Passed, Passing};
 
 pub(super) use give::give;
 pub(super) use take::take;
+pub(super) use turns::Turns;
 
 /// Of what is said on the socket. To be raised when an agent before would go on wrongly with what it is given.
 const FORMAT: u32 = 1;
@@ -26,9 +29,11 @@ const FORMAT: u32 = 1;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A parcel on its way to the other agent.
-pub(super) struct Offer {
-    pub(super) parcel: Parcel,
-    pub(super) answer: tokio::sync::oneshot::Sender<Answer>,
+struct Offer {
+    parcel: Parcel,
+    /// When its connections were stopped.
+    since: Instant,
+    answer: oneshot::Sender<Answer>,
 }
 
 /// What became of it.

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::balance::{Balance, Seat};
-use super::handover::Offer;
+use super::handover::Turns;
 use crate::capture::{Captured, Detached, PodCapture, PodListeners, Questions};
 use crate::connection::{self, Context, OpenConnection, Parcel, PlaintextPeers, Shared};
 use crate::mesh::PodUid;
@@ -56,9 +56,11 @@ pub(super) enum Command {
     Release { uid: PodUid, cut: CancellationToken, done: oneshot::Sender<()> },
     /// Offer all that is open to the agent that has taken over; answered when all has been asked for once. What cannot
     /// leave yet is asked for again, `until` then.
-    Leave { offers: mpsc::Sender<Offer>, until: CancellationToken, done: oneshot::Sender<()> },
+    Leave { turns: Turns, until: CancellationToken, done: oneshot::Sender<()> },
     /// Go on with what the agent before has given away; answered by why not.
     Take { parcel: Box<Parcel>, seat: Seat, answer: oneshot::Sender<Result<(), TakeError>> },
+    /// Run what blocks, on a thread of its own.
+    Beside { job: Job },
     /// Tell which connections are open.
     List { answer: oneshot::Sender<Vec<OpenConnection>> },
     /// Tell who came in the clear.
@@ -113,6 +115,29 @@ impl Worker {
     pub(super) fn is_gone(&self) -> bool {
         self.thread.is_finished()
     }
+}
+
+/// What is run beside a data thread.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Runs what blocks on a thread that has the place of a data thread among the machine's, for what connections wait for: a
+/// control thread's steps back, and so does each that it makes.
+///
+/// # Errors
+/// The data threads are gone, or it panicked.
+pub(super) async fn beside<T: Send + 'static>(
+    workers: &[Worker],
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, WorkerGone> {
+    let (to, done) = oneshot::channel();
+    let job: Job = Box::new(move || answer(to, job()));
+    workers.first().ok_or(WorkerGone)?.tell(Command::Beside { job }).await?;
+    done.await.map_err(|_| WorkerGone)
+}
+
+/// The thread is made by the one that calls this. Its handle tells nothing: who gave the job waits for what it does.
+fn run_beside(job: Job) {
+    drop(tokio::task::spawn_blocking(job));
 }
 
 /// Tells all threads something that they answer; the answers are not waited for. A thread that is gone has
@@ -180,13 +205,14 @@ async fn run(here: Here, mut inbox: mpsc::Receiver<Command>) {
             Command::Release { uid, cut, done } => {
                 release(context, pods.remove(&uid), uid, cut, done);
             }
-            Command::Leave { offers, until, done } => {
-                leave::leave(context, pods.clone(), (offers, until), done);
+            Command::Leave { turns, until, done } => {
+                leave::leave(context, pods.clone(), (turns, until), done);
             }
             Command::Take { parcel, seat, answer: to } => {
                 let share = pods.get(&parcel.pod()).cloned();
                 leave::take(context, share, *parcel, seat, to);
             }
+            Command::Beside { job } => run_beside(job),
             Command::List { answer: to } => answer(to, context.open_connections()),
             Command::Plaintext { answer: to } => answer(to, context.plaintext_peers()),
             Command::Drain { done } => drain(context, &pods, done),

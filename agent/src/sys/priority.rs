@@ -23,15 +23,19 @@ pub fn step_back() -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The nice value, the 19th field of proc_pid_stat(5).
-    fn nice() -> i32 {
+pub(crate) mod testing {
+    /// The calling thread's nice value, the 19th field of proc_pid_stat(5).
+    pub(crate) fn nice() -> i32 {
         let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
         let (_, after_name) = stat.rsplit_once(')').unwrap();
         after_name.split_whitespace().nth(16).unwrap().parse().unwrap()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::nice;
+    use super::*;
 
     #[test]
     fn a_thread_steps_back_alone() {

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,12 @@ use futures::future::join_all;
 use prost::Message as _;
 use sotto_proto::handover::Verdict;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
+use super::turns::{Offered, turns};
 use super::{Answer, Offer, PATIENCE, greeted, hello, say, socket};
 use crate::app::worker::{self, Command, Worker};
 use crate::connection::Parcel;
@@ -31,6 +32,8 @@ pub(super) struct Tally {
     connections: AtomicUsize,
     /// What they are on the way, keys included.
     bytes: AtomicUsize,
+    /// How long one stood still at most, in microseconds.
+    longest: AtomicU64,
     refused: AtomicUsize,
     /// Why the first of them were.
     refusal: OnceLock<String>,
@@ -59,24 +62,28 @@ async fn give_to(
     let begun = Instant::now();
     let passing = stream.into_std().and_then(|stream| Passing::new(stream, PATIENCE));
     let passing = passing.context("failed to talk to the agent that took over")?;
-    let (offers, offered) = mpsc::channel(1);
+    let (turns, offered) = turns();
     let tally = Arc::new(Tally::default());
     let of_thread = Arc::clone(&tally);
     // It ends with the last thread that offers something, or with the other agent.
-    let passing = tokio::task::spawn_blocking(move || pass(passing, offered, &of_thread));
-    let leave = |done| Command::Leave { offers: offers.clone(), until: stop.clone(), done };
-    join_all(worker::tell_all(workers, leave).await).await;
-    drop((offers, asked));
-    info!(
-        connections = tally.connections.load(Relaxed),
-        parcels = tally.parcels.load(Relaxed),
-        bytes = tally.bytes.load(Relaxed),
-        refused = tally.refused.load(Relaxed),
-        refusal = tally.refusal.get(),
-        took = ?begun.elapsed(),
-        "gave the agent that took over the connections that could leave"
-    );
-    passing.await.context("passing connections panicked")?
+    let passing = worker::beside(workers, move || pass(passing, offered, &of_thread));
+    let leaving = async {
+        let leave = |done| Command::Leave { turns: turns.clone(), until: stop.clone(), done };
+        join_all(worker::tell_all(workers, leave).await).await;
+        drop((turns, asked));
+        info!(
+            connections = tally.connections.load(Relaxed),
+            parcels = tally.parcels.load(Relaxed),
+            bytes = tally.bytes.load(Relaxed),
+            longest = ?Duration::from_micros(tally.longest.load(Relaxed)),
+            refused = tally.refused.load(Relaxed),
+            refusal = tally.refusal.get(),
+            took = ?begun.elapsed(),
+            "gave the agent that took over the connections that could leave"
+        );
+    };
+    let (passed, ()) = tokio::join!(passing, leaving);
+    passed.context("passing connections broke off")?
 }
 
 /// The successor listens when it has captured the pods.
@@ -91,34 +98,29 @@ async fn connected(socket: &Path) -> UnixStream {
 }
 
 /// Passes what is offered, until nobody offers anything any more; what is offered after an error goes back.
-pub(super) fn pass(
-    to: Passing,
-    mut offers: mpsc::Receiver<Offer>,
-    tally: &Tally,
-) -> anyhow::Result<()> {
-    let passed = pass_all(to, &mut offers, tally);
-    offers.close();
-    while let Some(Offer { parcel, answer }) = offers.blocking_recv() {
+pub(super) fn pass(to: Passing, mut offered: Offered, tally: &Tally) -> anyhow::Result<()> {
+    let passed = pass_all(to, &mut offered, tally);
+    offered.close();
+    while let Some(Offer { parcel, answer, .. }) = offered.wait() {
         give_back(answer, Answer::Refused(Box::new(parcel)));
     }
     passed
 }
 
-fn pass_all(
-    mut to: Passing,
-    offers: &mut mpsc::Receiver<Offer>,
-    tally: &Tally,
-) -> anyhow::Result<()> {
+fn pass_all(mut to: Passing, offered: &mut Offered, tally: &Tally) -> anyhow::Result<()> {
     say(&mut to, &hello(String::new())).context("failed to greet the agent that took over")?;
     let said = to.answer().context("the agent that took over says nothing")?;
     let hello = greeted(Some(said)).context("failed to talk to the agent that took over")?;
     ensure!(hello.refusal.is_empty(), "the agent that took over takes nothing: {}", hello.refusal);
-    while let Some(Offer { parcel, answer }) = offers.blocking_recv() {
+    offered.begin();
+    while let Some(Offer { parcel, since, answer }) = offered.wait() {
         let connections = parcel.connections();
         match offer(&mut to, &parcel, tally) {
             Ok(refusal) if refusal.is_empty() => {
                 tally.parcels.fetch_add(1, Relaxed);
                 tally.connections.fetch_add(connections, Relaxed);
+                let still = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                tally.longest.fetch_max(still, Relaxed);
                 give_back(answer, Answer::Taken);
             }
             Ok(refusal) => {

@@ -3,6 +3,8 @@
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use prost::Message as _;
@@ -13,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::{PATIENCE, greeted, hello, say, socket};
 use crate::app::pods::Pods;
+use crate::app::worker::{self, Worker};
 use crate::connection::Parcel;
 use crate::error::chain;
 use crate::sys::doorstep::Doorstep;
@@ -22,7 +25,7 @@ use crate::tunnel::tls::Frozen;
 /// Takes the open connections of the agent before, once `settled`, until `stop`.
 pub(in crate::app) async fn take(
     run_dir: PathBuf,
-    pods: Pods,
+    (pods, workers): (Pods, Arc<[Worker]>),
     settled: impl Future<Output = ()>,
     stop: CancellationToken,
 ) {
@@ -40,7 +43,7 @@ pub(in crate::app) async fn take(
     let (listener, _file) = doorstep.into_parts();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, _)) => attend(stream, &pods, &stop).await,
+            Ok((stream, _)) => attend(stream, &pods, &workers, &stop).await,
             Err(error) => {
                 warn!(%error, "failed to accept on the socket for connections of the agent before");
                 stop.run_until_cancelled(tokio::time::sleep(PATIENCE)).await;
@@ -50,7 +53,12 @@ pub(in crate::app) async fn take(
 }
 
 /// Takes what one agent gives.
-async fn attend(stream: tokio::net::UnixStream, pods: &Pods, stop: &CancellationToken) {
+async fn attend(
+    stream: tokio::net::UnixStream,
+    pods: &Pods,
+    workers: &[Worker],
+    stop: &CancellationToken,
+) {
     let begun = stream.into_std().and_then(|stream| Ok((stream.try_clone()?, stream)));
     let (ours, stream) = match begun {
         Ok(begun) => begun,
@@ -58,20 +66,20 @@ async fn attend(stream: tokio::net::UnixStream, pods: &Pods, stop: &Cancellation
     };
     let (pods, handle) = (pods.clone(), Handle::current());
     let take = move |parcel| handle.block_on(pods.take(parcel)).map_err(|error| chain(&error));
-    let mut receiving = tokio::task::spawn_blocking(move || receive(stream, take));
+    let mut receiving = pin!(worker::beside(workers, move || receive(stream, take)));
     let received = tokio::select! {
         received = &mut receiving => received,
         () = stop.cancelled() => {
             // The thread waits for the other agent: now it hears that there is nothing more.
             drop(ours.shutdown(Shutdown::Both));
-            receiving.await
+            receiving.as_mut().await
         }
     };
     match received {
         Ok(Ok(0)) => {}
         Ok(Ok(taken)) => info!(connections = taken, "the agent before has given all it had"),
         Ok(Err(error)) => warn!("an agent could not give its connections: {error:#}"),
-        Err(error) => warn!(%error, "taking connections panicked"),
+        Err(error) => warn!(%error, "taking connections broke off"),
     }
 }
 

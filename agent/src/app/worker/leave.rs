@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -12,7 +12,7 @@ use tracing::{debug, error, warn};
 use super::answer;
 use super::share::Share;
 use crate::app::balance::Seat;
-use crate::app::handover::{Answer, Offer};
+use crate::app::handover::{Answer, Turns};
 use crate::connection::{Context, Departure, Host, Parcel, ResumeError, departures, resume};
 use crate::error::chain;
 use crate::mesh::PodUid;
@@ -42,25 +42,25 @@ type Shares = HashMap<PodUid, Rc<Share>>;
 pub(super) fn leave(
     context: &Rc<Context>,
     pods: Shares,
-    (offers, until): (mpsc::Sender<Offer>, CancellationToken),
+    (turns, until): (Turns, CancellationToken),
     done: oneshot::Sender<()>,
 ) {
     let context = context.clone();
     tokio::task::spawn_local(async move {
         let mut done = Some(done);
-        while !offers.is_closed() && !until.is_cancelled() {
+        while !turns.are_over() && !until.is_cancelled() {
             for departure in departures(&context) {
                 // What is left of a pod that has left the mesh ends here, and what it needs in the pod with it.
                 if !pods.contains_key(departure.pod()) {
                     continue;
                 }
-                if until.is_cancelled() || !give(&context, &pods, &departure, &offers).await {
+                if until.is_cancelled() || !give(&context, &pods, &departure, &turns).await {
                     break;
                 }
             }
             done.take().into_iter().for_each(|done| answer(done, ()));
             tokio::select! {
-                () = offers.closed() => {}
+                () = turns.over() => {}
                 () = until.cancelled() => {}
                 () = sleep(AGAIN) => {}
             }
@@ -69,18 +69,11 @@ pub(super) fn leave(
 }
 
 /// Gives one away, if it can leave; false if nobody takes offers.
-async fn give(
-    context: &Rc<Context>,
-    pods: &Shares,
-    departure: &Departure,
-    offers: &mpsc::Sender<Offer>,
-) -> bool {
+async fn give(context: &Rc<Context>, pods: &Shares, departure: &Departure, turns: &Turns) -> bool {
     // Before it leaves: from then on each moment is a pause of its.
-    let Ok(room) = offers.reserve().await else { return false };
+    let Some(turn) = turns.next().await else { return false };
     let Ok(Some(parcel)) = timeout(PATIENCE, departure.leave(context)).await else { return true };
-    let (to, answered) = oneshot::channel();
-    room.send(Offer { parcel, answer: to });
-    match answered.await.unwrap_or(Answer::Lost) {
+    match turn.offer(parcel).await {
         Answer::Taken => {}
         Answer::Refused(parcel) => {
             let share = pods.get(&parcel.pod());

@@ -1,4 +1,4 @@
-//! A connection goes to the thread that is to serve it, or comes back.
+//! A connection goes to the thread that is to serve it, or comes back; and what blocks runs beside a thread.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use super::*;
 use crate::app::testing::{means, pod};
 use crate::capture::Role;
+use crate::sys::priority::{step_back, testing::nice};
 
 /// A connection that another thread is to serve, and its client.
 fn connection() -> (Detached, TcpStream) {
@@ -65,4 +66,29 @@ fn comes_back(to: Option<&mpsc::WeakSender<Command>>) {
     let mut byte = [0];
     back.stream.read_exact(&mut byte).unwrap();
     assert_eq!(balance.next(Role::Hbone).thread(), 1, "its seat is free again");
+}
+
+#[test]
+fn what_blocks_has_the_place_of_a_data_thread_whoever_gives_it() {
+    let place = nice();
+    let (commands, mut inbox) = mpsc::channel(1);
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let data = runtime();
+    let thread = std::thread::spawn(move || {
+        data.block_on(async {
+            while let Some(Command::Beside { job }) = inbox.recv().await {
+                run_beside(job);
+            }
+        });
+    });
+    let workers = [Worker { commands, thread }];
+    let control = std::thread::spawn(move || {
+        step_back().unwrap();
+        runtime().block_on(async {
+            let panics = || -> i32 { panic!("a job may") };
+            assert!(beside(&workers, panics).await.is_err());
+            beside(&workers, nice).await.unwrap()
+        })
+    });
+    assert_eq!(control.join().unwrap(), place);
 }

@@ -32,7 +32,9 @@ pub struct Options {
     /// A new connection for each byte
     #[arg(long)]
     pub fresh: bool,
-    /// Print how long a byte took there and back, in microseconds: the longest, and that of the one in a thousand
+    /// Print how long a byte took there and back, in microseconds: the longest, and those of which one in a thousand
+    /// and one in a hundred took longer. Of a connection that stays, the first is left out: it waits for the way
+    /// behind to be made.
     #[arg(long)]
     pub longest: bool,
 }
@@ -44,8 +46,11 @@ pub struct Options {
 pub async fn run(options: &Options) -> Result<()> {
     let until = Instant::now() + Duration::from_secs_f64(options.seconds);
     let mut connections = JoinSet::new();
-    for _ in 0..options.connections {
-        connections.spawn(pulse(options.clone(), until));
+    let pause = Duration::from_millis(options.pause_ms);
+    for number in 0..options.connections {
+        // Many that wake together would wait for each other, not for what is between them and the echo.
+        let after = pause.mul_f64(number as f64 / options.connections as f64);
+        connections.spawn(pulse(options.clone(), until, after));
     }
     let mut took = Vec::new();
     while let Some(ended) = connections.join_next().await {
@@ -56,14 +61,19 @@ pub async fn run(options: &Options) -> Result<()> {
     }
     took.sort_unstable();
     let longest = took.last().context("no byte came back")?;
-    let one_of_many = took[took.len() - 1 - took.len() / 1000];
-    writeln!(std::io::stdout(), "{longest} {one_of_many}").context("print the times")
+    let but_one_of = |many: usize| took[took.len() - 1 - took.len() / many];
+    let [rare, seldom] = [1000, 100].map(but_one_of);
+    writeln!(std::io::stdout(), "{longest} {rare} {seldom}").context("print the times")
 }
 
-/// How long each byte took, in microseconds.
-async fn pulse(options: Options, until: Instant) -> Result<Vec<u64>> {
+/// How long each byte took, in microseconds, the first of them sent `after` so long.
+async fn pulse(options: Options, until: Instant, after: Duration) -> Result<Vec<u64>> {
     let mut stream = open(options.to).await?;
     let mut took = Vec::new();
+    if options.longest && !options.fresh {
+        there_and_back(&mut stream, 0).await?;
+    }
+    sleep(after).await;
     while Instant::now() < until {
         let begun = Instant::now();
         there_and_back(&mut stream, took.len() as u64).await?;

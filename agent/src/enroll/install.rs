@@ -163,7 +163,9 @@ impl Node {
 }
 
 async fn put_program(node: &Node) -> Result<bool, InstallError> {
-    let copied = program::copy(&node.program, &node.plugin())?;
+    let (from, to) = (node.program.clone(), node.plugin());
+    let copying = tokio::task::spawn_blocking(move || program::copy(&from, &to));
+    let copied = copying.await.map_err(|panicked| write(&node.plugin())(panicked.into()))??;
     program::prove(&node.plugin()).await?;
     Ok(copied)
 }

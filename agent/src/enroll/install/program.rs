@@ -1,6 +1,7 @@
 //! The plugin's program on the node: put there, and proved to answer.
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -35,18 +36,50 @@ pub enum ProofError {
     Answer(std::process::ExitStatus, String),
 }
 
-/// Makes `to` the program `from`; tells whether it was not.
+/// What is read or written at a time, in bytes. A kernel that is not preempted within a call keeps a processor from
+/// everybody else until a large one is done.
+const PIECE: usize = 256 << 10;
+
+/// Makes `to` the program `from`; tells whether it was not. Blocks.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<bool, InstallError> {
-    let program = std::fs::read(from).map_err(read(from))?;
-    let is_there = match std::fs::read(to) {
-        Ok(found) => found == program && mode(to)? & 0o111 != 0,
+    let mut program = File::open(from).map_err(read(from))?;
+    let is_there = match File::open(to) {
+        Ok(found) => is_same(&mut program, found).map_err(read(to))? && mode(to)? & 0o111 != 0,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(read(to)(error)),
     };
     if !is_there {
-        file::replace(to, &program, 0o755).map_err(write(to))?;
+        program.rewind().map_err(read(from))?;
+        file::replace_with(to, 0o755, |file| in_pieces(&mut program, file)).map_err(write(to))?;
     }
     Ok(!is_there)
+}
+
+fn is_same(program: &mut File, mut found: File) -> io::Result<bool> {
+    if program.metadata()?.len() != found.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut piece, mut other) = (vec![0; PIECE], vec![0; PIECE]);
+    loop {
+        let length = program.read(&mut piece)?;
+        match found.read_exact(&mut other[..length]) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            read => read?,
+        }
+        if length == 0 || piece[..length] != other[..length] {
+            return Ok(length == 0);
+        }
+    }
+}
+
+fn in_pieces(from: &mut File, to: &mut File) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        match from.read(&mut piece)? {
+            0 => return Ok(()),
+            length => to.write_all(&piece[..length])?,
+        }
+    }
 }
 
 /// Asks it for its versions, as a runtime does: without arguments.
@@ -111,4 +144,36 @@ pub(super) fn mode(path: &Path) -> Result<u32, InstallError> {
 /// `/proc` is not there.
 pub fn own() -> Result<PathBuf, InstallError> {
     std::env::current_exe().map_err(read(Path::new("/proc/self/exe")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions};
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_copied_unless_it_is_there_byte_by_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        for length in [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
+            let program: Vec<u8> = (0..length).map(|at| at.to_le_bytes()[0]).collect();
+            std::fs::write(&from, &program).unwrap();
+            let mut others = vec![program.clone(), program.clone(), vec![], program.clone()];
+            others[0][0] ^= 1;
+            others[1][length - 1] ^= 1;
+            others[3].push(0);
+            for other in others {
+                std::fs::write(&to, &other).unwrap();
+                assert!(copy(&from, &to).unwrap(), "{length} and {} bytes", other.len());
+                assert!(std::fs::read(&to).unwrap() == program, "{length} bytes");
+                assert!(!copy(&from, &to).unwrap(), "{length} bytes");
+            }
+            set_permissions(&to, Permissions::from_mode(0o644)).unwrap();
+            assert!(copy(&from, &to).unwrap(), "nobody may run it");
+            assert_eq!(mode(&to).unwrap(), 0o755);
+            std::fs::remove_file(&to).unwrap();
+            assert!(copy(&from, &to).unwrap());
+        }
+    }
 }

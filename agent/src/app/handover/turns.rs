@@ -73,10 +73,17 @@ impl Offered {
         self.offers.blocking_recv()
     }
 
-    /// No more turns; what has been offered still comes.
+    /// No more turns, as when this is dropped; what has been offered still comes.
     pub(super) fn close(&mut self) {
         self.next.close();
         self.offers.close();
+    }
+}
+
+/// Else who waits for the first turn would wait for ever.
+impl Drop for Offered {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -105,6 +112,15 @@ mod tests {
         offered.close();
         assert!(others.next().await.is_none());
         assert!(turns.are_over());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_the_first_turn_of_who_is_gone() {
+        let (turns, offered) = turns();
+        let mut next = Box::pin(turns.next());
+        assert!((&mut next).now_or_never().is_none());
+        drop(offered);
+        assert!(next.now_or_never().expect("an answer").is_none());
     }
 
     #[tokio::test]

@@ -55,7 +55,7 @@ pub(crate) fn all(sh: &Shell, profile: &str) -> Result<()> {
 
 /// The tests that passed at the second try only, in the last run with that nextest profile.
 pub(crate) fn second_tries(sh: &Shell, profile: &str) -> Result<Vec<String>> {
-    let path = sh.current_dir().join("target/nextest").join(profile).join("junit.xml");
+    let path = shell::built("nextest")?.join(profile).join("junit.xml");
     let report = sh.read_file(&path).context("nextest left no report")?;
     Ok(flaky(&report))
 }

@@ -424,8 +424,8 @@ fn one_client_has_more_connections_to_a_port_than_an_ephemeral_range_holds() -> 
     let dialler = AppDialler::new(bench.server.capture.netns.clone());
     let client: IpAddr = "192.0.2.7".parse()?;
     let stand_in = bench.kernel.stand_ins().of_client(client)?;
-    // The port that a server of the pod listens on, at any address, cannot be kept: such a client gets another, which would be in
-    // the way of whom it belongs to.
+    // The port that a server of the pod listens on, at any address, cannot be kept: such a client gets another,
+    // which would be in the way of whom it belongs to.
     let ports = (1024..1024 + COUNT).filter(|port| *port != PORT);
     let dialled = runtime.block_on(async {
         let mut dialled = Vec::new();

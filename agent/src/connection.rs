@@ -25,6 +25,7 @@ mod upstream;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{self, Poll, ready};
 
 use http::HeaderMap;
 use tokio::task::JoinSet;
@@ -61,20 +62,40 @@ pub fn handle(
     captured: Captured,
     of_pod: Rc<OfPod>,
     stop: CancellationToken,
-) -> impl Future<Output = ()> {
-    carried(open(context, captured, of_pod, stop))
+) -> impl Future<Output = ()> + Unpin {
+    open(context, captured, of_pod, stop).map_or(Connection::Over, Connection::Opening)
 }
 
 /// A connection that is being opened; none that ended so soon has anything to carry.
 type Opening = Pin<Box<dyn Future<Output = Option<Carrying>>>>;
 
-/// Opens a connection, and carries it. To open takes far more room than to carry: it is given back in
-/// between.
-async fn carried(opening: Option<Opening>) {
-    if let Some(opening) = opening
-        && let Some(carrying) = opening.await
-    {
-        carrying.await;
+/// A connection, from its opening to its end. To open takes far more room than to carry: it is given back in between.
+///
+/// Not an async function, which would have room of its own for each part and for what it was called with: most tasks of
+/// an agent are one of these.
+enum Connection {
+    Opening(Opening),
+    Carrying(Carrying),
+    Over,
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<()> {
+        loop {
+            *self = match &mut *self {
+                Self::Opening(opening) => match ready!(opening.as_mut().poll(cx)) {
+                    Some(carrying) => Self::Carrying(carrying),
+                    None => Self::Over,
+                },
+                Self::Carrying(carrying) => {
+                    ready!(carrying.as_mut().poll(cx));
+                    Self::Over
+                }
+                Self::Over => return Poll::Ready(()),
+            }
+        }
     }
 }
 
@@ -239,7 +260,7 @@ async fn serve_streams(
                 Some(incoming) => {
                     let (context, caller) = (context.clone(), caller.clone());
                     let opening = inbound_stream(context, of_pod.clone(), caller, incoming);
-                    streams.spawn_local(carried(Some(Box::pin(opening))));
+                    streams.spawn_local(Connection::Opening(Box::pin(opening)));
                 }
                 None => break,
             },

@@ -352,11 +352,12 @@ fn serve(context: &Rc<Context>, share: &Share, connection: Detached, seat: Seat)
 /// Lets a connection live, as a task of its pod.
 fn open(context: &Rc<Context>, share: &Share, captured: Captured, seat: Seat) {
     let (cut, stop) = (share.open.clone(), share.accepting.clone());
-    let handled = connection::handle(context.clone(), captured, share.of_pod.clone(), stop);
+    let mut handled = connection::handle(context.clone(), captured, share.of_pod.clone(), stop);
     share.tasks.spawn_local(async move {
         let _seat = seat;
+        // By reference: moved, it would have room in the task twice, and most tasks are this one.
         tokio::select! {
-            () = handled => {}
+            () = &mut handled => {}
             () = cut.cancelled() => {}
         }
     });

@@ -99,7 +99,7 @@ fn upload(
         let Stream { app: Some(app), app_ended: false, early, established, .. } = stream else {
             return Ok(Turn::Idle);
         };
-        if allowed == 0 && early.again == 0 {
+        if allowed == 0 && again(early) == 0 {
             return Ok(Turn::Idle);
         }
         if plain.len() >= room {
@@ -116,10 +116,10 @@ fn upload(
             // A window or a header must not be overtaken by what depends on it.
             h2.take_output(plain);
         }
-        if early.again > 0 {
-            left -= send_again(early, h2, id, plain, capacity.min(left))?;
-            if *established && early.again == 0 {
-                *early = Early::default();
+        if let Some(sent) = early.as_deref_mut().filter(|early| early.again > 0) {
+            left -= send_again(sent, h2, id, plain, capacity.min(left))?;
+            if *established && sent.again == 0 {
+                *early = None;
             }
             continue;
         }
@@ -130,7 +130,7 @@ fn upload(
             stream.app_ended = true;
             return Ok(Turn::Ended);
         }
-        if !*established {
+        if !*established && let Some(early) = early {
             early.room -= read;
             early.sent.extend_from_slice(&plain[at + HEADER..]);
         }
@@ -138,6 +138,11 @@ fn upload(
         app.progress.add_sent(read);
         left -= read;
     }
+}
+
+/// How many bytes go again.
+fn again(early: &Option<Box<Early>>) -> usize {
+    early.as_ref().map_or(0, |early| early.again)
 }
 
 /// Reads up to `max` bytes behind the head of the frame they are; 0 is the end, and the last frame.

@@ -36,7 +36,8 @@ pub(in super::super) enum Ended {
 #[derive(Default)]
 pub(super) struct Stream {
     pub(super) app: Option<App>,
-    pub(super) early: Early,
+    /// None of one that both sides agreed to: most, for most of their lives.
+    pub(super) early: Option<Box<Early>>,
     /// Bytes that the application has not taken yet; no more than the stream's window.
     pub(super) backlog: Backlog,
     /// Both sides agreed to the stream: the application's bytes may go.
@@ -68,7 +69,7 @@ pub(super) struct Early {
     /// How many of them go again, the last ones.
     pub(super) again: usize,
     /// For as many as there may be.
-    _held: Option<Box<Held>>,
+    _held: Option<Held>,
 }
 
 /// An application on its way into a tunnel.
@@ -176,29 +177,29 @@ impl Stream {
     ) {
         let Passenger { leg, progress, sent } = passenger;
         let room = room.saturating_sub(sent.len());
-        let held = account.hold(room + sent.len()).ok().map(Box::new);
+        let held = account.hold(room + sent.len()).ok();
         let room = if held.is_some() { room } else { 0 };
-        self.early = Early { room, again: sent.len(), sent, _held: held };
+        self.early = Some(Box::new(Early { room, again: sent.len(), sent, _held: held }));
         self.app = Some(App::new(leg, waker, progress));
     }
 
     /// Gives the application back, if the stream ended before the answer.
     pub(super) fn disembark(&mut self) -> Option<Passenger> {
-        let sent = std::mem::take(&mut self.early.sent);
-        self.app.take_if(|_| self.ended.is_some()).map(|app| app.into_passenger(sent))
+        let sent = self.early.as_mut().map(|early| std::mem::take(&mut early.sent));
+        let app = self.app.take_if(|_| self.ended.is_some());
+        app.map(|app| app.into_passenger(sent.unwrap_or_default()))
     }
 
     /// The peer agreed.
     pub(super) fn establish(&mut self) {
         self.established = true;
-        if self.early.again == 0 {
-            self.early = Early::default();
-        }
+        self.early.take_if(|early| early.again == 0);
     }
 
     /// Bytes of the application that may go now, windows apart.
     pub(super) fn allowance(&self) -> usize {
-        if self.established { usize::MAX } else { self.early.room }
+        let early = || self.early.as_ref().map_or(0, |early| early.room);
+        if self.established { usize::MAX } else { early() }
     }
 
     /// Gives the application what just arrived, in one write if it takes it; the rest waits on the account of its pod.
@@ -285,7 +286,7 @@ impl Stream {
     /// The application and what it has carried, if both sides agreed to the stream and nothing waits for its owner.
     pub(super) fn to_move(&self) -> Option<(&tokio::net::TcpStream, Rc<Progress>)> {
         let app = self.app.as_ref()?;
-        let is_carried = self.established && self.answer.is_none() && self.early.again == 0;
+        let is_carried = self.established && self.answer.is_none() && self.early.is_none();
         let is_carried = is_carried && !app.progress.stays();
         is_carried.then(|| (&app.leg.tcp, Rc::clone(&app.progress)))
     }

@@ -11,6 +11,7 @@ mod balance;
 mod inbound;
 mod outbound;
 mod peer;
+mod proxy;
 mod waypoint;
 
 use std::net::{IpAddr, SocketAddr};
@@ -101,6 +102,21 @@ pub struct Unresolved {
     pub port: u16,
     /// An address of the family that the app addressed, which is preferred.
     pub like: IpAddr,
+    /// Set if it is a proxy on the way: a waypoint, or the gateway of another network.
+    pub proxy: Option<Box<Proxied>>,
+}
+
+/// What a proxy on the way is asked for, wherever it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proxied {
+    /// SPIFFE URIs, one of which the proxy must prove; never empty.
+    pub expected: Vec<ArcStr>,
+    /// What to ask it for.
+    pub authority: String,
+    /// What the app addressed.
+    pub target: SocketAddr,
+    /// Set if the destination is on another network.
+    pub across: Option<Across>,
 }
 
 impl Unresolved {

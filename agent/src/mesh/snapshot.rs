@@ -47,6 +47,8 @@ pub struct Mesh {
     workloads: Table<Arc<Workload>>,
     /// In the order in which they came to have the address.
     by_address: Table<Arc<Workload>>,
+    /// Those that have a hostname and no address.
+    by_own_hostname: Table<Arc<Workload>>,
     services: Table<Arc<Service>>,
     by_vip: Table<Arc<Service>>,
     by_cidr: CidrIndex<ServiceKey>,
@@ -115,6 +117,17 @@ impl Mesh {
         let (network, address) = (network.clone(), address.to_canonical());
         let known = self.by_address.with(self.hashes.address(&network, address));
         known.rev().filter(move |workload| workload.owns(&network, address))
+    }
+
+    /// The workload of a namespace that is known by its hostname alone, as the gateway of another network behind some
+    /// clouds' load balancers.
+    pub fn workload_by_hostname(&self, named: &ServiceKey) -> Option<&Arc<Workload>> {
+        let known = self.by_own_hostname.with(self.hashes.hostname(&named.hostname));
+        let is = |own: &&Arc<Workload>| {
+            own.hostname == named.hostname && own.namespace == named.namespace
+        };
+        // The order of arrival is chance.
+        known.filter(is).min_by_key(|own| &own.uid)
     }
 
     /// What the mesh says of a pod of this node: same name, and an address of its own.

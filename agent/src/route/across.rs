@@ -11,9 +11,10 @@ use rand::Rng;
 use crate::mesh::{Mesh, Service, Workload};
 
 use super::balance::Client;
-use super::peer::{address_for, expected};
+use super::peer::expected;
+use super::proxy;
 use super::waypoint::{self, Instance};
-use super::{Across, Route, RouteError, TunnelRoute};
+use super::{Across, Proxied, Route, RouteError};
 
 /// What answers on another network.
 pub(super) struct Far<'a> {
@@ -42,15 +43,12 @@ pub(super) fn route(
     if answering.subject_alt_names.is_empty() {
         return Err(RouteError::NobodyExpected { service: answering.key.clone() });
     }
-    // The gateway's address can be reached from here, whatever network it is said to be of.
-    let ip = address_for(gateway, destination.ip(), |_| true)?;
-    Ok(Route::Tunnel(TunnelRoute {
+    let proxied = Proxied {
         expected: expected(gateway, behind.map(Arc::as_ref)),
-        workload: gateway.clone(),
-        service: Some(service.clone()),
-        gateway: SocketAddr::new(ip, port),
         authority: format!("{}:{}", service.key.hostname, destination.port()),
         target: destination,
         across: Some(Across { expected: answering.subject_alt_names.clone() }),
-    }))
+    };
+    // The gateway's address can be reached from here, whatever network it is said to be of.
+    proxy::route((gateway, port), Some(service), proxied, |_| true)
 }

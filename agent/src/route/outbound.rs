@@ -12,8 +12,11 @@ use crate::mesh::{LocalPod, Mesh, Network, Service, Workload};
 use super::across::{self, Far};
 use super::balance::{self, Client};
 use super::peer::{address_for, expected};
+use super::proxy;
 use super::waypoint::{self, Instance};
-use super::{DirectRoute, HBONE_PORT, Route, RouteError, TunnelRoute, Unresolved, is_illegal_port};
+use super::{
+    DirectRoute, HBONE_PORT, Proxied, Route, RouteError, TunnelRoute, Unresolved, is_illegal_port,
+};
 
 /// Where a connection of `source` to `destination` goes.
 ///
@@ -54,6 +57,9 @@ pub fn resolved(source: &LocalPod, to: &Unresolved, addresses: &[IpAddr]) -> Rou
         return Route::Refuse(to.failure());
     };
     let target = SocketAddr::new(*ip, to.port);
+    if let Some(proxied) = &to.proxy {
+        return proxy::tunnel(&to.workload, to.service.as_ref(), target, Proxied::clone(proxied));
+    }
     let route = finish(source, &to.workload, to.service.as_ref(), target);
     route.unwrap_or_else(Route::Refuse)
 }
@@ -98,6 +104,7 @@ fn to_service(
             service: Some(service.clone()),
             port: endpoint.port,
             like: destination.ip(),
+            proxy: None,
         }));
     }
     let families = service.families;
@@ -167,16 +174,13 @@ fn through(
         return Err(RouteError::OtherNetwork { workload, network });
     }
     let families = behind.map_or(Families::Any, |service| service.families);
-    let ip = address_for(workload, destination.ip(), |ip| families.include(ip))?;
-    Ok(Route::Tunnel(TunnelRoute {
+    let proxied = Proxied {
         expected: expected(workload, behind.map(Arc::as_ref)),
-        workload: workload.clone(),
-        service: service.cloned(),
-        gateway: SocketAddr::new(ip, port),
         authority: destination.to_string(),
         target: destination,
         across: None,
-    }))
+    };
+    proxy::route((workload, port), service, proxied, |ip| families.include(ip))
 }
 
 fn is_far(client: &Client<'_>, workload: &Workload) -> bool {

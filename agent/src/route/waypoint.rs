@@ -88,9 +88,11 @@ enum Found<'a> {
 
 fn find<'a>(mesh: &'a Mesh, waypoint: &Waypoint) -> Found<'a> {
     match &waypoint.destination {
-        WaypointDestination::Service(key) => {
-            mesh.service(key).map_or(Found::Nothing, Found::Service)
-        }
+        WaypointDestination::Service(key) => match mesh.service(key) {
+            Some(service) => Found::Service(service),
+            // A name that is no service's may be that of a workload without an address.
+            None => mesh.workload_by_hostname(key).map_or(Found::Nothing, Found::Workload),
+        },
         WaypointDestination::Address(NetworkAddress { network, address }) => {
             if let Some(service) = mesh.service_by_vip(network, *address) {
                 return Found::Service(service);

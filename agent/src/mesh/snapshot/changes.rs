@@ -69,6 +69,10 @@ impl Mesh {
         if let Some(old) = &old {
             self.release_workload(old, Some(workload));
         }
+        if let Some(hostname) = own_hostname(workload) {
+            let hash = self.hashes.hostname(hostname);
+            self.by_own_hostname.put(hash, |own| own.uid == *uid, workload.clone());
+        }
         for key in workload.services.keys() {
             let new = || Endpoints::of(key.clone());
             let hash = self.hashes.service(key);
@@ -87,6 +91,10 @@ impl Mesh {
     /// Drops what `old` held and `new` does not hold any more.
     fn release_workload(&mut self, old: &Workload, new: Option<&Workload>) {
         self.locals.remove(old);
+        if let Some(hostname) = own_hostname(old) {
+            let hash = self.hashes.hostname(hostname);
+            self.by_own_hostname.remove(hash, |own| own.uid == old.uid);
+        }
         for (network, address) in addresses_of(old) {
             self.destinations.remove(address.into());
             if !new.is_some_and(|new| new.owns(network, address)) {
@@ -191,6 +199,12 @@ impl Mesh {
         self.policy_version += u64::from(changed);
         changed
     }
+}
+
+/// What a workload without an address is known by.
+fn own_hostname(workload: &Workload) -> Option<&ArcStr> {
+    let known = workload.addresses.is_empty() && !workload.hostname.is_empty();
+    known.then_some(&workload.hostname)
 }
 
 /// The addresses that belong to a workload alone.

@@ -43,8 +43,9 @@ fn any_workload() -> impl Strategy<Value = Workload> {
         some(&NAMES),
         proptest::bool::weighted(0.2),
         any::<bool>(),
+        select(&["", "a", "b"][..]),
     );
-    parts.prop_map(|(name, network, addresses, services, host_network, healthy)| {
+    parts.prop_map(|(name, network, addresses, services, host_network, healthy, hostname)| {
         let mut workload = Workload::pod("c", "ns", name, "sa", [10, 0, 0, 9].into()).unwrap();
         workload.network = network.into();
         workload.addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
@@ -52,6 +53,7 @@ fn any_workload() -> impl Strategy<Value = Workload> {
         workload.services = services.iter().map(own).collect();
         workload.host_network = host_network;
         workload.healthy = healthy;
+        workload.hostname = hostname.into();
         workload
     })
 }
@@ -295,6 +297,10 @@ fn check(mesh: &Mesh, model: &Model) -> Result<(), TestCaseError> {
         let named: BTreeSet<_> = mesh.services_by_hostname(&key.hostname).map(|s| &s.key).collect();
         let same = model.services.keys().filter(|other| other.hostname == key.hostname);
         prop_assert_eq!(named, same.collect());
+        let is_named = |w: &&Arc<Workload>| {
+            w.addresses.is_empty() && w.hostname == key.hostname && w.namespace == key.namespace
+        };
+        prop_assert_eq!(mesh.workload_by_hostname(&key), model.workloads.values().find(is_named));
     }
     check_policies(mesh, model)
 }

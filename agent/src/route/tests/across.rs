@@ -44,6 +44,35 @@ fn a_service_of_another_network_is_reached_through_its_gateway() {
     named.check("10.96.0.7:80", THROUGH);
 }
 
+/// The same, as istiod tells of a gateway behind a load balancer that has a hostname.
+fn named() -> World {
+    let mut world = west();
+    world.workloads[1].addresses = Addresses::default();
+    world.workloads[1].hostname = "lb.example.com".into();
+    let gateway = world.workloads[2].network_gateway.as_mut().unwrap();
+    let (namespace, hostname) = ("bookinfo".into(), "lb.example.com".into());
+    gateway.destination = WaypointDestination::Service(ServiceKey { namespace, hostname });
+    world
+}
+
+#[test]
+fn a_gateway_that_has_a_hostname_alone_is_resolved_first() {
+    let mut world = named();
+    world.check("10.96.0.7:80", "resolve lb.example.com:25008 to gateway-west for reviews");
+    let Route::Resolve(to) = world.route("10.96.0.7:80") else { panic!("nothing to resolve") };
+    let at = resolved(&client(), &to, &["192.0.2.1".parse().unwrap()]);
+    assert_eq!(summary(&at), THROUGH);
+    let none = resolved(&client(), &to, &[]);
+    let refused = "refuse: workload c//Pod/bookinfo/gateway-west has no address, and its hostname \
+                   \"lb.example.com\" has none that can be used";
+    assert_eq!(summary(&none), refused);
+    // Another namespace's may have the same name.
+    world.workloads[1].namespace = "elsewhere".into();
+    let refused = "refuse: workload c//Pod/bookinfo/far is on network \"west\", and no gateway is \
+                   known that leads there";
+    world.check("10.96.0.7:80", refused);
+}
+
 #[test]
 fn nobody_is_trusted_to_answer_there_whom_the_service_does_not_name() {
     let mut world = west();

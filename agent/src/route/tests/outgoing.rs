@@ -330,6 +330,20 @@ fn a_workload_with_a_hostname_alone_is_resolved_first() {
 }
 
 #[test]
+fn a_waypoint_that_has_a_hostname_alone_is_resolved_first() {
+    let mut world = with_waypoint();
+    world.services[0].waypoint = waypoint_service("gate");
+    let gate = world.workloads.iter_mut().find(|workload| workload.name == "gate-1").unwrap();
+    gate.addresses = Addresses::default();
+    gate.hostname = "gate.example.com".into();
+    world.check("10.96.0.1:80", "resolve gate.example.com:15008 to gate-1 for details");
+    let Route::Resolve(to) = world.route("10.96.0.1:80") else { panic!("nothing to resolve") };
+    let route = resolved(&client(), &to, &["192.0.2.7".parse().unwrap()]);
+    let expected = "tunnel gate-1 10.96.0.1:80 via 192.0.2.7:15008 as gate for details";
+    assert_eq!(summary(&route), expected);
+}
+
+#[test]
 fn a_hostname_outside_the_mesh_is_reached_directly() {
     let mut world = details();
     world.workloads[1].addresses = Addresses::default();

@@ -29,6 +29,7 @@ use crate::connection::{Means, OpenConnection};
 use crate::enroll::{self, enrolled, remembered};
 use crate::error::chain;
 use crate::identify::certs::Certificates;
+use crate::identify::revocation::PeerEnd;
 use crate::mesh::MeshReader;
 use crate::observe::admin::{Admin, Parameters, Refusal};
 use crate::observe::dump::{ConfigDump, Listed};
@@ -141,7 +142,12 @@ impl State {
     fn revocations(&self) -> RevocationStats {
         let revocations = self.certificates.revocations();
         let lists = u64::try_from(revocations.count()).unwrap_or(u64::MAX);
-        RevocationStats { lists, failing: revocations.is_failing() }
+        RevocationStats {
+            lists,
+            failing: revocations.is_failing(),
+            servers_rejected: revocations.rejected(PeerEnd::Server),
+            clients_rejected: revocations.rejected(PeerEnd::Client),
+        }
     }
 
     fn limits(&self) -> LimitStats {

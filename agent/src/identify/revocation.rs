@@ -67,6 +67,14 @@ pub enum RevocationError {
 #[derive(Clone, Default)]
 pub struct Revocations {
     inner: Arc<Inner>,
+    rejected: Arc<Rejected>,
+}
+
+/// Peers that were turned away because a certificate of theirs was taken back.
+#[derive(Default)]
+struct Rejected {
+    servers: AtomicU64,
+    clients: AtomicU64,
 }
 
 #[derive(Default)]
@@ -86,7 +94,19 @@ impl Revocations {
     /// One of them cannot be read, or is no list.
     pub fn read(files: Vec<PathBuf>) -> Result<Self, RevocationError> {
         let lists = ArcSwap::from_pointee(read_all(&files)?);
-        Ok(Self { inner: Arc::new(Inner { files, lists, ..Inner::default() }) })
+        let inner = Inner { files, lists, ..Inner::default() };
+        Ok(Self { inner: Arc::new(inner), ..Self::default() })
+    }
+
+    /// The same for certificates that are no peer's: nobody is counted as turned away.
+    #[must_use]
+    pub fn uncounted(&self) -> Self {
+        Self { inner: self.inner.clone(), rejected: Arc::default() }
+    }
+
+    /// How often a peer at this end was turned away, or cut off, because a certificate of its chain was taken back.
+    pub fn rejected(&self, end: PeerEnd) -> u64 {
+        self.rejected.at(end).load(Relaxed)
     }
 
     /// Raised whenever the lists change.
@@ -124,7 +144,12 @@ impl Revocations {
                     | webpki::Error::InvalidSignatureForPublicKey,
                 )
                 | Ok(()) => {}
-                Err(error) => return Err(refused(error)),
+                Err(error) => {
+                    if error == webpki::Error::CertRevoked {
+                        self.rejected.at(end).fetch_add(1, Relaxed);
+                    }
+                    return Err(refused(error));
+                }
             }
         }
         Ok(())
@@ -164,6 +189,15 @@ impl Revocations {
         self.inner.lists.store(Arc::new(lists));
         self.inner.generation.fetch_add(1, Relaxed);
         Ok(())
+    }
+}
+
+impl Rejected {
+    fn at(&self, end: PeerEnd) -> &AtomicU64 {
+        match end {
+            PeerEnd::Server => &self.servers,
+            PeerEnd::Client => &self.clients,
+        }
     }
 }
 

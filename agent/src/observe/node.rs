@@ -51,6 +51,10 @@ pub struct RevocationStats {
     pub lists: u64,
     /// Whether a file cannot be read now.
     pub failing: bool,
+    /// Servers of ours that were turned away because a certificate was taken back.
+    pub servers_rejected: u64,
+    /// The same of clients.
+    pub clients_rejected: u64,
 }
 
 /// What the node's pods have together, and may have.
@@ -155,16 +159,24 @@ fn encode_stats(encoder: &mut DescriptorEncoder<'_>, stats: &NodeStats) -> fmt::
     gauges(encoder, "sotto_kubelet", help, "state", &stats.kubelet)?;
     gauges(encoder, "sotto_tunnels_open", "HBONE tunnels open now", "direction", &stats.tunnels)?;
     encode_limits(encoder, &stats.limits)?;
-    let RevocationStats { lists, failing } = stats.revocations;
-    let help = "Lists of revoked certificates that count";
-    plain_gauge(encoder, "sotto_revocation_lists", help, lists)?;
-    let help = "Whether a list of revoked certificates cannot be read; what it said last counts";
-    plain_gauge(encoder, "sotto_revocation_failing", help, failing.into())?;
+    encode_revocations(encoder, stats.revocations)?;
     encode_xds(encoder, &stats.xds)?;
     let help = "Log lines dropped because their reader is too slow";
     plain_counter(encoder, "sotto_log_lines_dropped", help, stats.log_lines.dropped)?;
     let help = "Log lines left out because their pod has too many a second";
     plain_counter(encoder, "sotto_log_lines_suppressed", help, stats.log_lines.suppressed)
+}
+
+fn encode_revocations(encoder: &mut DescriptorEncoder<'_>, stats: RevocationStats) -> fmt::Result {
+    let RevocationStats { lists, failing, servers_rejected, clients_rejected } = stats;
+    let help = "Lists of revoked certificates that count";
+    plain_gauge(encoder, "sotto_revocation_lists", help, lists)?;
+    let help = "Whether a list of revoked certificates cannot be read; what it said last counts";
+    plain_gauge(encoder, "sotto_revocation_failing", help, failing.into())?;
+    // By ztunnel's name, and who tells: of a server the one that dialled.
+    let rows = [("source", servers_rejected), ("destination", clients_rejected)];
+    let help = "Peers turned away because a certificate of theirs was revoked";
+    counters(encoder, "istio_crl_policy_rejections", help, "reporter", &rows)
 }
 
 fn encode_pods(encoder: &mut DescriptorEncoder<'_>, pods: &[(&'static str, u64)]) -> fmt::Result {

@@ -105,6 +105,9 @@ fn what_is_on_a_list_is_revoked_in_pem_and_der() {
         assert_eq!(revocations.count(), 1);
         assert_eq!(check(&revocations, &ca, &good, &[]), Ok(()));
         assert_eq!(check(&revocations, &ca, &bad, &[]), REVOKED);
+        assert_eq!(check(&revocations.uncounted(), &ca, &bad, &[]), REVOKED);
+        let rejected = [PeerEnd::Server, PeerEnd::Client].map(|end| revocations.rejected(end));
+        assert_eq!(rejected, [1, 1]);
     }
 }
 

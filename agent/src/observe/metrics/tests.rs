@@ -344,7 +344,12 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
             descriptors: 77,
             open_descriptors: 7,
         },
-        revocations: RevocationStats { lists: 6, failing: true },
+        revocations: RevocationStats {
+            lists: 6,
+            failing: true,
+            servers_rejected: 7,
+            clients_rejected: 8,
+        },
         log_lines: LostLines { dropped: 5, suppressed: 6 },
     });
     check(&metrics, "sotto_connections_direct_total", &[("", "7")]);
@@ -361,6 +366,8 @@ fn the_nodes_state_is_asked_for_at_each_scrape() {
     check(&metrics, "sotto_root_signed", &[("{root=\"ab\"}", "2")]);
     check(&metrics, "sotto_revocation_lists", &[("", "6")]);
     check(&metrics, "sotto_revocation_failing", &[("", "1")]);
+    let rejected = [("{reporter=\"source\"}", "7"), ("{reporter=\"destination\"}", "8")];
+    check(&metrics, "istio_crl_policy_rejections_total", &rejected);
     let both = ["{what=\"connections\"}", "{what=\"waiting_bytes\"}"];
     check(&metrics, "sotto_limited", &[(both[0], "3"), (both[1], "4")]);
     check(&metrics, "process_open_fds", &[("", "7")]);

@@ -254,32 +254,59 @@ async fn ten_replacements_under_every_load_lose_nothing() {
     }
 }
 
-/// Connections that are open at once, all from one pod to one other: nearly as many as a pod may
-/// have of an agent with 20,000 descriptors.
-const MANY: u32 = 2_000;
+/// Connections that are open at once: nearly as many as an agent with 20,000 descriptors lets pods have, of whom each may
+/// have a third of what all others leave.
+const MANY: u32 = PAIRS * EACH;
+/// Pairs of pods, a client and an echo, and how many connections each has.
+const PAIRS: u32 = 20;
+const EACH: u32 = 375;
+
+/// The pods of a pair.
+fn pair(number: u32) -> String {
+    let pod = |namespace, app, node, image| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: {app}-{number}, namespace: {namespace} }}\n\
+             spec:\n  selector: {{ matchLabels: {{ app: {app}-{number} }} }}\n  template:\n    \
+             metadata: {{ labels: {{ app: {app}-{number} }} }}\n    spec:\n      serviceAccountName: {app}\n      \
+             nodeSelector: {{ kubernetes.io/hostname: {node} }}\n      \
+             containers: [{{ name: {app}, image: {image} }}]\n---\n"
+        )
+    };
+    let client = pod("front", "client", "node1", "curlimages/curl");
+    client + &pod("back", "echo", "node2", "istio/tcp-echo-server")
+}
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "its figures mean something on a quiet machine alone"]
 async fn thousands_of_connections_change_hands() {
     let mut bench = Bench::streams().await;
-    let echo = bench.ip("back", "echo").await;
-    let line = format!(
-        "pulse --to={echo}:7000 --connections={MANY} --seconds=50 --pause-ms=20000 --longest"
-    );
-    let open = tokio::spawn(bench.running(CLIENT, &line).await.unwrap());
+    bench.cluster.apply(&(0..PAIRS).map(pair).collect::<String>()).await.unwrap();
+    bench.cluster.wait_ready(&["front", "back"], END).await.unwrap();
+    bench.everyone_knows("back", true).await;
+    let mut open = Vec::new();
+    for number in 0..PAIRS {
+        let echo = bench.ip("back", &format!("echo-{number}")).await;
+        let line = format!(
+            "pulse --to={echo}:7000 --connections={EACH} --seconds=80 --pause-ms=20000 --longest"
+        );
+        let client = format!("client-{number}");
+        open.push(tokio::spawn(bench.running(("front", &client), &line).await.unwrap()));
+    }
     let all = async || {
         let labels = ["reporter=\"source\"", "connection_security_policy=\"mutual_tls\""];
         let opened = bench.agent(1).metric("istio_tcp_connections_opened_total", &labels).await?;
         Ok((opened >= f64::from(MANY)).then_some(()))
     };
     bench.cluster.wait_until("all are open", END, all).await.unwrap();
-    for number in [1, 0] {
+    for number in [1, 0, 1, 0] {
         let had = bench.cluster.agents[number].process.usage().unwrap().rss_bytes >> 10;
         let gave = replace(&mut bench, number).await;
         let has = bench.cluster.agents[number].process.usage().unwrap().rss_bytes >> 10;
         eprintln!("agent {number}: {had} KiB before, {has} KiB after; {gave}");
         assert!(gave.contains(&format!("connections={MANY} ")), "{gave}");
     }
-    let times = open.await.unwrap().unwrap();
-    eprintln!("{LONGEST}: {}", times.trim());
+    for open in open {
+        let times = open.await.unwrap().unwrap();
+        eprintln!("{LONGEST}: {}", times.trim());
+    }
 }

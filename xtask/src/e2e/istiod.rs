@@ -8,6 +8,7 @@ mod control;
 mod gateways;
 mod install;
 mod names;
+mod networks;
 mod padlocks;
 mod refusals;
 mod scale;
@@ -97,6 +98,12 @@ pub(super) const ROWS: &[Row] = &[
         150,
         gateways::ingress,
     ),
+    row(
+        "two-networks",
+        "an Envoy as another network's gateway, by address and by hostname: a tunnel in a tunnel",
+        400,
+        networks::both,
+    ),
     row("at-once", "pods that ask the moment they start: answered at first", 240, changes::at_once),
     row("restart", "istiod restarted: no request is lost", 180, control::restart),
     row(
@@ -130,6 +137,12 @@ pub(super) const ROWS: &[Row] = &[
         "istiod's root replaced under load, in three steps: nothing lost",
         900,
         changes::roots,
+    ),
+    row(
+        "roots-renewed",
+        "the same by renewal alone, agents running on: nothing lost",
+        900,
+        changes::roots_by_time,
     ),
     row("corp", "trustDomain corp under running agents: mutual TLS goes on", 240, names::corp),
     row("net1", "a named network under running agents: the same", 240, names::network),

@@ -1,5 +1,6 @@
 //! What changes in an istiod that agents are under: a second one of a revision, its root; and pods that ask at once.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -96,24 +97,63 @@ struct Root {
     key: String,
 }
 
+/// How agents come by certificates of another root.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Renewed {
+    /// Agents are replaced: new ones have new ones.
+    ByNewAgents,
+    /// Agents run on, and renew them at half their short life.
+    ByTime,
+}
+
 pub(super) fn roots(suite: &Suite) -> Result<Outcome> {
+    replace_root(suite, Renewed::ByNewAgents)
+}
+
+pub(super) fn roots_by_time(suite: &Suite) -> Result<Outcome> {
+    suite.variables("SECRET_TTL=2m")?;
+    let outcome = suite.agents_rolled_out().and_then(|()| {
+        let names = || Ok(suite.agents()?.into_iter().map(|agent| agent.name).collect::<Vec<_>>());
+        let before: Vec<String> = names()?;
+        let outcome = replace_root(suite, Renewed::ByTime)?;
+        let after: Result<Vec<String>> = names();
+        anyhow::ensure!(before == after?, "agents were replaced");
+        Ok(outcome)
+    });
+    suite.variables("SECRET_TTL-")?;
+    suite.agents_rolled_out()?;
+    suite.reaches((MESH, "client"), SERVER)?;
+    outcome
+}
+
+fn replace_root(suite: &Suite, renewed: Renewed) -> Result<Outcome> {
     let old = old_root(suite)?;
     let new = new_root(suite)?;
     let both = format!("{}{}", old.certificate, new.certificate);
     let load = suite.load((MESH, "client"), "roots", ("server.sotto-e2e-mesh", 80))?;
-    let outcome = rotate(suite, (&old, &new), &both);
+    let outcome = rotate(suite, (&old, &new, &both), renewed);
     let counted: Counted = load.stop()?;
     suite.kubectl.ok(&format!("delete secret -n {NAMESPACE} cacerts --ignore-not-found"))?;
     restart(suite)?;
-    suite.kubectl.ok(&format!("rollout restart -n {NAMESPACE} daemonset/ztunnel"))?;
-    suite.agents_rolled_out()?;
+    if renewed == Renewed::ByNewAgents {
+        new_agents(suite)?;
+    }
     suite.reaches((MESH, "client"), SERVER)?;
     let seen = outcome?;
     judge(counted.lost_nothing(), format!("{seen}; meanwhile {}", counted.told()))
 }
 
+fn new_agents(suite: &Suite) -> Result<()> {
+    suite.kubectl.ok(&format!("rollout restart -n {NAMESPACE} daemonset/ztunnel"))?;
+    suite.agents_rolled_out()
+}
+
 /// Both roots are believed; then certificates hang on the new one; then the old one is believed no more.
-fn rotate(suite: &Suite, (old, new): (&Root, &Root), both: &str) -> Result<String> {
+fn rotate(
+    suite: &Suite,
+    (old, new, both): (&Root, &Root, &str),
+    renewed: Renewed,
+) -> Result<String> {
     let mut told = Vec::new();
     // Roots believed; of them, those that certificates hang on.
     for (what, signer, roots, expected) in [
@@ -121,24 +161,25 @@ fn rotate(suite: &Suite, (old, new): (&Root, &Root), both: &str) -> Result<Strin
         ("the new one signs", new, both, (2, 1)),
         ("the new one alone", new, new.certificate.as_str(), (1, 1)),
     ] {
+        let signed_before = signers(suite)?;
         cacerts(suite, signer, roots)?;
         restart(suite)?;
-        if what != "both believed" {
-            // Certificates are renewed at half their life; a new agent has new ones.
-            suite.kubectl.ok(&format!("rollout restart -n {NAMESPACE} daemonset/ztunnel"))?;
-            suite.agents_rolled_out()?;
+        if what != "both believed" && renewed == Renewed::ByNewAgents {
+            new_agents(suite)?;
         }
+        let other = what == "the new one signs";
         let seen = suite.wait(what, PATIENCE, || {
             let mut seen = Vec::new();
             for agent in suite.agents()? {
                 let lines = suite.metrics(&agent)?;
-                let count = |name: &str| {
-                    let of = lines.iter().filter(|line| line.starts_with(&format!("{name}{{")));
-                    of.filter(|line| !line.ends_with(" 0")).count()
-                };
-                seen.push((count("sotto_root_trusting"), count("sotto_root_signed")));
+                seen.push((
+                    series(&lines, "sotto_root_trusting").len(),
+                    series(&lines, "sotto_root_signed").len(),
+                ));
             }
-            Ok(if seen.iter().all(|one| *one == expected) {
+            let signed = signers(suite)?;
+            let changed = !other || (signed.len() == 1 && signed != signed_before);
+            Ok(if changed && seen.iter().all(|one| *one == expected) {
                 Ok(seen)
             } else {
                 Err(format!("{seen:?}"))
@@ -147,6 +188,23 @@ fn rotate(suite: &Suite, (old, new): (&Root, &Root), both: &str) -> Result<Strin
         told.push(format!("{what}: {seen:?}"));
     }
     Ok(format!("roots believed and hung on, by agent: {}", told.join("; ")))
+}
+
+/// The roots that certificates hang on.
+fn signers(suite: &Suite) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for agent in suite.agents()? {
+        let lines = suite.metrics(&agent)?;
+        let without_value = |line: String| line.rsplit_once(' ').map(|(name, _)| name.to_owned());
+        all.extend(series(&lines, "sotto_root_signed").into_iter().filter_map(without_value));
+    }
+    Ok(all)
+}
+
+/// A metric's lines that are not 0.
+fn series(lines: &[String], name: &str) -> Vec<String> {
+    let of = lines.iter().filter(|line| line.starts_with(&format!("{name}{{")));
+    of.filter(|line| !line.ends_with(" 0")).cloned().collect()
 }
 
 /// That which istiod has made for itself.

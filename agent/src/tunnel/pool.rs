@@ -71,6 +71,8 @@ pub struct Departing {
     pub key: PoolKey,
     /// The verified certificate chain of its peer, its own first.
     pub peer: Vec<CertificateDer<'static>>,
+    /// On what hangs that the peer was shown: see [`Trust::shown`](super::Trust::shown).
+    pub shown: u32,
     /// The way out.
     pub exit: Exit,
 }
@@ -269,6 +271,7 @@ impl Pool {
             .map(|(key, tunnel)| Departing {
                 key: key.clone(),
                 peer: tunnel.peer().certificates().to_vec(),
+                shown: tunnel.peer().shown(),
                 exit: tunnel.exit(),
             })
             .collect()

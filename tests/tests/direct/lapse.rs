@@ -172,6 +172,30 @@ fn when_another_root_signs_open_connections_go_on_and_new_ones_take_other_tunnel
 }
 
 #[test]
+fn what_a_peer_was_shown_is_not_forgotten_when_another_process_takes_its_tunnel() {
+    for (looks, moved) in [(Looks::Dialled, 1), (Looks::Dialling, 1)] {
+        alone(60, |place| async move {
+            let ca = Ca::new(Duration::from_secs(12));
+            let limits = with(RecordLayer::Own);
+            let mut bench = Bench::start(&place, ca.clone(), Revocations::default(), limits).await;
+            bench.open(1).await;
+            ca.add_root();
+            // Nobody looks meanwhile: the next process is the first that might.
+            let begun = Instant::now();
+            while !both_have_both_roots(&bench) {
+                assert!(begun.elapsed() < Duration::from_secs(12), "{looks:?}: not renewed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let node = if looks == Looks::Dialled { &bench.server } else { &bench.client };
+            assert_eq!(node.move_all().await, moved, "{looks:?}");
+            look(&bench, looks);
+            assert_eq!(of_old_root(&bench), 1, "{looks:?}");
+            is_alive(&mut bench, 0).await;
+        });
+    }
+}
+
+#[test]
 fn a_tunnel_ends_when_the_peers_certificate_is_revoked_and_no_other_begins() {
     let layers = [RecordLayer::Own, RecordLayer::Rustls];
     let ends = [(Looks::Dialling, "server"), (Looks::Dialled, "client")];

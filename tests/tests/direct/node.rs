@@ -18,7 +18,9 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use sotto::capture::{Captured, PodCapture, Role, StandIns};
-use sotto::connection::{Context, Hosts, Means, OfPod, Shared, Timings, handle};
+use sotto::connection::{
+    Context, Host, Hosts, Means, OfPod, Shared, Timings, departures, handle, resume,
+};
 use sotto::identify::Revocations;
 use sotto::identify::ca::CaError;
 use sotto::identify::certs::{CertificateSource, Certificates};
@@ -180,6 +182,25 @@ impl Node {
             of_pod: Rc::new(OfPod::new(netns.clone(), means.quota())),
             pod: Arc::new(PodCapture { pod: Arc::new(pod), netns, stand_ins }),
         }
+    }
+
+    /// Gives all that may leave to itself, as to the agent after it.
+    pub(crate) async fn move_all(&self) -> usize {
+        let mut moved = 0;
+        for departure in departures(&self.context) {
+            let parcel = departure.leave(&self.context).await.unwrap();
+            let host = Host {
+                context: self.context.clone(),
+                pod: self.pod.clone(),
+                of_pod: self.of_pod.clone(),
+                stop: CancellationToken::new(),
+            };
+            for carrying in resume(host, parcel).await.unwrap() {
+                spawn_local(carrying);
+                moved += 1;
+            }
+        }
+        moved
     }
 
     /// Serves a connection that the kernel handed over.

@@ -58,10 +58,11 @@ impl Departure {
                     certificates: der(leaving.peer.certificates()),
                     tunnel: Some(tunnel),
                     connections,
+                    shown_root: leaving.peer.shown(),
                 });
                 Some(parcel(&caller.pod.pod.uid, what, Some(session), sockets))
             }
-            Kind::Dialled(Departing { key, peer, exit }) => {
+            Kind::Dialled(Departing { key, peer, shown, exit }) => {
                 let Moving { tunnel, session, tcp, apps } = *exit.leave().await?;
                 let (connections, sockets) = carried(context, tcp, apps)?;
                 let what = What::Dialled(proto::Dialled {
@@ -71,6 +72,7 @@ impl Departure {
                     certificates: der(peer),
                     tunnel: Some(tunnel),
                     connections,
+                    shown_root: *shown,
                 });
                 Some(parcel(&key.pod, what, Some(session), sockets))
             }

@@ -73,7 +73,7 @@ async fn accepted(
     let (drain, abort) = (stop.child_token(), CancellationToken::new());
     let terms = Terms {
         account: Rc::clone(&of_pod.account),
-        trust: unbelieved(&svid),
+        trust: unbelieved(&svid, told.shown_root),
         drain: drain.clone(),
         abort: abort.clone(),
     };
@@ -111,7 +111,11 @@ async fn dialled(
         alone: None,
     };
     let tls = svid.client_config(&key.expected);
-    let caller = Caller { tls, trust: unbelieved(&svid), account: Rc::clone(&of_pod.account) };
+    let caller = Caller {
+        tls,
+        trust: unbelieved(&svid, told.shown_root),
+        account: Rc::clone(&of_pod.account),
+    };
     let arrived = arrive(&context, &pod, &of_pod, told.connections)?;
     let moving = moving(told.tunnel, parts, &arrived)?;
     let streams = context.pool.thaw(key, moving, certificates(told.certificates), caller)?;
@@ -231,9 +235,10 @@ fn moving(
     Ok(Moving { tunnel, session, tcp, apps: sockets.zip(progress).collect() })
 }
 
-/// By what this process believes the peer is looked at anew, at once.
-fn unbelieved(svid: &Svid) -> Trust {
-    Trust { by: !svid.trust(), shown: svid.root().id }
+/// By what this process believes the peer is looked at anew, at once. What it was shown it was shown by another process: at
+/// the end of a change of roots, the certificate that this one has may hang on another.
+fn unbelieved(svid: &Svid, shown: u32) -> Trust {
+    Trust { by: !svid.trust(), shown }
 }
 
 fn certificates(told: Vec<Vec<u8>>) -> Vec<CertificateDer<'static>> {

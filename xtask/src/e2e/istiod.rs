@@ -5,7 +5,9 @@
 
 mod changes;
 mod control;
+mod dashboard;
 mod gateways;
+mod ingress;
 mod install;
 mod names;
 mod networks;
@@ -87,6 +89,12 @@ pub(super) const ROWS: &[Row] = &[
         padlocks::graph,
     ),
     row(
+        "dashboard",
+        "Istio's dashboard of ztunnels: each of its queries has an answer",
+        400,
+        dashboard::graphs,
+    ),
+    row(
         "waypoint",
         "a service's waypoint, an Envoy with istiod's certificate, in front of STRICT pods",
         240,
@@ -96,7 +104,13 @@ pub(super) const ROWS: &[Row] = &[
         "ingress",
         "an Envoy as ingress in an enrolled pod, in front of STRICT pods",
         150,
-        gateways::ingress,
+        ingress::ordinary,
+    ),
+    row(
+        "ingress-waypoint",
+        "a gateway that asks istiod for a service is led to its waypoint, by the label and not without it",
+        400,
+        ingress::by_waypoint,
     ),
     row(
         "two-networks",

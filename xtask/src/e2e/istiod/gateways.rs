@@ -1,4 +1,4 @@
-//! Real Envoys under a real istiod: in front of a service as its waypoint, and in front of the mesh as an ingress.
+//! Real Envoys under a real istiod: their pods, and one in front of a service as its waypoint.
 //!
 //! istiod configures its own Envoys alone, so these have configurations of their own; the certificates are istiod's, by Istio's
 //! own agent.
@@ -15,12 +15,11 @@ use super::super::suite::{MESH, PLAIN, SOON, STRICT, Suite};
 use super::super::table::Outcome;
 
 const WAYPOINT: &str = include_str!("waypoint.yaml");
-const INGRESS: &str = include_str!("ingress.yaml");
 /// The kinds of the Gateway API, in the folder of the real istiod.
 const KINDS: &str = "gateway-api-crd.yaml";
 /// Asked for by the clients of the mesh: it lets in no plaintext.
-const SERVER: &str = "http://server.sotto-e2e-strict/";
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(super) const SERVER: &str = "http://server.sotto-e2e-strict/";
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The image with an Envoy, once the cluster has the Gateway API's kinds; or why there is none.
 pub(super) fn with_kinds(suite: &Suite) -> Result<Result<&str, Outcome>> {
@@ -36,11 +35,19 @@ pub(super) fn with_kinds(suite: &Suite) -> Result<Result<&str, Outcome>> {
 }
 
 pub(super) fn waypoint(suite: &Suite) -> Result<Outcome> {
-    let image = match with_kinds(suite)? {
-        Ok(image) => image,
-        Err(why) => return Ok(why),
-    };
-    let outcome = with_waypoint(suite, image);
+    match with_kinds(suite)? {
+        Ok(image) => behind_waypoint(suite, image, || through_waypoint(suite)),
+        Err(why) => Ok(why),
+    }
+}
+
+/// Shows something while the service has a waypoint.
+pub(super) fn behind_waypoint(
+    suite: &Suite,
+    image: &str,
+    show: impl FnOnce() -> Result<Outcome>,
+) -> Result<Outcome> {
+    let outcome = start_waypoint(suite, image).and_then(|()| show());
     let undo = format!("label service -n {STRICT} server istio.io/use-waypoint-");
     suite.kubectl.ok(&undo)?;
     let all = "gateways.gateway.networking.k8s.io,pod,service,configmap,serviceaccount";
@@ -49,7 +56,7 @@ pub(super) fn waypoint(suite: &Suite) -> Result<Outcome> {
     outcome
 }
 
-fn with_waypoint(suite: &Suite, image: &str) -> Result<Outcome> {
+fn start_waypoint(suite: &Suite, image: &str) -> Result<()> {
     let host = format!("server.{STRICT}.svc.cluster.local");
     let service =
         suite.kubectl.get(&format!("service -n {STRICT} server"))?.context("no server")?;
@@ -59,9 +66,12 @@ fn with_waypoint(suite: &Suite, image: &str) -> Result<Outcome> {
     let config = config.replace("POD", &pod);
     suite.kubectl.apply(&waypoint_objects(suite, image, &config))?;
     suite.ready(STRICT, "waypoint")?;
-    suite.kubectl.ok(&format!(
-        "label service -n {STRICT} server --overwrite istio.io/use-waypoint=waypoint"
-    ))?;
+    let line =
+        format!("label service -n {STRICT} server --overwrite istio.io/use-waypoint=waypoint");
+    suite.kubectl.ok(&line).map(drop)
+}
+
+fn through_waypoint(suite: &Suite) -> Result<Outcome> {
     let seen = suite.wait("answers have been through the waypoint", PATIENCE, || {
         let answer = head(suite, (MESH, "client"), SERVER)?;
         Ok(if is_by(&answer, "x-waypoint") { Ok(answer) } else { Err(answer) })
@@ -87,44 +97,10 @@ fn with_waypoint(suite: &Suite, image: &str) -> Result<Outcome> {
     judge(outside.code == 56, told)
 }
 
-pub(super) fn ingress(suite: &Suite) -> Result<Outcome> {
-    let Some(image) = &suite.istiod()?.envoy else {
-        return Ok(Outcome::NotRun(String::from("no --envoy-image")));
-    };
-    let config = INGRESS.replace("HOST", &format!("server.{STRICT}.svc.cluster.local"));
-    let mut pod = envoy_pod(suite, (MESH, "ingress"), image);
-    pod["spec"]["containers"][0]["readinessProbe"] =
-        json!({ "tcpSocket": { "port": 8080 }, "periodSeconds": 1 });
-    suite.kubectl.apply(&[account(MESH, "ingress"), config_of(MESH, "ingress", &config), pod])?;
-    let outcome = through_ingress(suite);
-    suite.kubectl.ok(&format!(
-        "delete pod,configmap,serviceaccount -n {MESH} -l app=ingress --timeout=50s"
-    ))?;
-    outcome
-}
-
-fn through_ingress(suite: &Suite) -> Result<Outcome> {
-    suite.ready(MESH, "ingress")?;
-    suite.captured(MESH, "ingress")?;
-    let url = format!("http://{}:8080/", suite.address(MESH, "ingress")?);
-    let answer = suite.wait("the ingress answers who is outside", PATIENCE, || {
-        let answer = head(suite, (PLAIN, "client"), &url)?;
-        Ok(if is_by(&answer, "x-ingress") { Ok(answer) } else { Err(answer) })
-    })?;
-    let identity = format!("spiffe://cluster.local/ns/{MESH}/sa/ingress");
-    let far = suite.agent_on(&suite.far)?;
-    suite
-        .counts(&far, &["reporter=\"destination\"", &format!("source_principal=\"{identity}\"")])?;
-    let direct = suite.curl((PLAIN, "client"), SERVER)?;
-    let first = answer.lines().next().unwrap_or_default().trim();
-    let told = format!("through it {first}, as {identity}; past it: exit {}", direct.code);
-    judge(direct.code == 56, told)
-}
-
 impl Suite {
     /// Waits until an agent counts a connection in mutual TLS of these words. An Envoy keeps its connections, so that none is
     /// in the log yet.
-    fn counts(&self, agent: &Agent, words: &[&str]) -> Result<()> {
+    pub(super) fn counts(&self, agent: &Agent, words: &[&str]) -> Result<()> {
         let all = [words, &["connection_security_policy=\"mutual_tls\""]].concat();
         self.wait("its agent counts a connection", SOON, || {
             let count = self.metric(agent, "istio_tcp_connections_opened_total", &all)?;
@@ -134,13 +110,13 @@ impl Suite {
 }
 
 /// The head of an answer, or what curl complained of.
-fn head(suite: &Suite, pod: (&str, &str), url: &str) -> Result<String> {
+pub(super) fn head(suite: &Suite, pod: (&str, &str), url: &str) -> Result<String> {
     let argv = ["curl", "-sS", "-o", "/dev/null", "-D", "-", "--max-time", "10", url];
     let said = suite.kubectl.exec(pod, &argv)?;
     Ok(format!("{}{}", said.out, said.err))
 }
 
-fn is_by(head: &str, header: &str) -> bool {
+pub(super) fn is_by(head: &str, header: &str) -> bool {
     head.contains(" 200") && head.lines().any(|line| line.to_lowercase().starts_with(header))
 }
 
@@ -159,7 +135,7 @@ pub(super) fn config_of(namespace: &str, app: &str, config: &str) -> Value {
 }
 
 /// A pod of an Envoy with this configuration, under an account of its name.
-fn envoy_pod(suite: &Suite, (namespace, app): (&str, &str), image: &str) -> Value {
+pub(super) fn envoy_pod(suite: &Suite, (namespace, app): (&str, &str), image: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": app, "namespace": namespace, "labels": labels(app) },
         "spec": {

@@ -23,7 +23,7 @@ const GROUPS: &str = "source_cluster,source_workload_namespace,source_workload,s
     destination_canonical_revision,destination_principal,connection_security_policy";
 
 /// What a page of the user's own says, as JSON.
-fn page(url: &str, query: &[(&str, &str)]) -> Result<Value> {
+pub(super) fn page(url: &str, query: &[(&str, &str)]) -> Result<Value> {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--max-time", "15", "-G", url]);
     for (name, value) in query {
@@ -37,7 +37,7 @@ fn page(url: &str, query: &[(&str, &str)]) -> Result<Value> {
 }
 
 /// Has a pod of the mesh and one outside ask the server of the mesh, as long as `look` takes.
-fn under_traffic<T>(suite: &Suite, look: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn under_traffic<T>(suite: &Suite, look: impl FnOnce() -> Result<T>) -> Result<T> {
     let host = format!("server.{MESH}.svc.cluster.local");
     let meshed = suite.load((MESH, "client"), "padlocks", (&host, 80))?;
     let plain = suite.load((PLAIN, "client"), "padlocks", (&host, 80))?;

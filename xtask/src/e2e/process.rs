@@ -71,9 +71,9 @@ pub(super) fn run(command: &mut Command, input: &str, limit: Duration) -> Result
     running.finish(limit).with_context(|| format!("{command:?}"))
 }
 
-/// A command that has been started.
+/// A command that has been started. It ends with this, if it has not by itself.
 pub(super) struct Running {
-    child: Child,
+    child: Owned,
     out: JoinHandle<String>,
     err: JoinHandle<String>,
 }
@@ -87,7 +87,7 @@ impl Running {
         let input = input.to_owned();
         // Of its own: a command that does not read must not hold us up. That it did not read is told by its exit.
         std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
-        Ok(Self { child, out, err })
+        Ok(Self { child: Owned(child), out, err })
     }
 
     /// Waits until it ends.
@@ -97,14 +97,14 @@ impl Running {
     pub(super) fn finish(mut self, limit: Duration) -> Result<Said> {
         let deadline = Instant::now() + limit;
         loop {
-            if let Some(status) = self.child.try_wait().context("failed to wait for it")? {
+            if let Some(status) = self.child.0.try_wait().context("failed to wait for it")? {
                 let said = |text: JoinHandle<String>| text.join().unwrap_or_default();
                 let code = status.code().unwrap_or(-1);
                 return Ok(Said { code, out: said(self.out), err: said(self.err) });
             }
             if interrupted() || Instant::now() > deadline {
-                self.child.kill().context("failed to kill it")?;
-                self.child.wait().context("failed to wait for it")?;
+                self.child.0.kill().context("failed to kill it")?;
+                self.child.0.wait().context("failed to wait for it")?;
                 if interrupted() {
                     bail!("interrupted");
                 }
@@ -112,6 +112,17 @@ impl Running {
             }
             std::thread::sleep(STEP);
         }
+    }
+}
+
+/// What is forgotten would go on when the suite has ended, with the port that it listens at.
+struct Owned(Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // It may have ended, and been waited for: then there is nothing to kill.
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 
@@ -131,7 +142,7 @@ mod tests {
     use std::process::Command;
     use std::time::Duration;
 
-    use super::run;
+    use super::{Running, run};
 
     #[test]
     fn what_a_command_says_is_kept_apart() {
@@ -150,5 +161,16 @@ mod tests {
         shell.arg("60");
         let error = run(&mut shell, "", Duration::from_millis(50)).expect_err("it sleeps longer");
         assert!(format!("{error:#}").contains("did not end"), "{error:#}");
+    }
+
+    #[test]
+    fn a_command_that_nobody_waits_for_ends() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec sleep 60"]);
+        let running = Running::start(&mut shell, "").expect("it runs");
+        let there = format!("/proc/{}", running.child.0.id());
+        assert!(std::path::Path::new(&there).exists());
+        drop(running);
+        assert!(!std::path::Path::new(&there).exists());
     }
 }

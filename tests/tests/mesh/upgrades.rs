@@ -281,6 +281,15 @@ fn pair(number: u32) -> String {
 async fn thousands_of_connections_change_hands() {
     let mut bench = Bench::streams().await;
     bench.cluster.apply(&(0..PAIRS).map(pair).collect::<String>()).await.unwrap();
+    let ready = async || {
+        for (namespace, app) in [("front", "client"), ("back", "echo")] {
+            for number in 0..PAIRS {
+                bench.cluster.pod_of(namespace, &format!("{app}-{number}")).await?;
+            }
+        }
+        Ok(Some(()))
+    };
+    bench.cluster.wait_until("each pair has its pods", END, ready).await.unwrap();
     bench.cluster.wait_ready(&["front", "back"], END).await.unwrap();
     bench.everyone_knows("back", true).await;
     let mut open = Vec::new();

@@ -126,6 +126,8 @@ fn doc(sh: &Shell) -> Result<Outcome> {
 /// else is checked and that is told. `--complete` takes no such excuse.
 fn deny(sh: &Shell) -> Result<Outcome> {
     needs::cargo(sh, &needs::DENY)?;
+    // It looks at crates of every platform; those of others no build here has fetched.
+    cmd!(sh, "cargo fetch --locked --quiet").run()?;
     cmd!(sh, "cargo deny --offline check --hide-inclusion-graph bans licenses sources").run()?;
     if cmd!(sh, "timeout 60 cargo deny fetch db").run().is_err() {
         return Ok(Outcome::Without(

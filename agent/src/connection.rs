@@ -12,6 +12,7 @@ mod direct;
 mod hops;
 mod hosts;
 mod inbound;
+mod life;
 mod moved;
 mod names;
 mod of_pod;
@@ -23,9 +24,7 @@ mod trust;
 mod upstream;
 
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{self, Poll, ready};
 
 use http::HeaderMap;
 use tokio::task::JoinSet;
@@ -44,6 +43,7 @@ use crate::tunnel::{Terms, hbone};
 use accepted::Watched;
 use carry::Carrying;
 use inbound::{Arrival, Caller};
+use life::{Connection, Opening};
 use quota::Place;
 
 pub use context::{Context, Shared, Timings};
@@ -64,39 +64,6 @@ pub fn handle(
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Unpin {
     open(context, captured, of_pod, stop).map_or(Connection::Over, Connection::Opening)
-}
-
-/// A connection that is being opened; none that ended so soon has anything to carry.
-type Opening = Pin<Box<dyn Future<Output = Option<Carrying>>>>;
-
-/// A connection, from its opening to its end. To open takes far more room than to carry: it is given back in between.
-///
-/// Not an async function, which would have room of its own for each part and for what it was called with: most tasks of
-/// an agent are one of these.
-enum Connection {
-    Opening(Opening),
-    Carrying(Carrying),
-    Over,
-}
-
-impl Future for Connection {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<()> {
-        loop {
-            *self = match &mut *self {
-                Self::Opening(opening) => match ready!(opening.as_mut().poll(cx)) {
-                    Some(carrying) => Self::Carrying(carrying),
-                    None => Self::Over,
-                },
-                Self::Carrying(carrying) => {
-                    ready!(carrying.as_mut().poll(cx));
-                    Self::Over
-                }
-                Self::Over => return Poll::Ready(()),
-            }
-        }
-    }
 }
 
 /// Starts to open a captured connection, if it can be.
